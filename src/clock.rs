@@ -1,0 +1,58 @@
+//! Time, handed in.
+//!
+//! Every part of the daemon asks this struct for the time, so that the simulation can run hours of
+//! operation in milliseconds: there the wall clock is derived from tokio's (paused) clock.
+//! `tokio::time::sleep` and friends need no seam of their own; they follow tokio's clock already.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+/// Monotonic and wall time. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    System,
+    Simulated { base: Timestamp, origin: Instant },
+}
+
+impl Clock {
+    /// The machine's own clock.
+    pub fn system() -> Self {
+        Self { kind: Kind::System }
+    }
+
+    /// A wall clock that reads `base` now and then follows tokio's clock, paused or not.
+    pub fn simulated(base: Timestamp) -> Self {
+        Self {
+            kind: Kind::Simulated {
+                base,
+                origin: Instant::now(),
+            },
+        }
+    }
+
+    /// Wall time, for what leaves the process: tokens, annotations, logs.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the real wall clock")]
+    pub fn now(&self) -> Timestamp {
+        match &self.kind {
+            Kind::System => Timestamp::now(),
+            Kind::Simulated { base, origin } => *base + origin.elapsed(),
+        }
+    }
+
+    /// Monotonic time, for everything that is measured or awaited inside the process.
+    pub fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// How long ago `then` was; zero if it lies in the future (clocks of peers differ).
+    pub fn since(&self, then: Timestamp) -> Duration {
+        Duration::try_from(self.now().duration_since(then)).unwrap_or(Duration::ZERO)
+    }
+}

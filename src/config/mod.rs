@@ -1,0 +1,282 @@
+//! The file: raw YAML -> JSON schema (every error at once) -> [`Config`], validated and typed.
+//!
+//! What the file alone shows to be wrong is found here, before anything is bound or called. What only a
+//! peer knows (a key, a team, a right) is not: that becomes a reason on its scale set.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use url::Url;
+
+use crate::ids::SetName;
+
+/// One validated configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub github: GitHub,
+    pub gharts: Option<Gharts>,
+    pub kubernetes: Kubernetes,
+    pub server: Server,
+    pub logging: Logging,
+    /// Over all sets of this process.
+    pub max_runners: Option<u32>,
+    pub scale_sets: Vec<ScaleSet>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GitHub {
+    pub config_url: ConfigUrl,
+    /// Name of the runner group; GitHub's own default group is called `default`.
+    pub runner_group: String,
+    pub auth: GitHubAuth,
+    pub tls: Tls,
+    pub proxy: Proxy,
+    pub limits: Limits,
+}
+
+/// Organization, repository or enterprise, and the REST base that belongs to it
+/// (scale-set-protocol section 1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigUrl {
+    /// As the Actions service wants to see it: no trailing slash.
+    pub url: Url,
+    /// `https://api.github.com`, `https://api.HOST` or `https://HOST/api/v3`; no trailing slash.
+    pub rest_base: Url,
+    pub scope: Scope,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Organization { org: String },
+    Repository { owner: String, repo: String },
+    Enterprise { enterprise: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GitHubAuth {
+    /// `client_id` takes a client id or an app id: GitHub accepts both as issuer.
+    App {
+        client_id: String,
+        installation_id: u64,
+        private_key: SecretRef,
+    },
+    Pat {
+        token: SecretRef,
+    },
+}
+
+/// Where a secret is; read anew whenever it is needed, so that it can be rotated without a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    File(PathBuf),
+    /// Name of an environment variable.
+    Env(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM bundle that is trusted beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxy {
+    pub http: Option<Url>,
+    pub https: Option<Url>,
+    pub no_proxy: Vec<String>,
+}
+
+/// What may be asked of one peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    pub requests_per_second: f64,
+    pub burst: u32,
+    pub max_in_flight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gharts {
+    /// No trailing slash.
+    pub base_url: Url,
+    /// Name or id.
+    pub team: Option<String>,
+    pub oidc: Oidc,
+    pub tls: Tls,
+    pub limits: Limits,
+    pub timeout: Duration,
+    pub retry: Retry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Oidc {
+    /// Kubernetes TokenRequest for a service account.
+    Kubernetes {
+        audience: String,
+        service_account: String,
+        /// The daemon's own namespace when absent.
+        namespace: Option<String>,
+        expiration: Duration,
+    },
+    /// OAuth2 client credentials.
+    External {
+        audience: Option<String>,
+        token_url: Url,
+        client_id: String,
+        client_secret: SecretRef,
+        scope: Option<String>,
+        auth_style: AuthStyle,
+    },
+    /// A token that somebody else writes into a file (a projected volume).
+    File { path: PathBuf },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthStyle {
+    /// Form fields `client_id` and `client_secret`.
+    Body,
+    /// HTTP Basic.
+    Basic,
+    /// A JSON body (Auth0).
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    pub max_retries: u32,
+    pub initial_backoff: Duration,
+    pub max_backoff: Duration,
+    pub multiplier: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Where the runners live.
+    pub namespace: String,
+    /// In-cluster, then `KUBECONFIG`, then `~/.kube/config` when absent.
+    pub kubeconfig: Option<PathBuf>,
+    pub context: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub listen: std::net::SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+    pub level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Human,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScaleSet {
+    pub name: SetName,
+    /// What workflows write in `runs-on`; the set's own name when the file gives none.
+    pub labels: Vec<String>,
+    /// Idle runners kept ready, on top of demand.
+    pub min_runners: u32,
+    pub max_runners: u32,
+    pub provisioner: ProvisionerKind,
+    pub binding: RunnerBinding,
+    pub gharts: GhartsOverrides,
+    pub timeouts: Timeouts,
+    /// As written, defaults not yet applied (`runner::manifest` does that).
+    pub template: PodTemplateSpec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProvisionerKind {
+    Gharts,
+    ScaleSet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunnerBinding {
+    /// By evidence: does the GHARTS know the set-aware extension?
+    Auto,
+    ScaleSet,
+}
+
+/// What GHARTS' policy sees, where it differs from the set's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GhartsOverrides {
+    pub labels: Option<Vec<String>>,
+    pub work_folder: Option<String>,
+}
+
+/// Deadlines of a runner's life (design section 2, B30). `None` = off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub scheduling: Duration,
+    pub image_pull: Duration,
+    pub registration: Duration,
+    pub idle: Duration,
+    pub after_job: Duration,
+    pub total: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            scheduling: 10 * MINUTE,
+            image_pull: 10 * MINUTE,
+            registration: 3 * MINUTE,
+            idle: 2 * MINUTE,
+            after_job: 5 * MINUTE,
+            total: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    /// GHARTS' measure: one real server gives 2.4 to 4 calls a second and freezes at 16 in flight.
+    fn default() -> Self {
+        Self {
+            requests_per_second: 3.0,
+            burst: 6,
+            max_in_flight: 4,
+        }
+    }
+}
+
+impl Limits {
+    /// GitHub's measure: far wider; its Actions service is asked once per runner.
+    pub fn github() -> Self {
+        Self {
+            requests_per_second: 500.0,
+            burst: 1000,
+            max_in_flight: 64,
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: 3,
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(30),
+            multiplier: 2.0,
+        }
+    }
+}
+
+/// One thing wrong with the file: where, what was expected, and how to mend it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// `scaleSets[2].labels[0]`
+    pub path: String,
+    pub message: String,
+    pub remedy: String,
+}
+
+/// Environment of the process, handed in so that tests need none.
+pub type Environment = BTreeMap<String, String>;

@@ -1,0 +1,33 @@
+//! Tokens: who hands them out ([`TokenSource`]), and one cache in front of each ([`Cached`]).
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+/// A bearer token and when it dies, as far as its issuer said.
+#[derive(Clone, Debug)]
+pub struct Token {
+    pub secret: SecretString,
+    pub expires: Option<Timestamp>,
+}
+
+/// Hands out fresh tokens; never caches.
+pub trait TokenSource: Send + Sync + fmt::Debug {
+    fn fetch(&self) -> BoxFuture<'_, Result<Token, TokenError>>;
+
+    /// For messages: what hands out the token and to whom, never a secret.
+    fn describe(&self) -> String;
+}
+
+/// Why no token could be had. `message` is fit for logs and status: redacted, with what mends it where known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The issuer refused: repeating at once cannot cure it.
+    #[error("{message}")]
+    Refused { message: String },
+    /// The issuer could not be reached or is ill: worth repeating.
+    #[error("{message}")]
+    Unavailable { message: String },
+}

@@ -1,0 +1,129 @@
+//! What turns a runner's name into a JIT configuration and can take the registration back.
+//!
+//! Two real things stand behind [`Provisioner`]: [`scale_set`] (GitHub's own generatejitconfig) and
+//! [`gharts`] (the token service with the set-aware extension). The loop never sees which: it sees a
+//! [`Granted`] or a [`Refusal`] whose [`Class`] says what to do.
+
+use std::{fmt, time::Duration};
+
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+
+use crate::ids::{RunnerName, SetName};
+
+/// One runner to be registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JitRequest {
+    pub set: SetName,
+    pub scale_set_id: i64,
+    pub name: RunnerName,
+    /// What GHARTS' policy sees; the set's own provisioner ignores them.
+    pub labels: Vec<String>,
+    pub work_folder: String,
+}
+
+/// A registration exists and its JIT configuration is in hand.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub jit_config: SecretString,
+    /// The agent's id at GitHub's Actions service; looked up by name when a server does not tell.
+    pub agent_id: Option<i64>,
+    /// GHARTS' own id of the record.
+    pub gharts_id: Option<String>,
+}
+
+/// What is known of one registration, enough to take it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub name: RunnerName,
+    pub agent_id: Option<i64>,
+    pub gharts_id: Option<String>,
+}
+
+/// A record that the provisioner's own service still holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub name: String,
+    pub gharts_id: String,
+    pub agent_id: Option<i64>,
+    /// Since its creation, by our clock.
+    pub age: Duration,
+}
+
+/// What a refusal means for the caller; every retry decision hangs on this and on nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The team's or identity's quota is used up: wait for a place.
+    Quota,
+    /// The runner name is taken, here or at GitHub: cure by name, use another.
+    NameTaken,
+    /// Labels violate the policy: stop until configuration or policy changes, re-check slowly.
+    LabelPolicy,
+    /// This identity may not: stop, re-check slowly.
+    NotAuthorized,
+    /// Our request is malformed in the server's eyes: stop, re-check slowly.
+    InvalidRequest,
+    /// Team, scale set or URL is wrong: stop, re-check slowly.
+    Configuration,
+    /// The server does not know the set-aware extension: no runner of its can serve the set.
+    BindingUnsupported,
+    /// The token was refused twice.
+    Credentials,
+    /// Our token is not valid yet: clocks differ; wait a few seconds with the same token.
+    ClockSkew,
+    /// The token could not be checked or had: issuer ill. Back off, same token.
+    IssuerDown,
+    /// Told to slow down.
+    RateLimited,
+    /// The service or GitHub behind it failed; the registration may exist all the same.
+    Upstream,
+    /// No usable answer: whether the registration exists is unknown.
+    UnknownOutcome,
+    /// Never reached the service: nothing happened.
+    Unreachable,
+}
+
+/// No JIT configuration. `message` holds the server's own words, cut and redacted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub class: Class,
+    pub status: Option<u16>,
+    /// The server's error code, where it has one.
+    pub code: Option<String>,
+    pub message: String,
+    pub retry_after: Option<Duration>,
+}
+
+/// What became of a call that takes a registration back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It was there and is gone now.
+    Removed,
+    /// It was not there (any more): success for the bookkeeping, no proof of idleness.
+    AlreadyGone,
+}
+
+/// Why a registration could not be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// The runner executes a job: leave its pod alone.
+    #[error("the runner is busy")]
+    Busy,
+    #[error("{0}")]
+    Failed(Refusal),
+}
+
+/// Turns names into JIT configurations and takes registrations back.
+pub trait Provisioner: Send + Sync + fmt::Debug {
+    /// Registers a runner. Never cancelled by the caller: cancelling leaks.
+    fn provision<'a>(&'a self, request: &'a JitRequest) -> BoxFuture<'a, Result<Granted, Refusal>>;
+
+    /// Takes back what the provisioner's own service recorded (GHARTS). Idempotent. Without a
+    /// `gharts_id` the record is looked up by name. The registration at GitHub is removed through
+    /// `scaleset`, not here; a provisioner without records of its own answers `AlreadyGone`.
+    fn release<'a>(&'a self, registration: &'a Registration) -> BoxFuture<'a, Result<Released, ReleaseError>>;
+
+    /// Every record that the service holds for this identity; `None` when it keeps none.
+    fn records(&self) -> BoxFuture<'_, Result<Option<Vec<Record>>, Refusal>>;
+}

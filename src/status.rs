@@ -1,0 +1,76 @@
+//! What the daemon says about itself: one snapshot, made by the control loop, read by `/api/v1/status`,
+//! the readiness check and the `status` command. Holds no secret; texts of strangers are cut.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole daemon.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub version: String,
+    /// RFC 3339.
+    pub started_at: String,
+    pub ready: bool,
+    /// Why not ready, one line each.
+    pub not_ready: Vec<String>,
+    pub draining: bool,
+    pub scale_sets: Vec<SetStatus>,
+}
+
+/// One scale set.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetStatus {
+    pub name: String,
+    pub scale_set_id: Option<i64>,
+    pub provisioner: String,
+    /// The binding at work; `auto` until the evidence is in.
+    pub binding: String,
+    /// `registering`, `opening`, `conflict`, `polling`, `failed`, ...
+    pub session: String,
+    pub seconds_since_last_poll: Option<u64>,
+    pub min_runners: u32,
+    pub max_runners: u32,
+    pub demand: DemandStatus,
+    /// Live runners by state: provisioning, pending, idle, busy, jobDone, retiring.
+    pub runners: BTreeMap<String, u32>,
+    pub capacity: u32,
+    /// Why there are not more runners: never empty. The first one is what cuts hardest.
+    pub reasons: Vec<ReasonStatus>,
+    /// As the seed asked: the last try at a runner and what came of it.
+    pub last_provision_attempt: Option<String>,
+    pub last_provision_error: Option<String>,
+    pub last_provision_error_class: Option<String>,
+    pub quota_exceeded: bool,
+    pub policy_violation: bool,
+    pub degraded: bool,
+}
+
+/// Newest statistics of GitHub.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DemandStatus {
+    pub available: i64,
+    pub acquired: i64,
+    pub assigned: i64,
+    pub running: i64,
+    pub registered_runners: i64,
+    pub busy_runners: i64,
+    pub idle_runners: i64,
+}
+
+/// One limit at work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReasonStatus {
+    /// Stable code, snake case.
+    pub code: String,
+    /// One sentence for a person, with the peer's own words where a peer refused.
+    pub message: String,
+    /// What mends it.
+    pub remedy: Option<String>,
+    /// RFC 3339: since when.
+    pub since: Option<String>,
+}
