@@ -224,7 +224,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        const MINUTE: Duration = Duration::from_secs(60);
+        const MINUTE: Duration = Duration::from_mins(1);
         Self {
             scheduling: 10 * MINUTE,
             image_pull: 10 * MINUTE,

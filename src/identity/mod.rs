@@ -1,10 +1,14 @@
 //! Tokens: who hands them out ([`TokenSource`]), and one cache in front of each ([`Cached`]).
 
+mod cached;
+
 use std::fmt;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use secrecy::SecretString;
+
+pub use cached::{Cached, OnRefresh};
 
 /// A bearer token and when it dies, as far as its issuer said.
 #[derive(Clone, Debug)]
