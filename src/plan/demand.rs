@@ -1,0 +1,202 @@
+//! The demand of one scale set: GitHub's newest statistics, and what we know better.
+//!
+//! Statistics lead; they are wrong for a while in both directions. So a zero removes nothing until a second
+//! reading agrees, a job that never starts beside an idle runner stops counting, and `JobAssigned` messages
+//! count while the statistics say 0 beside them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Moment;
+
+/// Two readings of zero must lie this far apart before surplus runners go (B14).
+pub const ZERO_CONFIRMATION: Duration = Duration::from_secs(30);
+/// An assigned job that has not started for so long beside an idle online runner is a ghost (B14).
+pub const GHOST_AFTER: Duration = Duration::from_mins(10);
+/// A `JobAssigned` that nothing followed is forgotten after this.
+const LEDGER_LIFE: Duration = Duration::from_mins(10);
+/// More jobs than that are never waiting in one set's ledger: GitHub delivers 50 a message.
+const LEDGER_MAX: usize = 10_000;
+
+/// GitHub's statistics of one set, as read off one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub available: i64,
+    pub acquired: i64,
+    pub assigned: i64,
+    pub running: i64,
+    pub registered: i64,
+    pub busy: i64,
+    pub idle: i64,
+}
+
+/// What one set's queue wants.
+#[derive(Clone, Debug, Default)]
+pub struct Demand {
+    reading: Option<Reading>,
+    /// When the request that brought the newest reading began: what ended before is in it.
+    began: Moment,
+    /// When `assigned` last changed.
+    changed: Moment,
+    /// First and newest of an unbroken row of zero readings.
+    zeros: Option<(Moment, Moment)>,
+    last_nonzero: u32,
+    /// Jobs of `JobAssigned` messages that have neither started nor ended.
+    ledger: BTreeMap<String, Moment>,
+}
+
+impl Demand {
+    /// Takes a reading whose request began at `began`.
+    pub fn read(&mut self, now: Moment, began: Moment, reading: Reading) {
+        if self.reading.is_none_or(|old| old.assigned != reading.assigned) {
+            self.changed = now;
+        }
+        if reading.assigned > 0 {
+            self.zeros = None;
+            self.last_nonzero = count(reading.assigned);
+            self.ledger.clear();
+        } else {
+            let first = self.zeros.map_or(now, |(first, _)| first);
+            self.zeros = Some((first, now));
+        }
+        self.began = self.began.max(began);
+        self.reading = Some(reading);
+    }
+
+    pub fn job_assigned(&mut self, now: Moment, job: &str) {
+        if self.ledger.len() < LEDGER_MAX {
+            self.ledger.insert(job.to_owned(), now);
+        }
+    }
+
+    /// A job has started, ended, or was taken back.
+    pub fn job_left_queue(&mut self, job: &str) {
+        self.ledger.remove(job);
+    }
+
+    pub fn reading(&self) -> Option<&Reading> {
+        self.reading.as_ref()
+    }
+
+    /// When the request behind the newest reading began.
+    pub fn began(&self) -> Moment {
+        self.began
+    }
+
+    /// Jobs that runners are made for. `idle_since`: since when an online runner has been idle without a
+    /// break, if one has; `busy`: our runners with a job.
+    pub fn to_create(&self, now: Moment, idle_since: Option<Moment>, busy: u32) -> u32 {
+        let Some(reading) = self.reading else { return 0 };
+        let assigned = count(reading.assigned);
+        if assigned == 0 {
+            let waiting = self.ledger.values().filter(|at| now.since(**at) < LEDGER_LIFE).count();
+            // Statistics that forgot the waiting jobs forgot the running ones as well.
+            return match u32::try_from(waiting).unwrap_or(u32::MAX) {
+                0 => 0,
+                waiting => waiting.saturating_add(busy),
+            };
+        }
+        let stuck = idle_since.is_some_and(|idle| now.since(idle.max(self.changed)) >= GHOST_AFTER);
+        if stuck {
+            assigned.min(busy.max(count(reading.running)))
+        } else {
+            assigned
+        }
+    }
+
+    /// Jobs that runners are kept for: as [`Self::to_create`], but a zero counts only once confirmed.
+    pub fn to_keep(&self, now: Moment, idle_since: Option<Moment>, busy: u32) -> u32 {
+        let wanted = self.to_create(now, idle_since, busy);
+        if wanted == 0 && !self.zero_confirmed() {
+            return self.last_nonzero;
+        }
+        wanted
+    }
+
+    /// Whether the newest zero has been confirmed (true as well when demand is not zero).
+    pub fn zero_confirmed(&self) -> bool {
+        self.zeros
+            .is_none_or(|(first, newest)| newest.since(first) >= ZERO_CONFIRMATION)
+    }
+
+    /// Jobs that wait at GitHub because of our capacity.
+    pub fn available(&self) -> u32 {
+        self.reading.map_or(0, |r| count(r.available))
+    }
+
+    /// When [`Self::to_create`] changes by itself.
+    pub fn wake_at(&self, now: Moment, idle_since: Option<Moment>) -> Option<Moment> {
+        let ghost = idle_since
+            .filter(|_| self.reading.is_some_and(|r| r.assigned > 0))
+            .map(|idle| idle.max(self.changed) + GHOST_AFTER);
+        let ledger = self.ledger.values().min().map(|at| *at + LEDGER_LIFE);
+        [ghost, ledger].into_iter().flatten().filter(|at| *at > now).min()
+    }
+}
+
+fn count(n: i64) -> u32 {
+    u32::try_from(n.max(0)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: i64) -> Moment {
+        Moment::from_millis(secs * 1000)
+    }
+
+    fn assigned(n: i64) -> Reading {
+        Reading {
+            assigned: n,
+            ..Reading::default()
+        }
+    }
+
+    #[test]
+    fn b14_one_zero_creates_nothing_and_removes_nothing_until_a_second_reading_agrees() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(5));
+        demand.read(at(10), at(10), assigned(0));
+        assert_eq!(demand.to_create(at(11), None, 0), 0);
+        assert_eq!(demand.to_keep(at(11), None, 0), 5);
+        demand.read(at(20), at(20), assigned(0));
+        assert_eq!(demand.to_keep(at(21), None, 0), 5);
+        demand.read(at(40), at(40), assigned(0));
+        assert_eq!(demand.to_keep(at(41), None, 0), 0);
+    }
+
+    #[test]
+    fn b14_a_ghost_beside_an_idle_runner_stops_counting_until_statistics_change() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(2));
+        let idle = Some(at(5));
+        assert_eq!(demand.to_create(at(604), idle, 1), 2);
+        assert_eq!(demand.to_create(at(605), idle, 1), 1);
+        assert_eq!(
+            demand.to_create(at(605), None, 1),
+            2,
+            "without an idle runner it may be real"
+        );
+        demand.read(at(700), at(700), assigned(3));
+        assert_eq!(demand.to_create(at(701), idle, 1), 3);
+    }
+
+    #[test]
+    fn assigned_messages_count_only_while_statistics_say_zero() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(0));
+        demand.job_assigned(at(1), "a");
+        demand.job_assigned(at(1), "b");
+        assert_eq!(demand.to_create(at(2), None, 0), 2);
+        demand.job_left_queue("a");
+        assert_eq!(demand.to_create(at(2), None, 0), 1);
+        demand.read(at(3), at(3), assigned(1));
+        assert_eq!(demand.to_create(at(4), None, 0), 1);
+        demand.read(at(5), at(5), assigned(0));
+        assert_eq!(
+            demand.to_create(at(6), None, 0),
+            0,
+            "the ledger ended with true statistics"
+        );
+    }
+}

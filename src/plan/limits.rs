@@ -1,0 +1,108 @@
+//! Hurdles: what refused us, since when, and when one more try is allowed.
+//!
+//! While nobody refuses, headroom is unlimited. After a refusal it is 0, and one creation per back-off step is
+//! tried, one in flight. A success does not end the hurdle: places may be scarce still, so the next creation
+//! follows at once but alone; the hurdle falls when a success leaves no demand unmet.
+
+use std::time::Duration;
+
+use super::{
+    Moment,
+    reason::{Code, Reason},
+};
+
+/// Retry slowly what repeating cannot cure (B18).
+pub const RECHECK: Duration = Duration::from_mins(5);
+/// Steps between tries while a quota is used up: a place that becomes free is found within the last one.
+const QUOTA_STEPS: [u64; 4] = [5, 10, 20, 30];
+/// A service that fails: exponential, from 1 s to 30 s (B20).
+const FAULT_STEPS: [u64; 6] = [1, 2, 4, 8, 16, 30];
+/// A template, image or cluster that fails every pod.
+const PODS_STEPS: [u64; 6] = [5, 10, 30, 60, 120, 300];
+/// Clocks differ by seconds, seldom by more.
+const SKEW_STEPS: [u64; 2] = [5, 15];
+
+/// Whom a hurdle stops.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// One scale set.
+    Set(crate::ids::SetName),
+    /// Every set behind one provisioner (one GHARTS, one GitHub credential).
+    Provisioner(String),
+    /// Every set: the cluster refuses.
+    Cluster,
+}
+
+/// One refusal and its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hurdle {
+    pub reason: Reason,
+    pub since: Moment,
+    /// No try before.
+    pub until: Moment,
+    /// Refusals in a row.
+    pub step: u32,
+    /// The newest try succeeded: go on, one by one.
+    pub recovering: bool,
+}
+
+/// Where a refusal belongs and how it is retried.
+pub fn steps(code: Code) -> &'static [u64] {
+    match code {
+        Code::QuotaExceeded | Code::ResourceQuota => &QUOTA_STEPS,
+        Code::ClockSkew => &SKEW_STEPS,
+        Code::PodsFailing => &PODS_STEPS,
+        Code::Upstream
+        | Code::UnknownOutcome
+        | Code::Unreachable
+        | Code::IssuerDown
+        | Code::RateLimited
+        | Code::ClusterUnavailable
+        | Code::NameTaken => &FAULT_STEPS,
+        _ => &[],
+    }
+}
+
+impl Hurdle {
+    /// After a refusal. `jitter` in 0..1 spreads the tries of many; `retry_after` is the server's own word.
+    pub fn raise(old: Option<&Self>, now: Moment, reason: Reason, jitter: f64, retry_after: Option<Duration>) -> Self {
+        let same = old.filter(|h| h.reason.code == reason.code);
+        let step = same.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
+        let steps = steps(reason.code);
+        let base = usize::try_from(step)
+            .ok()
+            .and_then(|i| steps.get(i).or(steps.last()))
+            .map_or(RECHECK, |s| Duration::from_secs(*s));
+        let pause = base
+            .mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0))
+            .max(retry_after.unwrap_or_default());
+        Self {
+            since: same.map_or(now, |h| h.since),
+            reason,
+            until: now + pause,
+            step,
+            recovering: false,
+        }
+    }
+
+    /// A creation that had to pass this hurdle succeeded. True: the hurdle has fallen. False: places may be
+    /// scarce still, so the next creation follows at once, but alone.
+    pub fn passed(&mut self, now: Moment) -> bool {
+        self.recovering = true;
+        self.until = now;
+        self.step = 0;
+        !matches!(self.reason.code, Code::QuotaExceeded | Code::ResourceQuota)
+    }
+
+    /// One of our own places was given back: try at once.
+    pub fn place_freed(&mut self, now: Moment) {
+        if self.reason.code == Code::QuotaExceeded {
+            self.until = self.until.min(now);
+        }
+    }
+
+    /// How many creations may be in flight together.
+    pub fn allowance(&self, now: Moment) -> u32 {
+        u32::from(self.until <= now)
+    }
+}

@@ -1,0 +1,156 @@
+//! Why there are not more runners: one code per limit, for every set at every moment (B15).
+
+use crate::provision::Class;
+
+/// Ordered by how hard it cuts: the first one of a set is what an operator must look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    Draining,
+    NotSynced,
+    SetFailed,
+    SetNotRegistered,
+    SessionConflict,
+    SessionFailed,
+    BindingUnsupported,
+    RunnerDeprecated,
+    InvalidTemplate,
+    Forbidden,
+    LabelPolicy,
+    NotAuthorized,
+    InvalidRequest,
+    Configuration,
+    Credentials,
+    QuotaExceeded,
+    ResourceQuota,
+    ClusterUnavailable,
+    IssuerDown,
+    ClockSkew,
+    RateLimited,
+    Unreachable,
+    UnknownOutcome,
+    Upstream,
+    NameTaken,
+    PodsFailing,
+    MaxRunnersTotal,
+    MaxRunners,
+    Starting,
+    DemandMet,
+}
+
+impl Code {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::NotSynced => "not_synced",
+            Self::SetFailed => "set_failed",
+            Self::SetNotRegistered => "set_not_registered",
+            Self::SessionConflict => "session_conflict",
+            Self::SessionFailed => "session_failed",
+            Self::BindingUnsupported => "binding_unsupported",
+            Self::RunnerDeprecated => "runner_deprecated",
+            Self::InvalidTemplate => "invalid_template",
+            Self::Forbidden => "forbidden",
+            Self::LabelPolicy => "label_policy",
+            Self::NotAuthorized => "not_authorized",
+            Self::InvalidRequest => "invalid_request",
+            Self::Configuration => "configuration",
+            Self::Credentials => "credentials",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::ResourceQuota => "resource_quota",
+            Self::ClusterUnavailable => "cluster_unavailable",
+            Self::IssuerDown => "issuer_down",
+            Self::ClockSkew => "clock_skew",
+            Self::RateLimited => "rate_limited",
+            Self::Unreachable => "unreachable",
+            Self::UnknownOutcome => "unknown_outcome",
+            Self::Upstream => "upstream",
+            Self::NameTaken => "name_taken",
+            Self::PodsFailing => "pods_failing",
+            Self::MaxRunnersTotal => "max_runners_total",
+            Self::MaxRunners => "max_runners",
+            Self::Starting => "starting",
+            Self::DemandMet => "demand_met",
+        }
+    }
+
+    /// Nothing is wrong: demand is met, being met, or bounded by the operator's own figures.
+    pub fn is_normal(self) -> bool {
+        matches!(
+            self,
+            Self::MaxRunners | Self::MaxRunnersTotal | Self::Starting | Self::DemandMet | Self::Draining
+        )
+    }
+
+    /// What mends it, where that can be said in general.
+    pub fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Self::SessionConflict => {
+                "another listener holds this scale set's session; stop it, or give one of the two another name. A dead one's session frees itself in 60 to 92 s"
+            }
+            Self::BindingUnsupported => {
+                "give the GHARTS the set-aware extension (docs/gharts-extension.md), or set `provisioner: scaleSet` for this set"
+            }
+            Self::RunnerDeprecated => "use a newer runner image in the set's template",
+            Self::InvalidTemplate => "mend the set's `template`; `check` tries it against the API server",
+            Self::Forbidden => "give the daemon's service account the Role of the README in the runner namespace",
+            Self::LabelPolicy => {
+                "change the set's labels (or `gharts.labels`), or ask a GHARTS administrator for the team's label policy"
+            }
+            Self::NotAuthorized => {
+                "ask a GHARTS administrator to register this identity, to enable JIT for it, and to make it a member of the team"
+            }
+            Self::InvalidRequest => {
+                "labels may hold letters, digits, `-` and `_` only at this server; see `gharts.labels`"
+            }
+            Self::Configuration => "check base URL, team, runner group and scale set in the configuration",
+            Self::Credentials => {
+                "check audience, issuer and account of the token, and that the server trusts its issuer"
+            }
+            Self::QuotaExceeded => "wait for a place, or ask a GHARTS administrator for a higher `max_runners`",
+            Self::ResourceQuota => "raise the namespace's ResourceQuota, or lower the set's `maxRunners`",
+            Self::ClockSkew => "synchronise the clocks of this machine, the token's issuer and the server",
+            Self::MaxRunners => "raise the set's `maxRunners`",
+            Self::MaxRunnersTotal => "raise the top-level `maxRunners`",
+            Self::PodsFailing => "look at the reason of the last failed runner, and at the template, image and cluster",
+            _ => return None,
+        })
+    }
+}
+
+impl From<Class> for Code {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Quota => Self::QuotaExceeded,
+            Class::NameTaken => Self::NameTaken,
+            Class::LabelPolicy => Self::LabelPolicy,
+            Class::NotAuthorized => Self::NotAuthorized,
+            Class::InvalidRequest => Self::InvalidRequest,
+            Class::Configuration => Self::Configuration,
+            Class::BindingUnsupported => Self::BindingUnsupported,
+            Class::Credentials => Self::Credentials,
+            Class::ClockSkew => Self::ClockSkew,
+            Class::IssuerDown => Self::IssuerDown,
+            Class::RateLimited => Self::RateLimited,
+            Class::Upstream => Self::Upstream,
+            Class::UnknownOutcome => Self::UnknownOutcome,
+            Class::Unreachable => Self::Unreachable,
+        }
+    }
+}
+
+/// One limit at work on one set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    pub code: Code,
+    /// One sentence; holds the peer's own words where a peer refused.
+    pub message: String,
+}
+
+impl Reason {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! All that the planner knows: scale sets with their demand and runners, and the hurdles between them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Moment,
+    demand::Demand,
+    limits::{Hurdle, Scope},
+    reason::{Code, Reason},
+    runner::{Happening, Runner},
+    want,
+};
+use crate::{
+    config::Timeouts,
+    ids::{RunnerName, SetName},
+};
+
+/// The whole state of the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub sets: BTreeMap<SetName, SetWorld>,
+    pub hurdles: BTreeMap<Scope, Hurdle>,
+    /// Over all sets.
+    pub max_runners: Option<u32>,
+    /// The pods of before have been read: until then nothing is created.
+    pub synced: bool,
+    /// Shutting down: nothing new is begun.
+    pub draining: bool,
+}
+
+/// One step in the life of a runner of a set.
+pub type Event = (SetName, RunnerName, Happening);
+
+impl World {
+    /// Lets time pass: deadlines, what is over, hurdles that have fallen. Idempotent.
+    pub fn advance(&mut self, now: Moment) -> Vec<Event> {
+        let mut events = Vec::new();
+        for set in self.sets.values_mut() {
+            for runner in set.runners.values_mut() {
+                if let Some(happening) = runner.pass_time(now, &set.timeouts) {
+                    events.push((set.name.clone(), runner.name.clone(), happening));
+                }
+            }
+            set.runners.retain(|_, r| !r.is_over(now));
+            set.surplus_since = match (want::surplus(set, now), set.surplus_since) {
+                (0, _) => None,
+                (_, since) => since.or(Some(now)),
+            };
+        }
+        self.drop_recovered(now);
+        events
+    }
+
+    /// A hurdle that recovers falls when nobody behind it lacks anything.
+    fn drop_recovered(&mut self, now: Moment) {
+        let sets = &self.sets;
+        self.hurdles.retain(|scope, hurdle| {
+            let lacks = |set: &SetWorld| {
+                set.scopes().contains(scope)
+                    && (set.wants_to_create(now) > set.covering()
+                        || set.demand.available() > 0
+                        || set.awaiting_grant() > 0)
+            };
+            !hurdle.recovering || sets.values().any(lacks)
+        });
+    }
+
+    /// A refusal stops everybody in `scope`.
+    pub fn refused(&mut self, now: Moment, scope: Scope, reason: Reason, jitter: f64, retry_after: Option<Duration>) {
+        let hurdle = Hurdle::raise(self.hurdles.get(&scope), now, reason, jitter, retry_after);
+        self.hurdles.insert(scope, hurdle);
+    }
+
+    /// A creation succeeded that `scope` could have stopped; `codes`: the hurdles that it disproves.
+    pub fn passed(&mut self, now: Moment, scope: &Scope, disproves: impl Fn(Code) -> bool) {
+        let Some(hurdle) = self.hurdles.get_mut(scope) else {
+            return;
+        };
+        if disproves(hurdle.reason.code) && hurdle.passed(now) {
+            self.hurdles.remove(scope);
+        }
+    }
+
+    pub fn runner(&mut self, set: &SetName, name: &RunnerName) -> Option<&mut Runner> {
+        self.sets.get_mut(set)?.runners.get_mut(name)
+    }
+}
+
+/// One scale set.
+#[derive(Clone, Debug)]
+pub struct SetWorld {
+    pub name: SetName,
+    pub min_runners: u32,
+    pub max_runners: u32,
+    pub timeouts: Timeouts,
+    /// Which provisioner serves it: sets with the same key share its limits.
+    pub provisioner: String,
+    /// JIT requests that this provisioner takes at once.
+    pub in_flight_max: u32,
+    /// Its provisioner keeps records of its own.
+    pub has_records: bool,
+    pub session: Session,
+    pub demand: Demand,
+    pub runners: BTreeMap<RunnerName, Runner>,
+    /// Since when there have been more runners than demand wants, without a break.
+    pub surplus_since: Option<Moment>,
+}
+
+/// What the queue's own task says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// The set is being looked up or created.
+    Registering,
+    Opening,
+    Polling,
+    /// Somebody else holds the session.
+    Conflict(String),
+    /// The peer refuses or fails; tried again.
+    Failed(Reason),
+}
+
+impl Session {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Registering => "registering",
+            Self::Opening => "opening",
+            Self::Polling => "polling",
+            Self::Conflict(_) => "conflict",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Why no runner may be made for this set now, if so.
+    pub fn blocks(&self) -> Option<Reason> {
+        match self {
+            Self::Registering => Some(Reason::new(
+                Code::SetNotRegistered,
+                "the scale set is being looked up at GitHub",
+            )),
+            Self::Opening => Some(Reason::new(Code::SetNotRegistered, "the session is being opened")),
+            Self::Conflict(owner) => Some(Reason::new(
+                Code::SessionConflict,
+                format!("{owner} holds the session of this scale set"),
+            )),
+            Self::Failed(reason) => Some(reason.clone()),
+            Self::Polling => None,
+        }
+    }
+}
+
+impl SetWorld {
+    pub fn live(&self) -> u32 {
+        count(self.runners.values().filter(|r| r.is_live()))
+    }
+
+    pub fn covering(&self) -> u32 {
+        count(self.runners.values().filter(|r| r.covers_job()))
+    }
+
+    pub fn busy(&self) -> u32 {
+        count(self.runners.values().filter(|r| r.is_busy()))
+    }
+
+    /// Since when some online runner has been idle.
+    pub fn idle_since(&self) -> Option<Moment> {
+        self.runners.values().filter_map(Runner::idle_since).min()
+    }
+
+    /// JIT requests under way.
+    pub fn awaiting_grant(&self) -> u32 {
+        count(self.runners.values().filter(|r| r.awaits_grant()))
+    }
+
+    /// Spare runners (`minRunners`) among those that cover something.
+    pub fn wants_to_create(&self, now: Moment) -> u32 {
+        let jobs = self.demand.to_create(now, self.idle_since(), self.busy());
+        jobs.saturating_add(self.min_runners).min(self.max_runners)
+    }
+
+    pub fn wants_to_keep(&self, now: Moment) -> u32 {
+        let jobs = self.demand.to_keep(now, self.idle_since(), self.busy());
+        jobs.saturating_add(self.min_runners).min(self.max_runners)
+    }
+
+    /// The scopes whose hurdles stop this set.
+    pub fn scopes(&self) -> [Scope; 3] {
+        [
+            Scope::Set(self.name.clone()),
+            Scope::Provisioner(self.provisioner.clone()),
+            Scope::Cluster,
+        ]
+    }
+}
+
+pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,308 @@
+//! The few Kubernetes calls that the daemon makes, each under a deadline, each answer classified.
+//!
+//! No right to read Secrets is needed. The client's own retries are off (see `app`): what is tried again, and
+//! when, is the planner's decision; only the start of a runner repeats its writes at once, by name, here.
+
+use std::{fmt, time::Duration};
+
+use futures::{Stream, StreamExt as _, future};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    runtime::watcher,
+};
+use serde_json::Value;
+
+use super::keys;
+use crate::ids::RunnerName;
+
+/// No call of ours takes the API server so long unless it or the way to it is ill.
+const CALL: Duration = Duration::from_secs(15);
+/// The API server ends a watch after 295 s at most: silence beyond that is a dead connection.
+const WATCH_SILENCE: Duration = Duration::from_secs(330);
+/// Tries of one write within a runner's start, and the pause before each further one.
+const START_TRIES: u32 = 5;
+const START_PAUSE: Duration = Duration::from_millis(250);
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// What an unsuccessful call means to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Gone,
+    Exists,
+    /// The object is malformed: the template's fault.
+    Invalid,
+    Forbidden,
+    /// 403 `exceeded quota` or `failed quota`: same reason as [`Self::Forbidden`], only the text differs.
+    ResourceQuota,
+    /// The uid is another one: what was meant is gone.
+    Conflict,
+    /// Throttled, failing or unreachable: worth repeating; the call may have had its effect.
+    Unavailable,
+}
+
+/// The API server did not do as asked; the text is its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterError {
+    pub kind: Kind,
+    pub operation: &'static str,
+    pub message: String,
+}
+
+impl fmt::Display for ClusterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.operation, self.message)
+    }
+}
+
+impl std::error::Error for ClusterError {}
+
+/// Pods and Secrets of one namespace.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+    pods: Api<Pod>,
+    secrets: Api<Secret>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the watch shows.
+#[derive(Debug)]
+pub enum Sighting {
+    /// A full list begins: what it does not name no longer exists.
+    ListBegins,
+    Pod(Box<Pod>),
+    Gone(RunnerName),
+    ListEnds,
+    /// The watch was interrupted; it is begun again.
+    Interrupted(String),
+}
+
+impl Cluster {
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            pods: Api::namespaced(client.clone(), namespace),
+            secrets: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.to_owned(),
+            client,
+        }
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The uid of the runner namespace's own object: what tells this installation's names from others'.
+    pub async fn namespace_uid(&self) -> Result<String, ClusterError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = call("get the namespace", api.get(&self.namespace)).await?;
+        Ok(namespace.metadata.uid.unwrap_or_default())
+    }
+
+    /// Creates a pod and returns its uid. Repeats what may be repeated: the name is ours alone, so a pod that
+    /// exists after a lost answer is the one that we made.
+    pub async fn create_pod(&self, pod: &Pod) -> Result<String, ClusterError> {
+        let operation = "create the pod";
+        let params = PostParams::default();
+        let create = || call(operation, self.pods.create(&params, pod));
+        let made = match repeat(create).await {
+            Err((error, tries)) if error.kind == Kind::Exists && tries > 1 => {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                call(operation, self.pods.get(name)).await
+            }
+            other => other.map_err(|(error, _)| error),
+        }?;
+        Ok(made.metadata.uid.unwrap_or_default())
+    }
+
+    pub async fn create_secret(&self, secret: &Secret) -> Result<(), ClusterError> {
+        let params = PostParams::default();
+        let create = || call("create the secret", self.secrets.create(&params, secret));
+        match repeat(create).await {
+            Ok(_) => Ok(()),
+            Err((error, tries)) if error.kind == Kind::Exists && tries > 1 => Ok(()),
+            Err((error, _)) => Err(error),
+        }
+    }
+
+    /// Whether a runner's Secret is missing, without the right to read any: a dry-run create succeeds then.
+    pub async fn secret_missing(&self, secret: &Secret) -> Result<bool, ClusterError> {
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        match call("look for the secret", self.secrets.create(&dry, secret)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == Kind::Exists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Merge patch; a pod that is gone needs none.
+    pub async fn patch_pod(&self, name: &RunnerName, patch: &Value) -> Result<(), ClusterError> {
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let patched = self.pods.patch_metadata(name.as_str(), &params, &patch);
+        absent_is_fine(call("patch the pod", patched).await.map(drop))
+    }
+
+    /// Deletes exactly the pod with this uid.
+    pub async fn delete_pod(&self, name: &RunnerName, uid: &str) -> Result<(), ClusterError> {
+        let params = DeleteParams {
+            preconditions: (!uid.is_empty()).then(|| Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let deleted = call("delete the pod", self.pods.delete(name.as_str(), &params)).await;
+        absent_is_fine(deleted.map(drop))
+    }
+
+    /// Our pods, from now on and for ever: lists, watches, and begins again after every interruption.
+    pub fn watch(&self) -> impl Stream<Item = Sighting> + Send + use<> {
+        let selector = format!(
+            "{}={},{}={}",
+            keys::MANAGED_BY,
+            keys::MANAGED_BY_VALUE,
+            keys::COMPONENT,
+            keys::COMPONENT_VALUE
+        );
+        let config = watcher::Config::default().labels(&selector);
+        let pods = self.pods.clone();
+        let fresh = move || Box::pin(watcher(pods.clone(), config.clone()));
+        futures::stream::unfold((fresh(), fresh), |(mut watch, fresh)| async move {
+            let sighting = match tokio::time::timeout(WATCH_SILENCE, watch.next()).await {
+                Ok(Some(Ok(event))) => sighting(event),
+                Ok(Some(Err(error))) => {
+                    // The watcher recovers by itself at its next poll; the pause keeps that from being a storm.
+                    tokio::time::sleep(WATCH_PAUSE).await;
+                    Some(Sighting::Interrupted(error.to_string()))
+                }
+                Ok(None) | Err(_) => {
+                    watch = fresh();
+                    Some(Sighting::Interrupted("the watch fell silent".to_owned()))
+                }
+            };
+            Some((sighting, (watch, fresh)))
+        })
+        .filter_map(future::ready)
+    }
+}
+
+fn sighting(event: watcher::Event<Pod>) -> Option<Sighting> {
+    Some(match event {
+        watcher::Event::Init => Sighting::ListBegins,
+        watcher::Event::InitApply(pod) | watcher::Event::Apply(pod) => Sighting::Pod(Box::new(pod)),
+        watcher::Event::Delete(pod) => Sighting::Gone(RunnerName::new(pod.metadata.name.as_deref()?)),
+        watcher::Event::InitDone => Sighting::ListEnds,
+    })
+}
+
+fn absent_is_fine(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
+    match result {
+        Err(error) if matches!(error.kind, Kind::Gone | Kind::Conflict) => Ok(()),
+        other => other,
+    }
+}
+
+async fn call<T>(operation: &'static str, future: impl Future<Output = kube::Result<T>>) -> Result<T, ClusterError> {
+    match tokio::time::timeout(CALL, future).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(classify(operation, &error)),
+        Err(_) => Err(ClusterError {
+            kind: Kind::Unavailable,
+            operation,
+            message: format!("no answer within {} s", CALL.as_secs()),
+        }),
+    }
+}
+
+/// Repeats while unavailable; tells how many tries it took.
+async fn repeat<T, F>(make: impl Fn() -> F) -> Result<T, (ClusterError, u32)>
+where
+    F: Future<Output = Result<T, ClusterError>>,
+{
+    let mut tries = 1;
+    loop {
+        match make().await {
+            Ok(value) => return Ok(value),
+            Err(error) if error.kind == Kind::Unavailable && tries < START_TRIES => {
+                tokio::time::sleep(START_PAUSE * (1 << tries)).await;
+                tries += 1;
+            }
+            Err(error) => return Err((error, tries)),
+        }
+    }
+}
+
+/// The kind of an error, by status, reason and, for quotas, text.
+pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
+    let (kind, message) = match error {
+        kube::Error::Api(status) => {
+            let kind = match (status.code, status.reason.as_str()) {
+                (404 | 410, _) => Kind::Gone,
+                (409, "AlreadyExists") => Kind::Exists,
+                (409, _) => Kind::Conflict,
+                (400 | 422, _) => Kind::Invalid,
+                (403, _) if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
+                    Kind::ResourceQuota
+                }
+                (401 | 403, _) => Kind::Forbidden,
+                _ => Kind::Unavailable,
+            };
+            (kind, status.message.clone())
+        }
+        other => (Kind::Unavailable, other.to_string()),
+    };
+    ClusterError {
+        kind,
+        operation,
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn kind(code: u16, reason: &str, message: &str) -> Kind {
+        let status = Status::failure(message, reason).with_code(code);
+        classify("test", &kube::Error::Api(Box::new(status))).kind
+    }
+
+    #[test]
+    fn b31_refusals_of_the_api_server_are_told_apart() {
+        assert_eq!(kind(409, "AlreadyExists", "pods \"p1\" already exists"), Kind::Exists);
+        assert_eq!(kind(409, "Conflict", "the UID in the precondition"), Kind::Conflict);
+        assert_eq!(kind(422, "Invalid", "spec.containers: Required"), Kind::Invalid);
+        assert_eq!(kind(400, "BadRequest", "quantities must match"), Kind::Invalid);
+        assert_eq!(
+            kind(403, "Forbidden", "pods \"q1\" is forbidden: exceeded quota: rq"),
+            Kind::ResourceQuota
+        );
+        assert_eq!(
+            kind(
+                403,
+                "Forbidden",
+                "pods \"q1\" is forbidden: failed quota: rq: must specify"
+            ),
+            Kind::ResourceQuota
+        );
+        assert_eq!(kind(403, "Forbidden", "User \"x\" cannot create"), Kind::Forbidden);
+        assert_eq!(kind(401, "Unauthorized", "Unauthorized"), Kind::Forbidden);
+        assert_eq!(kind(404, "NotFound", "pods \"p\" not found"), Kind::Gone);
+        assert_eq!(kind(429, "TooManyRequests", "slow down"), Kind::Unavailable);
+        assert_eq!(kind(503, "ServiceUnavailable", ""), Kind::Unavailable);
+    }
+}

@@ -1,0 +1,179 @@
+//! What a pod tells, pure: from the API's object to the few facts that a runner's life needs.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerState, Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::{keys, manifest::RUNNER_CONTAINER};
+use crate::{
+    ids::{RunnerName, SetName},
+    plan::{
+        Moment,
+        runner::{Adopted, Job, PodEnd, PodFacts, PodProgress, Purpose},
+    },
+};
+
+/// One of our pods, read.
+#[derive(Clone, Debug)]
+pub struct PodSeen {
+    pub name: RunnerName,
+    pub set: SetName,
+    pub purpose: Purpose,
+    pub adopted: Adopted,
+}
+
+/// Reads a pod; `moment` turns wall time into the planner's. `None`: not a pod of ours.
+pub fn read(pod: &Pod, moment: impl Fn(Timestamp) -> Moment) -> Option<PodSeen> {
+    let annotation = |key: &str| pod.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    let set = SetName::new(annotation(keys::SCALE_SET)?);
+    let name = RunnerName::new(pod.metadata.name.as_deref()?);
+    let created = pod
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Moment::START, |t| moment(t.0));
+    let job = annotation(keys::JOB_ID).map(|id| Job {
+        id: id.to_owned(),
+        request_id: annotation(keys::REQUEST_ID).and_then(|v| v.parse().ok()).unwrap_or(0),
+        repository: annotation(keys::REPOSITORY).unwrap_or_default().to_owned(),
+        display_name: annotation(keys::JOB_NAME).unwrap_or_default().to_owned(),
+        workflow_ref: annotation(keys::WORKFLOW_REF).unwrap_or_default().to_owned(),
+        workflow_run_id: annotation(keys::RUN_ID).and_then(|v| v.parse().ok()).unwrap_or(0),
+    });
+    Some(PodSeen {
+        name,
+        set,
+        purpose: if annotation(keys::PURPOSE) == Some("spare") {
+            Purpose::Spare
+        } else {
+            Purpose::Demand
+        },
+        adopted: Adopted {
+            pod: PodFacts {
+                uid: pod.metadata.uid.clone().unwrap_or_default(),
+                created,
+                progress: progress(pod.status.as_ref(), created, &moment),
+                deleting: pod.metadata.deletion_timestamp.is_some(),
+                bound: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+            },
+            agent_id: annotation(keys::AGENT_ID).and_then(|v| v.parse().ok()),
+            gharts_id: annotation(keys::GHARTS_ID).map(str::to_owned),
+            job,
+        },
+    })
+}
+
+fn progress(status: Option<&PodStatus>, created: Moment, moment: &impl Fn(Timestamp) -> Moment) -> PodProgress {
+    let Some(status) = status else {
+        return PodProgress::Unscheduled;
+    };
+    let at = |time: Option<&Time>| time.map_or(created, |t| moment(t.0));
+    let phase = status.phase.as_deref().unwrap_or_default();
+    if let Some(state) = runner_state(status) {
+        if let Some(end) = &state.terminated {
+            return PodProgress::Ended(PodEnd {
+                exit_code: Some(end.exit_code),
+                reason: end.reason.clone().unwrap_or_else(|| phase.to_owned()),
+            });
+        }
+        if let (Some(running), false) = (&state.running, is_over(phase)) {
+            return PodProgress::Running {
+                since: at(running.started_at.as_ref()),
+            };
+        }
+    }
+    if is_over(phase) {
+        return PodProgress::Ended(PodEnd {
+            exit_code: None,
+            reason: status.reason.clone().unwrap_or_else(|| phase.to_owned()),
+        });
+    }
+    let scheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "True");
+    match scheduled {
+        Some(condition) => PodProgress::Preparing {
+            since: at(condition.last_transition_time.as_ref()),
+        },
+        None => PodProgress::Unscheduled,
+    }
+}
+
+fn is_over(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
+}
+
+fn runner_state(status: &PodStatus) -> Option<&ContainerState> {
+    status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find(|c| c.name == RUNNER_CONTAINER)?
+        .state
+        .as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_status(status: &serde_json::Value) -> PodProgress {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "name": "a-abcde-0123456789", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": {"gharts-listener/scale-set": "a", "gharts-listener/agent-id": "12"},
+            },
+            "status": status,
+        }))
+        .unwrap();
+        let base: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let seen = read(&pod, |t| Moment::from_millis(t.duration_since(base).as_millis() as i64)).unwrap();
+        assert_eq!(seen.adopted.agent_id, Some(12));
+        seen.adopted.pod.progress
+    }
+
+    #[test]
+    fn progress_follows_the_container_named_runner() {
+        let ended = |code, reason: &str| {
+            PodProgress::Ended(PodEnd {
+                exit_code: code,
+                reason: reason.to_owned(),
+            })
+        };
+        assert_eq!(read_status(&json!({"phase": "Pending"})), PodProgress::Unscheduled);
+        assert_eq!(
+            read_status(&json!({"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"}]})),
+            PodProgress::Preparing {
+                since: Moment::from_millis(5000)
+            }
+        );
+        assert_eq!(
+            read_status(
+                &json!({"phase": "Running", "containerStatuses": [{"name": "runner", "image": "", "imageID": "",
+                "ready": true, "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:07Z"}}}]})
+            ),
+            PodProgress::Running {
+                since: Moment::from_millis(7000)
+            }
+        );
+        // b33: a failed sidecar fails the pod, not the runner.
+        assert_eq!(
+            read_status(&json!({"phase": "Failed", "containerStatuses": [
+                {"name": "side", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 1}}},
+                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]})),
+            ended(Some(0), "Completed")
+        );
+        assert_eq!(
+            read_status(&json!({"phase": "Failed", "reason": "Evicted"})),
+            ended(None, "Evicted")
+        );
+    }
+}
