@@ -3,12 +3,52 @@
 //! What the file alone shows to be wrong is found here, before anything is bound or called. What only a
 //! peer knows (a key, a team, a right) is not: that becomes a reason on its scale set.
 
+mod config_url;
+mod duration;
+mod env;
+mod load;
+mod place;
+mod raw;
+mod scale_sets;
+mod schema;
+mod secret;
+mod secrets;
+mod show;
+mod template;
+mod validate;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use url::Url;
 
+pub use self::{
+    config_url::{InsecureUrl, check_url},
+    secret::SecretError,
+};
 use crate::ids::SetName;
+
+pub use env::environment;
+pub use load::{load, parse};
+pub use show::show;
+
+/// A file to start from, with every key explained. It loads once the files it names exist.
+pub const EXAMPLE: &str = include_str!("../../config/example.yaml");
+
+/// The JSON schema of the file, for editors and for whoever generates it.
+pub fn schema_json() -> String {
+    format!("{:#}", schema::schema())
+}
+
+/// Whether a URL stays on this machine: only there plain http is allowed.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
 
 /// One validated configuration.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,1 +1,16 @@
-//! (to be written)
+//! GHARTS, the token service: its wire, what its answers mean, and the client.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | [`wire`] | what goes over the line, decoded as leniently as the recorded servers demand |
+//! | [`classify`] | PURE: (operation, status, content type, body) -> what the answer means |
+//! | [`client`] | one call each, with the token's renewal after a 401 and nothing else repeated |
+//!
+//! What a verdict leads to is decided above: `provision` turns it into a class, the loop decides on retries.
+
+pub mod classify;
+pub mod client;
+pub mod wire;
+
+pub use classify::{Operation, Trouble, Verdict};
+pub use client::{Client, Deleted, Failure};

@@ -5,10 +5,21 @@
 //! in-memory routers under virtual time. Bodies are whole: no answer of these peers is streamed.
 //! Deadlines are the caller's, through [`send`]; redirects are never followed.
 
+mod answer;
+mod redact;
+mod reqwest_transport;
+pub mod retry;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+
+pub use answer::{request_ids, retry_after, trimmed};
+pub use redact::redact;
+pub use reqwest_transport::{IDLE_BRIEF, IDLE_LONG, TransportBuildError, reqwest_transport};
+
+pub use crate::config::{InsecureUrl, check_url};
 
 pub type Request = http::Request<Bytes>;
 pub type Response = http::Response<Bytes>;

@@ -1,6 +1,11 @@
 //! Tokens: who hands them out ([`TokenSource`]), and one cache in front of each ([`Cached`]).
 
 mod cached;
+mod claims;
+pub mod file;
+mod github;
+pub mod kubernetes;
+pub mod oauth2;
 
 use std::fmt;
 
@@ -9,6 +14,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 pub use cached::{Cached, OnRefresh};
+pub use github::{GitHubApp, Pat, github_token_source};
 
 /// A bearer token and when it dies, as far as its issuer said.
 #[derive(Clone, Debug)]

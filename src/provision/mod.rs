@@ -4,6 +4,8 @@
 //! [`gharts`] (the token service with the set-aware extension). The loop never sees which: it sees a
 //! [`Granted`] or a [`Refusal`] whose [`Class`] says what to do.
 
+pub mod gharts;
+
 use std::{fmt, time::Duration};
 
 use futures::future::BoxFuture;

@@ -1,0 +1,236 @@
+//! The rules of one scale set, and of the sets among each other.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    GhartsOverrides, ProvisionerKind, RunnerBinding, ScaleSet, Timeouts,
+    duration::DurationText,
+    place::Place,
+    raw::{RawBinding, RawConfig, RawProvisioner, RawScaleSet, RawTimeouts},
+    template,
+    validate::Pass,
+};
+use crate::ids::{self, SetName};
+
+/// As the established controller: longer names do not fit beside what GitHub adds.
+const LONGEST_NAME: usize = 45;
+const LONGEST_LABEL: usize = 255;
+/// One process and one namespace: far above what either serves.
+const MOST_RUNNERS: u32 = 10_000;
+/// A JIT configuration lives an hour; a pod must not start with a dead one.
+const LONGEST_PENDING: Duration = Duration::from_mins(50);
+
+/// Every set, or `None` when one is incomplete.
+pub(super) fn validate(pass: &mut Pass<'_>, raw: &RawConfig) -> Option<Vec<ScaleSet>> {
+    let place = Place::root().key("scaleSets");
+    let sets = raw.scale_sets.as_ref()?;
+    let total = Place::root().key("maxRunners");
+    if raw.max_runners.is_some_and(|most| most > MOST_RUNNERS) {
+        pass.refuse(
+            &total,
+            format!("is more than {MOST_RUNNERS}"),
+            "run more deployments, one per runner group",
+        );
+    }
+    names_differ(pass, sets, &place);
+    let validated: Vec<Option<ScaleSet>> = sets
+        .iter()
+        .enumerate()
+        .map(|(n, set)| scale_set(pass, set, raw.gharts.is_some(), &place.index(n)))
+        .collect();
+    validated.into_iter().collect()
+}
+
+/// Names must differ, also as slugs: the slug is the part of a set's name in its runners' names.
+fn names_differ(pass: &mut Pass<'_>, sets: &[RawScaleSet], place: &Place) {
+    let mut seen: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+    for (n, name) in sets
+        .iter()
+        .enumerate()
+        .filter_map(|(n, s)| Some((n, s.name.as_deref()?)))
+    {
+        let slug = ids::slug(name);
+        if slug.is_empty() {
+            continue;
+        }
+        match seen.get(&slug) {
+            None => {
+                seen.insert(slug, (n, name));
+            }
+            Some((first, other)) => {
+                let message = if *other == name {
+                    format!("{name:?} is the name of scaleSets[{first}] already")
+                } else {
+                    format!("{name:?} and {other:?} (scaleSets[{first}]) both become {slug:?} in runner names")
+                };
+                pass.refuse(
+                    &place.index(n).key("name"),
+                    message,
+                    "rename one so that they differ in letters or digits (the first 40 characters count)",
+                );
+            }
+        }
+    }
+}
+
+fn scale_set(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: &Place) -> Option<ScaleSet> {
+    let provisioner = provisioner(pass, raw, has_gharts, place);
+    let name = raw
+        .name
+        .as_deref()
+        .filter(|name| check_name(pass, name, &place.key("name")));
+    let (labels, labels_at) = match (&raw.labels, &raw.name) {
+        (Some(labels), _) if !labels.is_empty() => (labels.clone(), place.key("labels")),
+        // The set's own name is its label then; a fault of it is told at the name.
+        (_, Some(name)) => (vec![name.clone()], place.key("name")),
+        (_, None) => (Vec::new(), place.key("labels")),
+    };
+    let from_name = raw.labels.as_ref().is_none_or(Vec::is_empty);
+    for (n, label) in labels.iter().enumerate() {
+        let at = if from_name {
+            labels_at.clone()
+        } else {
+            labels_at.index(n)
+        };
+        let for_policy = provisioner == ProvisionerKind::Gharts && raw.gharts.labels.is_none();
+        check_label(pass, label, for_policy, &at);
+    }
+    let policy_at = place.key("gharts").key("labels");
+    for (n, label) in raw.gharts.labels.iter().flatten().enumerate() {
+        check_label(pass, label, true, &policy_at.index(n));
+    }
+    let timeouts = timeouts(pass, &raw.timeouts, &place.key("timeouts"));
+    let template = template::validate(pass, raw.template.as_ref(), &place.key("template"));
+    let bounds = bounds(pass, raw, place);
+    Some(ScaleSet {
+        name: SetName::new(name?),
+        labels,
+        min_runners: raw.min_runners.unwrap_or(0),
+        max_runners: bounds?,
+        provisioner,
+        binding: match raw.runner_binding {
+            None | Some(RawBinding::Auto) => RunnerBinding::Auto,
+            Some(RawBinding::ScaleSet) => RunnerBinding::ScaleSet,
+        },
+        gharts: GhartsOverrides {
+            labels: raw.gharts.labels.clone(),
+            work_folder: raw.gharts.work_folder.clone(),
+        },
+        timeouts,
+        template: template?,
+    })
+}
+
+fn provisioner(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: &Place) -> ProvisionerKind {
+    match raw.provisioner {
+        Some(RawProvisioner::ScaleSet) => ProvisionerKind::ScaleSet,
+        None if !has_gharts => ProvisionerKind::ScaleSet,
+        None => ProvisionerKind::Gharts,
+        Some(RawProvisioner::Gharts) => {
+            if !has_gharts {
+                pass.refuse(
+                    &place.key("provisioner"),
+                    "is gharts, but the file has no gharts section",
+                    "add gharts with baseUrl and oidc, or use provisioner: scaleSet",
+                );
+            }
+            ProvisionerKind::Gharts
+        }
+    }
+}
+
+fn check_name(pass: &mut Pass<'_>, name: &str, place: &Place) -> bool {
+    let length = name.chars().count();
+    let fault = if !(1..=LONGEST_NAME).contains(&length) {
+        format!("has {length} characters, allowed are 1 to {LONGEST_NAME}")
+    } else if name.trim() != name || name.chars().any(char::is_control) {
+        "begins or ends with a space, or holds a control character".to_owned()
+    } else if ids::slug(name).is_empty() {
+        "has no ASCII letter or digit, so runner names cannot be made of it".to_owned()
+    } else {
+        return true;
+    };
+    pass.refuse(
+        place,
+        fault,
+        "such as linux-large; it is also the set's label when labels are not given",
+    );
+    false
+}
+
+fn check_label(pass: &mut Pass<'_>, label: &str, for_policy: bool, place: &Place) {
+    let length = label.chars().count();
+    if !(1..=LONGEST_LABEL).contains(&length) {
+        pass.refuse(
+            place,
+            format!("has {length} characters, allowed are 1 to {LONGEST_LABEL}"),
+            "shorten the label",
+        );
+    } else if label.trim() != label || label.chars().any(char::is_control) {
+        pass.refuse(
+            place,
+            "begins or ends with a space, or holds a control character",
+            "such as linux-large",
+        );
+    } else if for_policy && !is_policy_label(label) {
+        pass.refuse(
+            place,
+            format!("{label:?} is a label that GHARTS refuses"),
+            "use letters, digits, hyphens and underscores, with at least one letter or digit; \
+             gharts.labels of the set may name other labels for GHARTS",
+        );
+    }
+}
+
+fn is_policy_label(label: &str) -> bool {
+    label
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && label.bytes().any(|b| b.is_ascii_alphanumeric())
+}
+
+/// `maxRunners`, when it is there.
+fn bounds(pass: &mut Pass<'_>, raw: &RawScaleSet, place: &Place) -> Option<u32> {
+    let max = raw.max_runners?;
+    if max > MOST_RUNNERS {
+        pass.refuse(
+            &place.key("maxRunners"),
+            format!("is more than {MOST_RUNNERS}"),
+            "split the set, or run more deployments",
+        );
+    }
+    if let Some(min) = raw.min_runners.filter(|min| *min > max) {
+        pass.refuse(
+            &place.key("minRunners"),
+            format!("is {min}, more than maxRunners ({max})"),
+            "lower minRunners or raise maxRunners",
+        );
+    }
+    Some(max)
+}
+
+fn timeouts(pass: &mut Pass<'_>, raw: &RawTimeouts, place: &Place) -> Timeouts {
+    let default = Timeouts::default();
+    let timeouts = Timeouts {
+        scheduling: pass.duration(raw.scheduling, default.scheduling, &place.key("scheduling")),
+        image_pull: pass.duration(raw.image_pull, default.image_pull, &place.key("imagePull")),
+        registration: pass.duration(raw.registration, default.registration, &place.key("registration")),
+        idle: pass.duration(raw.idle, default.idle, &place.key("idle")),
+        after_job: pass.duration(raw.after_job, default.after_job, &place.key("afterJob")),
+        total: raw
+            .total
+            .map(|total| pass.duration(Some(total), Duration::from_hours(24), &place.key("total"))),
+    };
+    let pending = timeouts.scheduling + timeouts.image_pull + timeouts.registration;
+    if pending >= LONGEST_PENDING {
+        pass.refuse(
+            place,
+            format!(
+                "scheduling, imagePull and registration add up to {}",
+                DurationText(pending)
+            ),
+            "stay under 50m together: a just-in-time configuration lives an hour",
+        );
+    }
+    timeouts
+}

@@ -1,0 +1,206 @@
+//! The effective configuration as a file again: defaults filled in, environment applied, secrets as the
+//! references they are. What this prints loads to the same [`Config`].
+
+use serde_json::Value;
+
+use super::{
+    AuthStyle, Config, Gharts, GitHub, GitHubAuth, Limits, LogFormat, Oidc, ProvisionerKind, Proxy, RunnerBinding,
+    ScaleSet, SecretRef, Tls,
+    raw::{
+        RawApp, RawAuth, RawAuthStyle, RawBinding, RawConfig, RawContainerMode, RawExternal, RawGharts,
+        RawGhartsOverrides, RawGitHub, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawOidc, RawOidcProvider,
+        RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer, RawTimeouts, RawTls,
+    },
+};
+
+/// YAML of the effective configuration.
+pub fn show(config: &Config) -> Result<String, serde_yaml_ng::Error> {
+    serde_yaml_ng::to_string(&raw(config))
+}
+
+fn raw(config: &Config) -> RawConfig {
+    RawConfig {
+        github: Some(github(&config.github)),
+        gharts: config.gharts.as_ref().map(gharts),
+        kubernetes: Some(RawKubernetes {
+            namespace: Some(config.kubernetes.namespace.clone()),
+            kubeconfig: config.kubernetes.kubeconfig.clone(),
+            context: config.kubernetes.context.clone(),
+        }),
+        server: RawServer {
+            listen: Some(config.server.listen.to_string()),
+        },
+        logging: RawLogging {
+            format: Some(match config.logging.format {
+                LogFormat::Json => RawLogFormat::Json,
+                LogFormat::Human => RawLogFormat::Human,
+            }),
+            level: Some(config.logging.level.clone()),
+        },
+        max_runners: config.max_runners,
+        scale_sets: Some(config.scale_sets.iter().map(scale_set).collect()),
+    }
+}
+
+fn github(github: &GitHub) -> RawGitHub {
+    let auth = match &github.auth {
+        GitHubAuth::App {
+            client_id,
+            installation_id,
+            private_key,
+        } => {
+            let (private_key_file, private_key_env) = reference(private_key);
+            RawAuth {
+                app: Some(RawApp {
+                    client_id: Some(client_id.clone()),
+                    installation_id: Some(*installation_id),
+                    private_key_file,
+                    private_key_env,
+                }),
+                pat: None,
+            }
+        }
+        GitHubAuth::Pat { token } => {
+            let (token_file, token_env) = reference(token);
+            RawAuth {
+                app: None,
+                pat: Some(RawPat { token_file, token_env }),
+            }
+        }
+    };
+    RawGitHub {
+        config_url: Some(github.config_url.url.to_string()),
+        runner_group: Some(github.runner_group.clone()),
+        auth: Some(auth),
+        tls: tls(&github.tls),
+        proxy: proxy(&github.proxy),
+        limits: limits(&github.limits),
+    }
+}
+
+fn reference(secret: &SecretRef) -> (Option<std::path::PathBuf>, Option<String>) {
+    match secret {
+        SecretRef::File(path) => (Some(path.clone()), None),
+        SecretRef::Env(variable) => (None, Some(variable.clone())),
+    }
+}
+
+fn tls(tls: &Tls) -> RawTls {
+    RawTls {
+        ca_file: tls.ca_file.clone(),
+    }
+}
+
+fn proxy(proxy: &Proxy) -> RawProxy {
+    RawProxy {
+        http: proxy.http.as_ref().map(ToString::to_string),
+        https: proxy.https.as_ref().map(ToString::to_string),
+        no_proxy: proxy.no_proxy.clone(),
+    }
+}
+
+fn limits(limits: &Limits) -> RawLimits {
+    RawLimits {
+        requests_per_second: Some(limits.requests_per_second),
+        burst: Some(limits.burst),
+        max_in_flight: Some(limits.max_in_flight),
+    }
+}
+
+fn gharts(gharts: &Gharts) -> RawGharts {
+    RawGharts {
+        base_url: Some(gharts.base_url.to_string()),
+        team: gharts.team.clone(),
+        oidc: Some(oidc(&gharts.oidc)),
+        tls: tls(&gharts.tls),
+        limits: limits(&gharts.limits),
+        timeout: Some(gharts.timeout.into()),
+        retry: RawRetry {
+            max_retries: Some(gharts.retry.max_retries),
+            initial_backoff: Some(gharts.retry.initial_backoff.into()),
+            max_backoff: Some(gharts.retry.max_backoff.into()),
+            multiplier: Some(gharts.retry.multiplier),
+        },
+    }
+}
+
+fn oidc(oidc: &Oidc) -> RawOidc {
+    match oidc {
+        Oidc::Kubernetes {
+            audience,
+            service_account,
+            namespace,
+            expiration,
+        } => RawOidc {
+            provider: Some(RawOidcProvider::Kubernetes),
+            audience: Some(audience.clone()),
+            service_account: Some(service_account.clone()),
+            namespace: namespace.clone(),
+            token_expiration: Some((*expiration).into()),
+            ..RawOidc::default()
+        },
+        Oidc::External {
+            audience,
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+            auth_style,
+        } => {
+            let (client_secret_file, client_secret_env) = reference(client_secret);
+            RawOidc {
+                provider: Some(RawOidcProvider::External),
+                audience: audience.clone(),
+                external: Some(RawExternal {
+                    token_url: Some(token_url.to_string()),
+                    client_id: Some(client_id.clone()),
+                    client_secret_file,
+                    client_secret_env,
+                    scope: scope.clone(),
+                    auth_style: Some(match auth_style {
+                        AuthStyle::Body => RawAuthStyle::Body,
+                        AuthStyle::Basic => RawAuthStyle::Basic,
+                        AuthStyle::Json => RawAuthStyle::Json,
+                    }),
+                }),
+                ..RawOidc::default()
+            }
+        }
+        Oidc::File { path } => RawOidc {
+            provider: Some(RawOidcProvider::File),
+            token_file: Some(path.clone()),
+            ..RawOidc::default()
+        },
+    }
+}
+
+fn scale_set(set: &ScaleSet) -> RawScaleSet {
+    RawScaleSet {
+        name: Some(set.name.to_string()),
+        labels: Some(set.labels.clone()),
+        min_runners: Some(set.min_runners),
+        max_runners: Some(set.max_runners),
+        provisioner: Some(match set.provisioner {
+            ProvisionerKind::Gharts => RawProvisioner::Gharts,
+            ProvisionerKind::ScaleSet => RawProvisioner::ScaleSet,
+        }),
+        runner_binding: Some(match set.binding {
+            RunnerBinding::Auto => RawBinding::Auto,
+            RunnerBinding::ScaleSet => RawBinding::ScaleSet,
+        }),
+        gharts: RawGhartsOverrides {
+            labels: set.gharts.labels.clone(),
+            work_folder: set.gharts.work_folder.clone(),
+        },
+        container_mode: Some(RawContainerMode::None),
+        timeouts: RawTimeouts {
+            scheduling: Some(set.timeouts.scheduling.into()),
+            image_pull: Some(set.timeouts.image_pull.into()),
+            registration: Some(set.timeouts.registration.into()),
+            idle: Some(set.timeouts.idle.into()),
+            after_job: Some(set.timeouts.after_job.into()),
+            total: set.timeouts.total.map(Into::into),
+        },
+        template: serde_json::to_value(&set.template).ok().filter(Value::is_object),
+    }
+}

@@ -1,0 +1,504 @@
+//! The rules that a schema cannot say: raw -> [`Config`].
+//!
+//! Only what the file and the files it names can show. Each rule adds its problem and goes on; a value that
+//! is missing here was reported by the schema already. A [`Config`] comes out only when nothing is missing.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use super::{
+    AuthStyle, Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Limits, LogFormat, Logging,
+    Oidc, Proxy, Retry, SecretRef, Server, Tls,
+    duration::DurationText,
+    is_loopback,
+    place::{Place, Problems},
+    raw::{
+        RawApp, RawAuth, RawAuthStyle, RawConfig, RawExternal, RawGharts, RawGitHub, RawKubernetes, RawLimits,
+        RawLogFormat, RawLogging, RawOidc, RawOidcProvider, RawPat, RawProxy, RawRetry, RawServer, RawTls,
+    },
+    scale_sets,
+    secrets::{self, Shape},
+};
+
+const DEFAULT_LISTEN: &str = "0.0.0.0:8080";
+/// A GHARTS call runs up to half a minute at a real server; cancelling one leaks a runner.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45);
+/// Kubernetes refuses shorter tokens.
+const SHORTEST_TOKEN: Duration = Duration::from_mins(10);
+const DEFAULT_TOKEN: Duration = Duration::from_hours(1);
+
+/// What one pass over the file carries along.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) problems: Problems,
+}
+
+/// Applies every rule.
+pub(super) fn validate(raw: &RawConfig, environment: &Environment) -> (Option<Config>, Problems) {
+    let mut pass = Pass {
+        environment,
+        problems: Problems::default(),
+    };
+    let root = Place::root();
+    let github = raw.github.as_ref().and_then(|r| pass.github(r, &root.key("github")));
+    let gharts = raw.gharts.as_ref().map(|r| pass.gharts(r, &root.key("gharts")));
+    let kubernetes = raw
+        .kubernetes
+        .as_ref()
+        .and_then(|r| pass.kubernetes(r, &root.key("kubernetes")));
+    let server = pass.server(&raw.server, &root.key("server"));
+    let logging = pass.logging(&raw.logging, &root.key("logging"));
+    let scale_sets = scale_sets::validate(&mut pass, raw);
+    let config = (|| {
+        Some(Config {
+            github: github?,
+            gharts: match gharts {
+                Some(gharts) => Some(gharts?),
+                None => None,
+            },
+            kubernetes: kubernetes?,
+            server: server?,
+            logging: logging?,
+            max_runners: raw.max_runners,
+            scale_sets: scale_sets?,
+        })
+    })();
+    (config, pass.problems)
+}
+
+impl Pass<'_> {
+    pub(super) fn refuse(&mut self, place: &Place, message: impl Into<String>, remedy: impl Into<String>) {
+        self.problems.add(place.clone(), message, remedy);
+    }
+
+    fn github(&mut self, raw: &RawGitHub, place: &Place) -> Option<GitHub> {
+        let force_ghes = self
+            .environment
+            .get("GITHUB_ACTIONS_FORCE_GHES")
+            .is_some_and(|v| matches!(v.as_str(), "1" | "true"));
+        let config_url = raw
+            .config_url
+            .as_deref()
+            .and_then(|text| match ConfigUrl::parse(text, force_ghes) {
+                Ok(url) => Some(url),
+                Err(message) => {
+                    self.refuse(
+                        &place.key("configUrl"),
+                        message,
+                        "https://HOST/ORG, https://HOST/OWNER/REPO or https://HOST/enterprises/NAME",
+                    );
+                    None
+                }
+            });
+        let auth = raw.auth.as_ref().and_then(|auth| self.auth(auth, &place.key("auth")));
+        let tls = self.tls(&raw.tls, &place.key("tls"));
+        let proxy = self.proxy(&raw.proxy, &place.key("proxy"));
+        Some(GitHub {
+            config_url: config_url?,
+            runner_group: raw.runner_group.clone().unwrap_or_else(|| "default".to_owned()),
+            auth: auth?,
+            tls,
+            proxy: proxy?,
+            limits: limits(&raw.limits, Limits::github()),
+        })
+    }
+
+    fn auth(&mut self, raw: &RawAuth, place: &Place) -> Option<GitHubAuth> {
+        match (&raw.app, &raw.pat) {
+            (Some(app), None) => self.app(app, &place.key("app")),
+            (None, Some(RawPat { token_file, token_env })) => {
+                let place = place.key("pat");
+                let token = self.secret(&place, "token", token_file.as_ref(), token_env.as_ref(), Shape::Text)?;
+                Some(GitHubAuth::Pat { token })
+            }
+            (Some(_), Some(_)) => {
+                self.refuse(place, "app and pat are both given", "keep exactly one of app and pat");
+                None
+            }
+            (None, None) => {
+                self.refuse(place, "gives no way to authenticate", "give exactly one of app and pat");
+                None
+            }
+        }
+    }
+
+    fn app(&mut self, raw: &RawApp, place: &Place) -> Option<GitHubAuth> {
+        let key = self.secret(
+            place,
+            "privateKey",
+            raw.private_key_file.as_ref(),
+            raw.private_key_env.as_ref(),
+            Shape::PrivateKey,
+        );
+        Some(GitHubAuth::App {
+            client_id: raw.client_id.clone()?,
+            installation_id: raw.installation_id?,
+            private_key: key?,
+        })
+    }
+
+    /// Exactly one of `{name}File` and `{name}Env`, and what it names can be read and looks right.
+    fn secret(
+        &mut self,
+        place: &Place,
+        name: &str,
+        file: Option<&PathBuf>,
+        variable: Option<&String>,
+        shape: Shape,
+    ) -> Option<SecretRef> {
+        let (in_file, in_env) = (format!("{name}File"), format!("{name}Env"));
+        let (place, reference) = match (file, variable) {
+            (Some(path), None) => (place.key(&in_file), SecretRef::File(path.clone())),
+            (None, Some(variable)) => (place.key(&in_env), SecretRef::Env(variable.clone())),
+            (Some(_), Some(_)) => {
+                self.refuse(
+                    place,
+                    format!("{in_file} and {in_env} are both given"),
+                    "keep exactly one of them",
+                );
+                return None;
+            }
+            (None, None) => {
+                self.refuse(
+                    &place.key(&in_file),
+                    "is required",
+                    format!("name the file that holds the secret, or its environment variable with {in_env}"),
+                );
+                return None;
+            }
+        };
+        if let Err((message, remedy)) = secrets::probe(&reference, shape, self.environment) {
+            self.refuse(&place, message, remedy);
+        }
+        Some(reference)
+    }
+
+    fn tls(&mut self, raw: &RawTls, place: &Place) -> Tls {
+        if let Some(path) = &raw.ca_file {
+            let reference = SecretRef::File(path.clone());
+            if let Err((message, remedy)) = secrets::probe(&reference, Shape::Certificates, self.environment) {
+                self.refuse(&place.key("caFile"), message, remedy);
+            }
+        }
+        Tls {
+            ca_file: raw.ca_file.clone(),
+        }
+    }
+
+    fn proxy(&mut self, raw: &RawProxy, place: &Place) -> Option<Proxy> {
+        let mut one = |key: &str, text: Option<&String>| match text {
+            None => Some(None),
+            Some(text) => self.proxy_url(text, &place.key(key)).map(Some),
+        };
+        let (http, https) = (one("http", raw.http.as_ref()), one("https", raw.https.as_ref()));
+        Some(Proxy {
+            http: http?,
+            https: https?,
+            no_proxy: raw.no_proxy.clone(),
+        })
+    }
+
+    fn proxy_url(&mut self, text: &str, place: &Place) -> Option<Url> {
+        let url = Url::parse(text)
+            .ok()
+            .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+        let Some(url) = url else {
+            self.refuse(
+                place,
+                "is not the URL of a proxy",
+                "http://HOST:PORT or https://HOST:PORT",
+            );
+            return None;
+        };
+        if has_credentials(&url) {
+            self.refuse(
+                place,
+                "must not hold credentials",
+                "let the proxy know this host by its address; proxies with credentials are not supported yet",
+            );
+            return None;
+        }
+        Some(url)
+    }
+
+    fn gharts(&mut self, raw: &RawGharts, place: &Place) -> Option<Gharts> {
+        let base_url = raw
+            .base_url
+            .as_deref()
+            .and_then(|text| self.service_url(text, &place.key("baseUrl")));
+        let oidc = raw.oidc.as_ref().and_then(|oidc| self.oidc(oidc, &place.key("oidc")));
+        let tls = self.tls(&raw.tls, &place.key("tls"));
+        let retry = self.retry(&raw.retry, &place.key("retry"));
+        let timeout = self.duration(raw.timeout, DEFAULT_TIMEOUT, &place.key("timeout"));
+        Some(Gharts {
+            base_url: base_url?,
+            team: raw.team.clone(),
+            oidc: oidc?,
+            tls,
+            limits: limits(&raw.limits, Limits::default()),
+            timeout,
+            retry,
+        })
+    }
+
+    /// A peer's URL: https except to loopback, nothing but a base.
+    fn service_url(&mut self, text: &str, place: &Place) -> Option<Url> {
+        let fault = match Url::parse(text.trim()) {
+            Err(error) => format!("is not a URL: {error}"),
+            Ok(url) if !matches!(url.scheme(), "http" | "https") || !url.has_host() => {
+                "is not the URL of a web service".to_owned()
+            }
+            Ok(url) if url.scheme() == "http" && !is_loopback(&url) => {
+                "must use https (plain http only to loopback)".to_owned()
+            }
+            Ok(url) if has_credentials(&url) => "must not hold credentials".to_owned(),
+            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+                "must not have a query or a fragment".to_owned()
+            }
+            Ok(mut url) => {
+                let path = url.path().trim_end_matches('/').to_owned();
+                url.set_path(&path);
+                return Some(url);
+            }
+        };
+        self.refuse(place, fault, "https://HOST, with a port and a path where needed");
+        None
+    }
+
+    fn oidc(&mut self, raw: &RawOidc, place: &Place) -> Option<Oidc> {
+        let provider = raw.provider?;
+        self.oidc_fits(raw, provider, place);
+        match provider {
+            RawOidcProvider::Kubernetes => {
+                let audience = self.needed(
+                    raw.audience.as_ref(),
+                    &place.key("audience"),
+                    "the audience GHARTS expects",
+                );
+                let account = place.key("serviceAccount");
+                let service_account = self.needed(raw.service_account.as_ref(), &account, "whose token is asked for");
+                let expiration = self.duration(raw.token_expiration, DEFAULT_TOKEN, &place.key("tokenExpiration"));
+                if expiration < SHORTEST_TOKEN {
+                    self.refuse(
+                        &place.key("tokenExpiration"),
+                        format!("is shorter than {}", DurationText(SHORTEST_TOKEN)),
+                        "Kubernetes gives no token for less than 10m; 1h is the default",
+                    );
+                }
+                Some(Oidc::Kubernetes {
+                    audience: audience?,
+                    service_account: service_account?,
+                    namespace: raw.namespace.clone(),
+                    expiration,
+                })
+            }
+            RawOidcProvider::External => {
+                let Some(external) = &raw.external else {
+                    self.refuse(
+                        &place.key("external"),
+                        "is required with provider external",
+                        "give tokenUrl, clientId and clientSecretFile",
+                    );
+                    return None;
+                };
+                self.external(external, raw.audience.clone(), &place.key("external"))
+            }
+            RawOidcProvider::File => {
+                let place = place.key("tokenFile");
+                let Some(path) = &raw.token_file else {
+                    self.refuse(
+                        &place,
+                        "is required with provider file",
+                        "name the file that holds the token",
+                    );
+                    return None;
+                };
+                let reference = SecretRef::File(path.clone());
+                if let Err((message, remedy)) = secrets::probe(&reference, Shape::Text, self.environment) {
+                    self.refuse(&place, message, remedy);
+                }
+                Some(Oidc::File { path: path.clone() })
+            }
+        }
+    }
+
+    /// Keys that the chosen provider would ignore are refused: they show that something else was meant.
+    fn oidc_fits(&mut self, raw: &RawOidc, provider: RawOidcProvider, place: &Place) {
+        use RawOidcProvider::{External, File, Kubernetes};
+        for (key, given, users) in [
+            ("audience", raw.audience.is_some(), &[Kubernetes, External][..]),
+            ("serviceAccount", raw.service_account.is_some(), &[Kubernetes]),
+            ("namespace", raw.namespace.is_some(), &[Kubernetes]),
+            ("tokenExpiration", raw.token_expiration.is_some(), &[Kubernetes]),
+            ("external", raw.external.is_some(), &[External]),
+            ("tokenFile", raw.token_file.is_some(), &[File]),
+        ] {
+            if given && !users.contains(&provider) {
+                let chosen = match provider {
+                    Kubernetes => "kubernetes",
+                    External => "external",
+                    File => "file",
+                };
+                self.refuse(
+                    &place.key(key),
+                    format!("is not used by provider {chosen}"),
+                    "remove it, or choose the provider that it belongs to",
+                );
+            }
+        }
+    }
+
+    fn external(&mut self, raw: &RawExternal, audience: Option<String>, place: &Place) -> Option<Oidc> {
+        let token_url = raw
+            .token_url
+            .as_deref()
+            .and_then(|text| self.service_url(text, &place.key("tokenUrl")));
+        let client_secret = self.secret(
+            place,
+            "clientSecret",
+            raw.client_secret_file.as_ref(),
+            raw.client_secret_env.as_ref(),
+            Shape::Text,
+        );
+        Some(Oidc::External {
+            audience,
+            token_url: token_url?,
+            client_id: raw.client_id.clone()?,
+            client_secret: client_secret?,
+            scope: raw.scope.clone(),
+            auth_style: match raw.auth_style {
+                None | Some(RawAuthStyle::Body) => AuthStyle::Body,
+                Some(RawAuthStyle::Basic) => AuthStyle::Basic,
+                Some(RawAuthStyle::Json) => AuthStyle::Json,
+            },
+        })
+    }
+
+    fn retry(&mut self, raw: &RawRetry, place: &Place) -> Retry {
+        let default = Retry::default();
+        let retry = Retry {
+            max_retries: raw.max_retries.unwrap_or(default.max_retries),
+            initial_backoff: self.duration(
+                raw.initial_backoff,
+                default.initial_backoff,
+                &place.key("initialBackoff"),
+            ),
+            max_backoff: self.duration(raw.max_backoff, default.max_backoff, &place.key("maxBackoff")),
+            multiplier: raw.multiplier.unwrap_or(default.multiplier),
+        };
+        if retry.initial_backoff > retry.max_backoff {
+            self.refuse(
+                &place.key("initialBackoff"),
+                format!("is longer than maxBackoff ({})", DurationText(retry.max_backoff)),
+                "make it at most maxBackoff",
+            );
+        }
+        retry
+    }
+
+    fn kubernetes(&mut self, raw: &RawKubernetes, place: &Place) -> Option<Kubernetes> {
+        let namespace = raw.namespace.clone()?;
+        if !is_dns_label(&namespace) {
+            self.refuse(
+                &place.key("namespace"),
+                "is not the name of a namespace",
+                "lower-case letters, digits and hyphens, at most 63 characters",
+            );
+        }
+        if let Some(path) = &raw.kubeconfig {
+            let reference = SecretRef::File(path.clone());
+            if let Err((message, remedy)) = secrets::probe(&reference, Shape::Text, self.environment) {
+                self.refuse(&place.key("kubeconfig"), message, remedy);
+            }
+        }
+        Some(Kubernetes {
+            namespace,
+            kubeconfig: raw.kubeconfig.clone(),
+            context: raw.context.clone(),
+        })
+    }
+
+    fn server(&mut self, raw: &RawServer, place: &Place) -> Option<Server> {
+        let text = raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN);
+        if let Ok(listen) = text.parse::<SocketAddr>() {
+            return Some(Server { listen });
+        }
+        self.refuse(
+            &place.key("listen"),
+            "is not an address with a port",
+            "such as 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080",
+        );
+        None
+    }
+
+    fn logging(&mut self, raw: &RawLogging, place: &Place) -> Option<Logging> {
+        let level = raw.level.clone().unwrap_or_else(|| "info".to_owned());
+        if !is_log_filter(&level) {
+            self.refuse(
+                &place.key("level"),
+                "is neither a level nor a filter",
+                "error, warn, info, debug, trace, or a filter such as info,gharts_listener::plan=debug",
+            );
+            return None;
+        }
+        let format = match raw.format {
+            None | Some(RawLogFormat::Json) => LogFormat::Json,
+            Some(RawLogFormat::Human) => LogFormat::Human,
+        };
+        Some(Logging { format, level })
+    }
+
+    /// A duration of at least a millisecond.
+    pub(super) fn duration(&mut self, raw: Option<DurationText>, default: Duration, place: &Place) -> Duration {
+        let duration = raw.map_or(default, |text| text.0);
+        if duration.is_zero() {
+            self.refuse(
+                place,
+                "must not be zero",
+                format!("{} is the default", DurationText(default)),
+            );
+        }
+        duration
+    }
+
+    fn needed(&mut self, value: Option<&String>, place: &Place, meaning: &str) -> Option<String> {
+        if value.is_none() {
+            self.refuse(place, "is required with this provider", meaning);
+        }
+        value.cloned()
+    }
+}
+
+fn limits(raw: &RawLimits, default: Limits) -> Limits {
+    Limits {
+        requests_per_second: raw.requests_per_second.unwrap_or(default.requests_per_second),
+        burst: raw.burst.unwrap_or(default.burst),
+        max_in_flight: raw.max_in_flight.unwrap_or(default.max_in_flight),
+    }
+}
+
+fn has_credentials(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+fn is_dns_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// A bare word other than a level would be read as the name of a module: surely a slip.
+fn is_log_filter(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    if text.contains(['=', ',']) {
+        EnvFilter::builder().parse(text).is_ok()
+    } else {
+        LEVELS.contains(&text.to_lowercase().as_str())
+    }
+}

@@ -1,0 +1,216 @@
+//! What goes over the line to GHARTS and back.
+//!
+//! Two deployed versions and one extension speak this, so everything that a version may lack is optional,
+//! unknown fields and statuses pass, and times are taken as text: the service writes UTC without a zone,
+//! with or without a fraction. A decode error after a 201 would leak a runner.
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The feature flag in `/auth/me` of a server that can bind a runner to a scale set.
+pub const SCALE_SET_FEATURE: &str = "runner_scale_set";
+/// The request field that the extension adds; also what betrays the extension in an OpenAPI document.
+pub const SCALE_SET_FIELD: &str = "runner_scale_set_id";
+
+/// `POST /api/v1/runners/jit`. No `runner_group_id`: the scale set has a group of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JitRequest {
+    /// Exact, and fresh per attempt: a lost answer is cured by name.
+    pub runner_name: String,
+    /// What the policy checks; not what the runner gets.
+    pub labels: Vec<String>,
+    /// The team's UUID. Servers ignore it for machine clients, whose team is fixed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team_id: Option<String>,
+    /// For servers that resolve names themselves; those that know only ids ignore it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team_name: Option<String>,
+    pub work_folder: String,
+    pub runner_scale_set_id: i64,
+    pub runner_scale_set_name: String,
+}
+
+/// The 201 to a [`JitRequest`]. The configuration is given only here; no endpoint repeats it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct JitAnswer {
+    pub runner_id: String,
+    #[serde(deserialize_with = "secret")]
+    pub encoded_jit_config: SecretString,
+    #[serde(default)]
+    pub runner_name: Option<String>,
+    /// A set: the order changes from process to process.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Text: see [`utc`].
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// The echo of a server that knows the extension.
+    #[serde(default)]
+    pub runner_scale_set_id: Option<i64>,
+    #[serde(default)]
+    pub runner_scale_set_name: Option<String>,
+    #[serde(default)]
+    pub github_runner_id: Option<i64>,
+}
+
+impl JitAnswer {
+    /// When the configuration dies, as far as the server says it in a form that can be read.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.expires_at.as_deref().and_then(utc)
+    }
+}
+
+/// One record of `GET /api/v1/runners`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Runner {
+    pub runner_id: String,
+    pub runner_name: String,
+    /// `pending`, `offline`, `online`, `active`, `deleted`, and whatever comes.
+    #[serde(default)]
+    pub status: String,
+    #[serde(default)]
+    pub github_runner_id: Option<i64>,
+    /// Text: see [`utc`].
+    #[serde(default)]
+    pub created_at: Option<String>,
+}
+
+impl Runner {
+    /// Deleted records stay readable; they are nobody's business any more.
+    pub fn is_deleted(&self) -> bool {
+        self.status == "deleted"
+    }
+
+    pub fn created(&self) -> Option<Timestamp> {
+        self.created_at.as_deref().and_then(utc)
+    }
+}
+
+/// One page of `GET /api/v1/runners`: an object in the deployed versions, a bare list in the seed's contract.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Page {
+    Counted {
+        /// Undecoded, so that one odd record does not hide the others.
+        runners: Vec<serde_json::Value>,
+        #[serde(default)]
+        total: Option<usize>,
+    },
+    Bare(Vec<serde_json::Value>),
+}
+
+/// `GET /api/v1/auth/me`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Me {
+    /// A UUID, or `m2m:<team>` for a machine client.
+    #[serde(default)]
+    pub user_id: String,
+    #[serde(default)]
+    pub display_name: Option<String>,
+    #[serde(default)]
+    pub oidc_sub: Option<String>,
+    #[serde(default)]
+    pub can_use_jit: Option<bool>,
+    /// Active teams; absent where the server has no teams.
+    #[serde(default)]
+    pub teams: Option<Vec<Team>>,
+    /// Absent in servers without extensions.
+    #[serde(default)]
+    pub features: Vec<String>,
+}
+
+impl Me {
+    /// Machine clients have one team, whatever a request says.
+    pub fn is_machine(&self) -> bool {
+        self.user_id.starts_with("m2m:")
+    }
+
+    pub fn binds_to_scale_sets(&self) -> bool {
+        self.features.iter().any(|f| f == SCALE_SET_FEATURE)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Team {
+    pub id: String,
+    pub name: String,
+}
+
+/// Body of every refusal. `detail` is text in all recorded versions; a list (the framework's own form) passes.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ErrorBody {
+    #[serde(default)]
+    pub detail: serde_json::Value,
+    #[serde(default)]
+    pub error_code: Option<String>,
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    String::deserialize(deserializer).map(SecretString::from)
+}
+
+/// Reads the service's times: ISO 8601 with a zone, or without one, which means UTC.
+pub fn utc(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    text.parse::<Timestamp>().ok().or_else(|| {
+        let naive: DateTime = text.parse().ok()?;
+        Some(naive.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    #[test]
+    fn b22_times_are_read_with_and_without_zone_and_fraction() {
+        let expected: Timestamp = "2026-11-23T04:23:44Z".parse().unwrap();
+        for text in [
+            "2026-11-23T04:23:44",
+            "2026-11-23T04:23:44.000000",
+            "2026-11-23T04:23:44Z",
+            "2026-11-23T05:23:44+01:00",
+        ] {
+            assert_eq!(utc(text), Some(expected), "{text}");
+        }
+        assert_eq!(
+            utc("2026-11-23T04:23:44.675692").unwrap().to_string(),
+            "2026-11-23T04:23:44.675692Z"
+        );
+        assert_eq!(utc("soon"), None);
+    }
+
+    #[test]
+    fn b22_an_answer_of_the_team_based_version_decodes_and_hides_its_configuration() {
+        let answer: JitAnswer = serde_json::from_str(
+            r#"{"runner_id":"3f90","runner_name":"arc-pool-aa3b06","encoded_jit_config":"eyIucnVubmVy",
+                "labels":["arc","self-hosted","linux"],"expires_at":"2026-11-23T04:23:44.675692","run_command":"./run.sh"}"#,
+        )
+        .unwrap();
+        assert_eq!(answer.encoded_jit_config.expose_secret(), "eyIucnVubmVy");
+        assert!(answer.expires().is_some());
+        assert_eq!(answer.runner_scale_set_id, None);
+        assert!(!format!("{answer:?}").contains("eyIucnVubmVy"));
+    }
+
+    #[test]
+    fn b22_a_request_carries_both_extension_fields_and_no_runner_group() {
+        let request = JitRequest {
+            runner_name: "n".into(),
+            labels: vec!["linux".into()],
+            team_id: Some("id".into()),
+            team_name: None,
+            work_folder: "_work".into(),
+            runner_scale_set_id: 42,
+            runner_scale_set_name: "linux-large".into(),
+        };
+        assert_eq!(
+            serde_json::to_value(request).unwrap(),
+            serde_json::json!({"runner_name": "n", "labels": ["linux"], "team_id": "id", "work_folder": "_work",
+                "runner_scale_set_id": 42, "runner_scale_set_name": "linux-large"})
+        );
+    }
+}

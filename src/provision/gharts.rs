@@ -1,0 +1,312 @@
+//! The provisioner behind which a GHARTS with the set-aware extension stands.
+//!
+//! A runner that GHARTS registers in the ordinary way belongs to no scale set, and a job of a scale set
+//! never runs on it. So this one makes runners only where the server shows that it binds them: by its
+//! feature flag, by its API description, or, where neither can be had, by the echo in the first answer. An
+//! answer without echo is an ordinary runner: it is given back at once, and the refusal says what mends it.
+//!
+//! What is known of a server is kept only while it is good news; bad news is asked for again each time,
+//! and the caller decides how often that is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::BoxFuture;
+
+use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released};
+use crate::{
+    clock::Clock,
+    gharts::{
+        Client, Deleted, Failure, Trouble,
+        wire::{self, JitAnswer, Me},
+    },
+};
+
+const REMEDY: &str = "upgrade GHARTS with the extension described in docs/gharts-extension.md, or set `provisioner: scaleSet` \
+                      for this scale set, or choose another `runnerBinding`";
+
+/// Registers runners of scale sets through GHARTS.
+#[derive(Debug)]
+pub struct GhartsProvisioner {
+    client: Arc<Client>,
+    clock: Clock,
+    /// Name or id, as the file says.
+    team: Option<String>,
+    known: Mutex<Option<Known>>,
+}
+
+/// What a server was found to be. Kept only while it serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known {
+    team: Team,
+    /// Shown by flag, description or echo; false: the next answer's echo is the proof.
+    binds: bool,
+}
+
+/// How a request names the team.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Team {
+    id: Option<String>,
+    name: Option<String>,
+}
+
+impl GhartsProvisioner {
+    pub fn new(client: Arc<Client>, clock: Clock, team: Option<String>) -> Self {
+        Self {
+            client,
+            clock,
+            team,
+            known: Mutex::new(None),
+        }
+    }
+
+    async fn grant(&self, request: &JitRequest) -> Result<Granted, Refusal> {
+        let known = self.server().await?;
+        let wire = wire::JitRequest {
+            runner_name: request.name.as_str().to_owned(),
+            labels: request.labels.clone(),
+            team_id: known.team.id.clone(),
+            team_name: known.team.name.clone(),
+            work_folder: request.work_folder.clone(),
+            runner_scale_set_id: request.scale_set_id,
+            runner_scale_set_name: request.set.as_str().to_owned(),
+        };
+        let answer = self.client.jit(&wire).await.map_err(|failure| {
+            // A team may have been renamed or changed hands; ask anew before the next try.
+            if matches!(failure.trouble, Trouble::NotAuthorized | Trouble::Configuration) {
+                *self.known() = None;
+            }
+            refused_jit(failure, request)
+        })?;
+        match answer.runner_scale_set_id {
+            Some(id) if id == request.scale_set_id => {
+                *self.known() = Some(Known { binds: true, ..known });
+                tracing::debug!(runner = %request.name, gharts_runner_id = answer.runner_id,
+                    expires = ?answer.expires(), "GHARTS gave a runner");
+                Ok(Granted {
+                    jit_config: answer.encoded_jit_config,
+                    agent_id: answer.github_runner_id,
+                    gharts_id: Some(answer.runner_id),
+                })
+            }
+            echo => Err(self.give_back(request, &answer, echo).await),
+        }
+    }
+
+    /// Undoes the registration of a runner that no job of the set could reach.
+    async fn give_back(&self, request: &JitRequest, answer: &JitAnswer, echo: Option<i64>) -> Refusal {
+        *self.known() = None;
+        let fate = match self.client.delete(&answer.runner_id).await {
+            Ok(Deleted::Removed | Deleted::Gone) => "it was given back".to_owned(),
+            Ok(Deleted::Busy) => "it could not be given back: GitHub says that it is busy".to_owned(),
+            Err(failure) => format!("it could not be given back yet: {failure}"),
+        };
+        let (class, what) = match echo {
+            None => (
+                Class::BindingUnsupported,
+                format!(
+                    "GHARTS registered {} outside the scale set ({fate}): {REMEDY}",
+                    request.name
+                ),
+            ),
+            Some(other) => (
+                Class::Configuration,
+                format!(
+                    "GHARTS registered {} with scale set {other} instead of {} ({fate})",
+                    request.name, request.scale_set_id
+                ),
+            ),
+        };
+        refusal(class, what)
+    }
+
+    /// What is known of the server, asked for where nothing is.
+    async fn server(&self) -> Result<Known, Refusal> {
+        if let Some(known) = self.known().clone() {
+            return Ok(known);
+        }
+        let me = match self.client.me().await {
+            Ok(me) => me,
+            // A version without this endpoint: the other signs will tell.
+            Err(failure) if matches!(failure.status, Some(404 | 405)) => Me::default(),
+            Err(failure) => return Err(failure.into()),
+        };
+        let team = choose_team(self.team.as_deref(), &me)?;
+        let binds = me.binds_to_scale_sets()
+            || match self.client.describes_extension().await {
+                Some(false) => {
+                    return Err(refusal(
+                        Class::BindingUnsupported,
+                        format!("this GHARTS cannot bind a runner to a scale set: {REMEDY}"),
+                    ));
+                }
+                Some(true) => true,
+                None => false,
+            };
+        let known = Known { team, binds };
+        if known.binds {
+            *self.known() = Some(known.clone());
+        }
+        Ok(known)
+    }
+
+    async fn take_back(&self, registration: &Registration) -> Result<Released, ReleaseError> {
+        let failed = |failure: Failure| ReleaseError::Failed(failure.into());
+        let id = match &registration.gharts_id {
+            Some(id) => id.clone(),
+            None => match self
+                .client
+                .find_by_name(registration.name.as_str())
+                .await
+                .map_err(failed)?
+            {
+                Some(record) => record.runner_id,
+                None => return Ok(Released::AlreadyGone),
+            },
+        };
+        match self.client.delete(&id).await.map_err(failed)? {
+            Deleted::Removed => Ok(Released::Removed),
+            Deleted::Gone => Ok(Released::AlreadyGone),
+            Deleted::Busy => Err(ReleaseError::Busy),
+        }
+    }
+
+    async fn living(&self) -> Result<Option<Vec<Record>>, Refusal> {
+        let records = self.client.list().await?.into_iter().map(|runner| Record {
+            // A record of unknown age counts as new: nobody's orphan yet.
+            age: runner.created().map(|at| self.clock.since(at)).unwrap_or_default(),
+            name: runner.runner_name,
+            gharts_id: runner.runner_id,
+            agent_id: runner.github_runner_id,
+        });
+        Ok(Some(records.collect()))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Provisioner for GhartsProvisioner {
+    fn provision<'a>(&'a self, request: &'a JitRequest) -> BoxFuture<'a, Result<Granted, Refusal>> {
+        Box::pin(self.grant(request))
+    }
+
+    fn release<'a>(&'a self, registration: &'a Registration) -> BoxFuture<'a, Result<Released, ReleaseError>> {
+        Box::pin(self.take_back(registration))
+    }
+
+    fn records(&self) -> BoxFuture<'_, Result<Option<Vec<Record>>, Refusal>> {
+        Box::pin(self.living())
+    }
+}
+
+/// The team as the server wants to hear it. Requests name ids; `/auth/me` is the only place that tells them.
+fn choose_team(wanted: Option<&str>, me: &Me) -> Result<Team, Refusal> {
+    let Some(wanted) = wanted else {
+        return Ok(Team::default());
+    };
+    let Some(teams) = &me.teams else {
+        // A server without teams, or one that resolves names itself; it ignores what it does not know.
+        return Ok(if is_uuid(wanted) {
+            Team {
+                id: Some(wanted.to_owned()),
+                name: None,
+            }
+        } else {
+            Team {
+                id: None,
+                name: Some(wanted.to_owned()),
+            }
+        });
+    };
+    if let Some(team) = teams.iter().find(|t| t.id == wanted || t.name == wanted) {
+        return Ok(Team {
+            id: Some(team.id.clone()),
+            name: None,
+        });
+    }
+    // A person's membership is the server's to judge; a machine client's team is fixed, and its request's ignored.
+    if is_uuid(wanted) && !me.is_machine() {
+        return Ok(Team {
+            id: Some(wanted.to_owned()),
+            name: None,
+        });
+    }
+    let have = if teams.is_empty() {
+        "no active team".to_owned()
+    } else {
+        teams.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    Err(refusal(
+        Class::Configuration,
+        format!("gharts.team `{wanted}` is none of this identity's teams, which are: {have}"),
+    ))
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// A malformed request is answered without a word about the field: say what was sent.
+fn refused_jit(failure: Failure, request: &JitRequest) -> Refusal {
+    let malformed = failure.trouble == Trouble::InvalidRequest;
+    let mut refusal = Refusal::from(failure);
+    if malformed {
+        refusal.message = format!(
+            "{}; sent: name {}, labels [{}]",
+            refusal.message,
+            request.name,
+            request.labels.join(", ")
+        );
+    }
+    refusal
+}
+
+fn refusal(class: Class, message: String) -> Refusal {
+    Refusal {
+        class,
+        status: None,
+        code: None,
+        message,
+        retry_after: None,
+    }
+}
+
+impl From<Trouble> for Class {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Quota => Self::Quota,
+            Trouble::NameTaken => Self::NameTaken,
+            Trouble::LabelPolicy => Self::LabelPolicy,
+            Trouble::NotAuthorized => Self::NotAuthorized,
+            Trouble::InvalidRequest => Self::InvalidRequest,
+            Trouble::Configuration => Self::Configuration,
+            Trouble::Credentials => Self::Credentials,
+            Trouble::ClockSkew => Self::ClockSkew,
+            Trouble::IssuerDown => Self::IssuerDown,
+            Trouble::RateLimited => Self::RateLimited,
+            Trouble::Upstream => Self::Upstream,
+            Trouble::UnknownOutcome => Self::UnknownOutcome,
+            Trouble::Unreachable => Self::Unreachable,
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self {
+            class: failure.trouble.into(),
+            status: failure.status,
+            code: failure.code,
+            message: failure.message,
+            retry_after: failure.retry_after,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
