@@ -1,1 +1,132 @@
-//! (to be written)
+//! Composition root: the only file that knows every concrete type.
+
+mod checks;
+mod compose;
+
+use std::{net::TcpListener, sync::Arc};
+
+use jiff::Timestamp;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    control,
+    server::{self, Heartbeat, Sources},
+    shutdown::Tasks,
+    status::Status,
+    telemetry::Metrics,
+};
+
+pub use checks::{Check, CheckFailure, checks};
+pub use compose::Externals;
+
+/// Why the daemon ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Could not start; the same may work later (exit 75).
+    #[error("cannot start: {0}")]
+    Temporary(String),
+    /// A core task died (exit 70).
+    #[error("a core task died: {0}")]
+    Core(String),
+    /// A second signal came while draining.
+    #[error("told twice to end: ended at once; what was in flight is cured at the next start")]
+    Aborted,
+}
+
+/// Runs the daemon on a bound port until it is told to end: the first signal drains, the second ends at once.
+pub async fn run(config: Config, listener: TcpListener) -> Result<(), Error> {
+    let temporary = |error: std::io::Error| Error::Temporary(error.to_string());
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(temporary)?;
+    let mut signals = Signals::new().map_err(temporary)?;
+    let externals = compose::externals(&config).await?;
+    let stop = CancellationToken::new();
+    let mut daemon = std::pin::pin!(serve(config, externals, Some(listener), stop.clone()));
+    tokio::select! {
+        biased;
+        () = signals.next() => stop.cancel(),
+        ended = &mut daemon => return ended,
+    }
+    tokio::select! {
+        biased;
+        () = signals.next() => Err(Error::Aborted),
+        ended = daemon => ended,
+    }
+}
+
+/// Runs the daemon against `externals`: what `run` does on a machine, and what `demo` and the whole-system
+/// tests do in one process. Ends in good order after `stop`.
+pub async fn serve(
+    config: Config,
+    externals: Externals,
+    listener: Option<tokio::net::TcpListener>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let clock = externals.clock.clone();
+    let tasks = Tasks::new();
+    let (status_in, status) = watch::channel(Arc::new(first_status(clock.now())));
+    let heartbeat = Arc::new(Heartbeat::new(&clock));
+    let metrics = Metrics::new(false);
+    let serving = tasks.child();
+    if let Some(listener) = listener {
+        let sources = Sources {
+            status,
+            heartbeat: heartbeat.clone(),
+            metrics: metrics.clone(),
+        };
+        server::serve(listener, sources, &serving);
+    }
+    let outputs = compose::Outputs {
+        metrics,
+        heartbeat,
+        status: status_in,
+    };
+    let core = tasks.spawn("control", {
+        let (tasks, stop) = (tasks.clone(), stop.clone());
+        async move {
+            if let Some(setup) = compose::setup(config, externals, outputs, &tasks, &stop).await? {
+                control::run(setup, stop).await;
+            }
+            Ok(())
+        }
+    });
+    let ended = core.await;
+    serving.stop();
+    serving.finished().await;
+    ended.map_err(|panic| Error::Core(panic.to_string()))?
+}
+
+/// SIGTERM and SIGINT, one by one.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn first_status(now: Timestamp) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: now.to_string(),
+        not_ready: vec!["starting".to_owned()],
+        ..Status::default()
+    }
+}

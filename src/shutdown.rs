@@ -37,6 +37,11 @@ impl Tasks {
             .spawn(future.instrument(tracing::debug_span!("task", name)))
     }
 
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
     /// Cancelled when the tasks shall end.
     pub fn token(&self) -> &CancellationToken {
         &self.token

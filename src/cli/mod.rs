@@ -1,8 +1,161 @@
-//! Commands: one file each.
+//! Commands: one file each. This one parses the command line, sets the process up and names exit codes.
 
-use std::process::ExitCode;
+mod check;
+mod config_cmd;
+mod output;
+mod run;
+mod status;
+
+use std::{panic, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// Where the file is when nothing else says so.
+const DEFAULT_FILE: &str = "/etc/gharts-listener/config.yaml";
+/// Names the file when `--config` does not. One underscore: it is no key of the file.
+const FILE_VARIABLE: &str = "GHARTS_LISTENER_CONFIG";
+
+/// What the process says with its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// All is well.
+    Well,
+    /// A check failed, or a peer answered with bad news.
+    Bad,
+    /// The file or the command line is wrong, or the port is in use; no peer was called.
+    Usage,
+    /// A core task died.
+    Core,
+    /// Could not start for now; trying again may help.
+    Temporary,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Well => 0,
+            Exit::Bad => 1,
+            Exit::Usage => 64,
+            Exit::Core => 70,
+            Exit::Temporary => 75,
+        })
+    }
+}
+
+/// GitHub Actions self-hosted runners on Kubernetes, within every limit.
+///
+/// Watches the demand of GitHub's runner scale sets, has just-in-time runners registered by GHARTS (or by
+/// GitHub itself), and runs each as one pod.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 well; 1 a check failed; 64 the file or the command line is wrong, or the port is in \
+                  use; 70 a core task died; 75 could not start, try again."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run(FileArgs),
+    /// Try everything that can be tried: the file, the rights in Kubernetes, the peers, the clocks.
+    ///
+    /// One line per check, with a remedy where one failed. Changes nothing anywhere.
+    Check(FileArgs),
+    /// What a running daemon does: per scale set the demand, the runners, and why there are not more.
+    Status(status::StatusArgs),
+    /// The configuration file: an example, its JSON schema, or what is in effect.
+    #[command(subcommand)]
+    Config(config_cmd::ConfigCommand),
+}
+
+/// Which file.
+#[derive(Clone, Debug, Args)]
+struct FileArgs {
+    /// The configuration file [default: $GHARTS_LISTENER_CONFIG, else /etc/gharts-listener/config.yaml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl FileArgs {
+    fn path(&self) -> PathBuf {
+        self.config
+            .clone()
+            .or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from))
+            .unwrap_or_else(|| DEFAULT_FILE.into())
+    }
+
+    /// Loads the file; prints every problem when it is wrong.
+    fn load(&self) -> Result<Config, Exit> {
+        let path = self.path();
+        config::load(&path, &config::environment()).map_err(|problems| {
+            output::problems(&path, &problems);
+            Exit::Usage
+        })
+    }
+}
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    // First of all: rustls refuses to work without a provider. An error says that one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    install_panic_hook();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Well }.into();
+        }
+    };
+    dispatch(cli.command).into()
+}
+
+fn dispatch(command: Command) -> Exit {
+    if let Command::Config(command) = &command {
+        return config_cmd::run(command);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(
+                &format!("cannot start: {error}"),
+                "raise the limit on threads or memory",
+            );
+            return Exit::Temporary;
+        }
+    };
+    match command {
+        Command::Run(args) => run::run(&runtime, &args),
+        Command::Check(args) => runtime.block_on(check::run(&args)),
+        Command::Status(args) => runtime.block_on(status::run(&args)),
+        Command::Config(command) => config_cmd::run(&command),
+    }
+}
+
+/// A panic goes to the logs too, with its place, before the usual words on standard error.
+fn install_panic_hook() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a task panicked");
+        usual(info);
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

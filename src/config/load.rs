@@ -30,15 +30,15 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Proble
 
 /// Validates the text of a file.
 pub fn parse(text: &str, environment: &Environment) -> Result<Config, Vec<Problem>> {
+    let file = read_yaml(text).map_err(|problem| vec![problem])?;
     let overrides = env::overrides(environment);
-    let mut document = match read_yaml(text).and_then(|file| merge(file, environment)) {
-        Ok(document) => document,
-        Err(problem) => return Err(vec![problem]),
-    };
+    let (overrides, unusable) = only_scalars(&file, overrides);
+    let mut document = merge(file, &overrides, environment).map_err(|problem| vec![problem])?;
     take_environment(&mut document, &overrides);
     drop_nulls(&mut document);
 
     let (mut problems, refused) = schema::check(&document);
+    problems.absorb(unusable);
     for place in &refused {
         place.remove(&mut document);
     }
@@ -74,8 +74,40 @@ fn read_yaml(text: &str) -> Result<Value, Problem> {
     }
 }
 
+/// Splits off the variables that would replace a section or reach into a list: merged, they would wipe it.
+fn only_scalars(file: &Value, overrides: BTreeMap<Place, String>) -> (BTreeMap<Place, String>, Problems) {
+    let mut problems = Problems::default();
+    let scalars = overrides
+        .into_iter()
+        .filter(|(place, variable)| {
+            let list = (1..=place.0.len()).map(|n| Place(place.0[..n].to_vec()));
+            let list = list
+                .into_iter()
+                .find(|outer| outer.get(file).is_some_and(Value::is_array));
+            let fault = match list {
+                Some(list) => format!("{variable} cannot change the list {list}"),
+                None if place.get(file).is_some_and(Value::is_object) => {
+                    format!("{variable} cannot replace the section {place}")
+                }
+                None => return true,
+            };
+            problems.add(
+                Place::root(),
+                fault,
+                "unset it and change the file: variables override single values only",
+            );
+            false
+        })
+        .collect();
+    (scalars, problems)
+}
+
 /// Lays the environment's overrides over the file.
-fn merge(file: Value, environment: &Environment) -> Result<Value, Problem> {
+fn merge(file: Value, overrides: &BTreeMap<Place, String>, environment: &Environment) -> Result<Value, Problem> {
+    let used = environment
+        .iter()
+        .filter(|(name, _)| overrides.values().any(|used| used == *name));
+    let used = used.map(|(name, value)| (name.clone(), value.clone()));
     let refuse = |error: ConfigError| Problem {
         path: "(file)".to_owned(),
         message: format!("cannot be merged with the environment: {error}"),
@@ -83,7 +115,7 @@ fn merge(file: Value, environment: &Environment) -> Result<Value, Problem> {
     };
     ::config::Config::builder()
         .add_source(Document(file))
-        .add_source(env::source(environment.clone()))
+        .add_source(env::source(used))
         .build()
         .map_err(refuse)?
         .try_deserialize()

@@ -296,6 +296,16 @@ impl Limits {
             max_in_flight: 64,
         }
     }
+
+    /// An API server's measure: it has priority and fairness of its own; ours only keeps the number of
+    /// connections small.
+    pub fn kubernetes() -> Self {
+        Self {
+            requests_per_second: 2000.0,
+            burst: 2000,
+            max_in_flight: 64,
+        }
+    }
 }
 
 impl Default for Retry {

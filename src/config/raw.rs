@@ -3,6 +3,8 @@
 //! Everything is optional here, even what the schema requires, so that the semantic rules can still look at
 //! the rest of a file in which one value was refused (see `load`). The doc comments are the descriptions
 //! that `config schema` prints. The schema lists only what works.
+//!
+//! `serde(default)` and `schemars(required)` exclude each other: a required key has no default in the schema.
 
 use std::path::PathBuf;
 
@@ -14,16 +16,17 @@ use super::duration::DurationText;
 /// Configuration of gharts-listener.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "GhartsListener")]
 pub(super) struct RawConfig {
     /// Where the jobs come from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) github: Option<RawGitHub>,
     /// The token service that registers runners. Needed as soon as one scale set uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) gharts: Option<RawGharts>,
     /// Where the runners live.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) kubernetes: Option<RawKubernetes>,
     /// The daemon's own port: health, metrics, status.
@@ -35,24 +38,25 @@ pub(super) struct RawConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) max_runners: Option<u32>,
     /// One entry per runner scale set; at least one.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required, length(min = 1))]
     pub(super) scale_sets: Option<Vec<RawScaleSet>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "GitHub")]
 pub(super) struct RawGitHub {
     /// Organization (`https://HOST/ORG`), repository (`https://HOST/OWNER/REPO`) or enterprise
     /// (`https://HOST/enterprises/NAME`). GitHub Enterprise Server too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) config_url: Option<String>,
     /// Name of the runner group that the scale sets belong to. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) runner_group: Option<String>,
     /// Exactly one way to authenticate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) auth: Option<RawAuth>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -67,6 +71,7 @@ pub(super) struct RawGitHub {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Auth")]
 pub(super) struct RawAuth {
     /// A GitHub App.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,12 +83,13 @@ pub(super) struct RawAuth {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "App")]
 pub(super) struct RawApp {
     /// Client id (`Iv1...`) or app id, as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required, length(min = 1))]
     pub(super) client_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required, range(min = 1))]
     pub(super) installation_id: Option<u64>,
     /// PEM file of the App's private key. Read anew when it changes.
@@ -96,6 +102,7 @@ pub(super) struct RawApp {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Pat")]
 pub(super) struct RawPat {
     /// File that holds the token. Read anew when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +114,7 @@ pub(super) struct RawPat {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Tls")]
 pub(super) struct RawTls {
     /// PEM bundle that is trusted beside the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +123,7 @@ pub(super) struct RawTls {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Proxy")]
 pub(super) struct RawProxy {
     /// Proxy for http URLs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,6 +139,7 @@ pub(super) struct RawProxy {
 /// A measure for one peer; what is absent keeps its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Limits")]
 pub(super) struct RawLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 10_000.0))]
@@ -145,9 +155,10 @@ pub(super) struct RawLimits {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Gharts")]
 pub(super) struct RawGharts {
     /// https, except to loopback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) base_url: Option<String>,
     /// Name or id of the team that runners are made for, where this identity has more than one.
@@ -155,7 +166,7 @@ pub(super) struct RawGharts {
     #[schemars(length(min = 1))]
     pub(super) team: Option<String>,
     /// Who we are for GHARTS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) oidc: Option<RawOidc>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -172,10 +183,11 @@ pub(super) struct RawGharts {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Oidc")]
 pub(super) struct RawOidc {
     /// `kubernetes`: TokenRequest of a service account. `external`: OAuth2 client credentials.
     /// `file`: a token that somebody else keeps fresh.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) provider: Option<RawOidcProvider>,
     /// The audience that GHARTS expects (kubernetes, external).
@@ -210,12 +222,13 @@ pub(super) enum RawOidcProvider {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "External")]
 pub(super) struct RawExternal {
     /// https, except to loopback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) token_url: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required, length(min = 1))]
     pub(super) client_id: Option<String>,
     /// File that holds the client's secret. Read anew when it changes.
@@ -243,6 +256,7 @@ pub(super) enum RawAuthStyle {
 /// Repetition of calls that may be repeated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Retry")]
 pub(super) struct RawRetry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 20))]
@@ -258,9 +272,10 @@ pub(super) struct RawRetry {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Kubernetes")]
 pub(super) struct RawKubernetes {
     /// Namespace of the runners.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) namespace: Option<String>,
     /// When absent: in-cluster, then `KUBECONFIG`, then `~/.kube/config`.
@@ -273,6 +288,7 @@ pub(super) struct RawKubernetes {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Server")]
 pub(super) struct RawServer {
     /// Address and port; `0.0.0.0:8080` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,6 +297,7 @@ pub(super) struct RawServer {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Logging")]
 pub(super) struct RawLogging {
     /// `json` (default) or `human`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -300,9 +317,10 @@ pub(super) enum RawLogFormat {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "ScaleSet")]
 pub(super) struct RawScaleSet {
     /// The scale set's name at GitHub; at most 45 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) name: Option<String>,
     /// What workflows write in `runs-on`. The set's own name when absent.
@@ -312,7 +330,7 @@ pub(super) struct RawScaleSet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) min_runners: Option<u32>,
     /// Most runners of this set at one time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) max_runners: Option<u32>,
     /// Who registers the runners: `gharts` (default where a `gharts` section exists) or `scaleSet`
@@ -360,6 +378,7 @@ pub(super) enum RawContainerMode {
 /// What GHARTS' policy sees, where it differs from the set's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "GhartsOverrides")]
 pub(super) struct RawGhartsOverrides {
     /// Labels for the policy; the set's labels when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -373,6 +392,7 @@ pub(super) struct RawGhartsOverrides {
 /// Deadlines of a runner's life.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Timeouts")]
 pub(super) struct RawTimeouts {
     /// Until a node is found: `10m` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -79,22 +79,7 @@ fn scale_set(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: &P
         .name
         .as_deref()
         .filter(|name| check_name(pass, name, &place.key("name")));
-    let (labels, labels_at) = match (&raw.labels, &raw.name) {
-        (Some(labels), _) if !labels.is_empty() => (labels.clone(), place.key("labels")),
-        // The set's own name is its label then; a fault of it is told at the name.
-        (_, Some(name)) => (vec![name.clone()], place.key("name")),
-        (_, None) => (Vec::new(), place.key("labels")),
-    };
-    let from_name = raw.labels.as_ref().is_none_or(Vec::is_empty);
-    for (n, label) in labels.iter().enumerate() {
-        let at = if from_name {
-            labels_at.clone()
-        } else {
-            labels_at.index(n)
-        };
-        let for_policy = provisioner == ProvisionerKind::Gharts && raw.gharts.labels.is_none();
-        check_label(pass, label, for_policy, &at);
-    }
+    let labels = labels(pass, raw, provisioner, name.is_some(), place);
     let policy_at = place.key("gharts").key("labels");
     for (n, label) in raw.gharts.labels.iter().flatten().enumerate() {
         check_label(pass, label, true, &policy_at.index(n));
@@ -136,6 +121,32 @@ fn provisioner(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: 
             }
             ProvisionerKind::Gharts
         }
+    }
+}
+
+/// The set's labels: as given, else its own name (whose faults as a name are told already).
+fn labels(
+    pass: &mut Pass<'_>,
+    raw: &RawScaleSet,
+    provisioner: ProvisionerKind,
+    name_is_sound: bool,
+    place: &Place,
+) -> Vec<String> {
+    let for_policy = provisioner == ProvisionerKind::Gharts && raw.gharts.labels.is_none();
+    match (&raw.labels, &raw.name) {
+        (Some(labels), _) if !labels.is_empty() => {
+            for (n, label) in labels.iter().enumerate() {
+                check_label(pass, label, for_policy, &place.key("labels").index(n));
+            }
+            labels.clone()
+        }
+        (_, Some(name)) => {
+            if name_is_sound {
+                check_label(pass, name, for_policy, &place.key("name"));
+            }
+            vec![name.clone()]
+        }
+        (_, None) => Vec::new(),
     }
 }
 

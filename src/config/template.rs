@@ -161,11 +161,12 @@ fn decode(pass: &mut Pass<'_>, mut document: Value, place: &Place) -> Option<Pod
                 sound = false;
                 let inner = fault_place(error.path());
                 let message = error.inner().to_string();
-                pass.refuse(
-                    &join(place, &inner),
-                    message,
-                    "see `kubectl explain pod.spec` for the field's type",
-                );
+                let remedy = if message.ends_with("expected a string") {
+                    "put it in quotes"
+                } else {
+                    "see `kubectl explain pod.spec` for the field's type"
+                };
+                pass.refuse(&join(place, &inner), message, remedy);
                 if inner.0.is_empty() {
                     return None;
                 }

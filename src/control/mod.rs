@@ -1,1 +1,564 @@
-//! (to be written)
+//! The loop: event -> fold(state) -> plan -> execute. One task owns all state; nobody else changes it, and no
+//! lock guards it. What it decides, [`crate::plan`] decides; what it calls, [`execute`] calls.
+//!
+//! Acknowledgements go out after the plan that an event led to has been carried into capacity and calls: so a
+//! message is deleted at GitHub only when it has had its effect here.
+
+mod event;
+mod execute;
+mod fold;
+mod poller;
+mod report;
+mod sweep;
+mod timeline;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+pub use execute::SetParts;
+use execute::{CallOrder, Executor, Parts, Start};
+use fold::Folded;
+use futures::StreamExt as _;
+use poller::{Announce, Poller};
+pub use report::ScopeLabels;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{event::Event, timeline::Timeline};
+use crate::{
+    admission::gate::Gate,
+    clock::Clock,
+    config::Timeouts,
+    ids::{RunnerName, SetName},
+    plan::{
+        Moment, Plan, plan,
+        reason::Code,
+        runner::Runner,
+        world::{Session, SetWorld, World},
+    },
+    runner::cluster::Cluster,
+    scaleset::Spec,
+    server::Heartbeat,
+    shutdown::Tasks,
+    status::Status,
+    telemetry::Metrics,
+};
+
+/// Events that wait for the loop. It takes them in by the thousand, so a full queue means that it is stuck.
+const EVENTS: usize = 4096;
+/// Events taken in before the next plan: bounds how long one plan may be put off.
+const BATCH: usize = 512;
+/// The loop beats at least so often.
+const BEAT: Duration = Duration::from_secs(5);
+/// Between two agents lists while a runner is unconfirmed.
+const AGENTS_EVERY: Duration = Duration::from_secs(15);
+/// Between two three-way comparisons; the second one follows the first sooner, since what was too young then
+/// is old enough soon.
+const SWEEP_EVERY: Duration = Duration::from_mins(5);
+const SWEEP_SOON: Duration = Duration::from_mins(2);
+/// What is in flight at SIGTERM may take so long; beyond it the next start cures what is left.
+const DRAIN: Duration = Duration::from_secs(45);
+/// How often the end of what is in flight is looked for meanwhile.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// A panicking queue task starts again after this.
+const REVIVE_AFTER: Duration = Duration::from_secs(5);
+/// Status is for people and scrapers.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+/// One scale set as the composition root hands it over.
+#[derive(Debug)]
+pub struct SetSetup {
+    pub parts: Arc<SetParts>,
+    pub spec: Spec,
+    pub min_runners: u32,
+    pub max_runners: u32,
+    pub timeouts: Timeouts,
+    /// JIT requests that the provisioner takes at once.
+    pub in_flight_max: u32,
+    /// The provisioner keeps records of its own.
+    pub has_records: bool,
+    /// For status: `gharts` or `scaleSet`, and the binding as configured.
+    pub provisioner_word: &'static str,
+    pub binding_word: &'static str,
+}
+
+/// Everything the loop works with.
+#[derive(Debug)]
+pub struct Setup {
+    pub sets: Vec<SetSetup>,
+    pub max_runners: Option<u32>,
+    pub cluster: Cluster,
+    pub cluster_gate: Gate,
+    /// Who we are at GitHub's sessions: stable for a person to recognise.
+    pub owner: String,
+    pub clock: Clock,
+    pub seed: u64,
+    pub metrics: Metrics,
+    pub heartbeat: Arc<Heartbeat>,
+    pub status: watch::Sender<Arc<Status>>,
+    pub tasks: Tasks,
+    /// Labels of the metrics that are the same for every set.
+    pub scope: ScopeLabels,
+}
+
+/// What the loop keeps of one set beside its world.
+#[derive(Debug)]
+struct SetState {
+    setup: SetSetup,
+    announce: watch::Sender<Announce>,
+    scale_set_id: Option<i64>,
+    polled: Option<Moment>,
+    last_attempt: Option<Moment>,
+    last_error: Option<(String, Code)>,
+    granted_once: bool,
+    /// The reason that was logged last.
+    told: Option<Code>,
+    plan: Plan,
+}
+
+/// The loop.
+#[derive(Debug)]
+pub struct Control {
+    world: World,
+    sets: BTreeMap<SetName, SetState>,
+    events: mpsc::Receiver<Event>,
+    executor: Executor,
+    /// Calls and starts under way, to be waited for at the end.
+    work: Tasks,
+    timeline: Timeline,
+    rng: fastrand::Rng,
+    /// Starts that may still be given up.
+    starts: BTreeMap<RunnerName, Arc<AtomicBool>>,
+    acks: Vec<oneshot::Sender<()>>,
+    agents: Schedule,
+    sweep: Schedule,
+    sweeps: u32,
+    first_seen: BTreeMap<i64, Moment>,
+    /// Names of the list that is under way, while one is.
+    listing: Option<std::collections::BTreeSet<RunnerName>>,
+    draining_since: Option<Moment>,
+    reported: Option<Moment>,
+    started: Moment,
+    setup: Shared,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Metrics,
+    heartbeat: Arc<Heartbeat>,
+    status: watch::Sender<Arc<Status>>,
+    scope: ScopeLabels,
+}
+
+/// Something that is done every so often, one at a time.
+#[derive(Debug, Default)]
+struct Schedule {
+    next: Moment,
+    under_way: bool,
+}
+
+impl Schedule {
+    fn is_due(&self, now: Moment) -> bool {
+        !self.under_way && self.next <= now
+    }
+
+    fn done(&mut self, next: Moment) {
+        self.under_way = false;
+        self.next = next;
+    }
+}
+
+/// Handles that end the queues' tasks.
+#[derive(Debug)]
+struct Queues {
+    tasks: Tasks,
+    stop: CancellationToken,
+    close: CancellationToken,
+}
+
+/// Runs the loop with all its tasks until `stop`, then drains. Returns when sessions are closed.
+pub async fn run(setup: Setup, stop: CancellationToken) {
+    let (events_in, events) = mpsc::channel(EVENTS);
+    let timeline = Timeline::new(setup.clock.clone());
+    let mut rng = fastrand::Rng::with_seed(setup.seed);
+    let queues = Queues {
+        tasks: setup.tasks.child(),
+        stop: CancellationToken::new(),
+        close: CancellationToken::new(),
+    };
+    let watching = setup.tasks.child();
+    watch_pods(&watching, setup.cluster.clone(), events_in.clone());
+
+    let parts = Arc::new(Parts {
+        sets: setup
+            .sets
+            .iter()
+            .map(|s| (s.parts.name.clone(), s.parts.clone()))
+            .collect(),
+        cluster: setup.cluster,
+        cluster_gate: setup.cluster_gate,
+        events: events_in.clone(),
+        timeline: timeline.clone(),
+        metrics: setup.metrics.clone(),
+    });
+    let mut world = World {
+        max_runners: setup.max_runners,
+        ..World::default()
+    };
+    let mut sets = BTreeMap::new();
+    for set in setup.sets {
+        let name = set.parts.name.clone();
+        world.sets.insert(name.clone(), set_world(&set));
+        let (announce, announced) = watch::channel(Announce::default());
+        let poller = PollerSeed {
+            set: name.clone(),
+            spec: set.spec.clone(),
+            owner: setup.owner.clone(),
+            parts: parts.clone(),
+            announce: announced,
+            seed: rng.u64(..),
+        };
+        queues.supervise(poller);
+        sets.insert(name, SetState::new(set, announce));
+    }
+    let work = setup.tasks.child();
+    let mut control = Control {
+        world,
+        sets,
+        events,
+        executor: Executor::new(parts, work.clone()),
+        work,
+        rng,
+        starts: BTreeMap::new(),
+        acks: Vec::new(),
+        agents: Schedule::default(),
+        sweep: Schedule::default(),
+        sweeps: 0,
+        first_seen: BTreeMap::new(),
+        listing: None,
+        draining_since: None,
+        reported: None,
+        started: timeline.now(),
+        timeline,
+        setup: Shared {
+            metrics: setup.metrics,
+            heartbeat: setup.heartbeat,
+            status: setup.status,
+            scope: setup.scope,
+        },
+    };
+    control.work_until_drained(&stop, &queues).await;
+    watching.stop();
+    queues.close.cancel();
+    // The loop no longer answers; tasks that wait for it see its channel closed.
+    drop(control);
+    queues.tasks.finished().await;
+    watching.finished().await;
+}
+
+fn set_world(setup: &SetSetup) -> SetWorld {
+    SetWorld {
+        name: setup.parts.name.clone(),
+        min_runners: setup.min_runners,
+        max_runners: setup.max_runners,
+        timeouts: setup.timeouts.clone(),
+        provisioner: setup.parts.provisioner_key.clone(),
+        in_flight_max: setup.in_flight_max,
+        has_records: setup.has_records,
+        session: Session::Registering,
+        demand: crate::plan::demand::Demand::default(),
+        runners: BTreeMap::new(),
+        surplus_since: None,
+    }
+}
+
+fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>) {
+    let stop = tasks.token().clone();
+    tasks.spawn("watch", async move {
+        let mut sightings = std::pin::pin!(cluster.watch());
+        loop {
+            let sighting = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                sighting = sightings.next() => sighting,
+            };
+            let Some(sighting) = sighting else { return };
+            if events.send(Event::Sighting(sighting)).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// What a queue's task is made of, each time it is started.
+#[derive(Debug)]
+struct PollerSeed {
+    set: SetName,
+    spec: Spec,
+    owner: String,
+    parts: Arc<Parts>,
+    announce: watch::Receiver<Announce>,
+    seed: u64,
+}
+
+impl Queues {
+    /// Keeps one set's queue task running: a panic in it ends nobody else's work.
+    fn supervise(&self, seed: PollerSeed) {
+        let (tasks, stop, close) = (self.tasks.clone(), self.stop.clone(), self.close.clone());
+        let inner = self.tasks.clone();
+        tasks.spawn("queue", async move {
+            for round in 0_u64.. {
+                let Some(set) = seed.parts.sets.get(&seed.set) else {
+                    return;
+                };
+                let poller = Poller {
+                    set: seed.set.clone(),
+                    spec: seed.spec.clone(),
+                    owner: seed.owner.clone(),
+                    connection: set.connection.clone(),
+                    events: seed.parts.events.clone(),
+                    announce: seed.announce.clone(),
+                    timeline: seed.parts.timeline.clone(),
+                    metrics: seed.parts.metrics.clone(),
+                    rng: fastrand::Rng::with_seed(seed.seed.wrapping_add(round)),
+                    stop: stop.clone(),
+                    close: close.clone(),
+                };
+                match inner.spawn("poller", poller.run()).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::error!(set = %seed.set, %error, "the queue's task died; starting it again"),
+                }
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(REVIVE_AFTER) => {}
+                }
+            }
+        });
+    }
+}
+
+impl SetState {
+    fn new(setup: SetSetup, announce: watch::Sender<Announce>) -> Self {
+        Self {
+            setup,
+            announce,
+            scale_set_id: None,
+            polled: None,
+            last_attempt: None,
+            last_error: None,
+            granted_once: false,
+            told: None,
+            plan: Plan::default(),
+        }
+    }
+}
+
+impl Control {
+    async fn work_until_drained(&mut self, stop: &CancellationToken, queues: &Queues) {
+        let mut wake = self.timeline.now();
+        loop {
+            let at = self.timeline.instant(wake);
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if self.draining_since.is_none() => self.drain(queues),
+                Some(event) = self.events.recv() => self.take_in(event),
+                () = tokio::time::sleep_until(at) => {}
+            }
+            self.setup.heartbeat.beat();
+            wake = self.act();
+            if self.is_drained() {
+                return;
+            }
+        }
+    }
+
+    fn drain(&mut self, queues: &Queues) {
+        tracing::info!("draining: no more polls; what is in flight is finished, runners keep running");
+        queues.stop.cancel();
+        self.world.draining = true;
+        self.draining_since = Some(self.timeline.now());
+    }
+
+    fn is_drained(&self) -> bool {
+        self.draining_since
+            .is_some_and(|since| self.work.is_idle() || self.timeline.now().since(since) >= DRAIN)
+    }
+
+    /// Takes in an event and those that wait behind it.
+    fn take_in(&mut self, first: Event) {
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(event) = next {
+            let folded = self.fold(event);
+            self.reap(folded);
+            taken += 1;
+            next = if taken < BATCH {
+                self.events.try_recv().ok()
+            } else {
+                None
+            };
+        }
+    }
+
+    fn reap(&mut self, folded: Folded) {
+        self.acks.extend(folded.ack);
+        for happening in folded.happenings {
+            self.happened(happening);
+        }
+    }
+
+    /// Lets time pass, plans, and carries the plan out; again while that changes the world. Returns when to
+    /// look again.
+    fn act(&mut self) -> Moment {
+        let now = self.timeline.now();
+        let mut wake = now + BEAT;
+        // Carrying out a plan (retirements) can call for a second one, never for more.
+        for _ in 0..2 {
+            for happening in self.world.advance(now) {
+                self.happened(happening);
+            }
+            let plans = plan(&self.world, now);
+            let mut again = false;
+            wake = now + BEAT;
+            for (name, plan) in plans {
+                wake = plan.wake_at.map_or(wake, |at| at.min(wake));
+                again |= self.carry_out(&name, plan, now);
+            }
+            if !again {
+                break;
+            }
+        }
+        for ack in self.acks.drain(..) {
+            // A task that was stopped meanwhile needs no answer.
+            let _ = ack.send(());
+        }
+        wake = match self.draining_since {
+            None => wake.min(self.look_around(now)),
+            Some(_) => now + DRAIN_LOOK,
+        };
+        self.report(now).min(wake)
+    }
+
+    /// True when the world changed so that it must be planned anew.
+    fn carry_out(&mut self, name: &SetName, plan: Plan, now: Moment) -> bool {
+        let Some(state) = self.sets.get_mut(name) else {
+            return false;
+        };
+        let announce = Announce {
+            capacity: plan.capacity,
+            listen_closely: plan.listen_closely,
+        };
+        state.announce.send_if_modified(|old| {
+            let changed = *old != announce;
+            *old = announce;
+            changed
+        });
+        for purpose in &plan.create {
+            self.create(name, *purpose, now);
+        }
+        let mut again = false;
+        for runner in &plan.retire {
+            if let Some(runner) = self.world.runner(name, runner) {
+                tracing::info!(set = %name, runner = %runner.name, "surplus: retiring");
+                runner.retire(now);
+                again = true;
+            }
+        }
+        if self.draining_since.is_none() {
+            for (runner, call) in &plan.calls {
+                self.call(name, runner, *call);
+            }
+        }
+        if let Some(state) = self.sets.get_mut(name) {
+            state.plan = plan;
+        }
+        again
+    }
+
+    fn create(&mut self, set: &SetName, purpose: crate::plan::runner::Purpose, now: Moment) {
+        let (Some(state), Some(world)) = (self.sets.get_mut(set), self.world.sets.get_mut(set)) else {
+            return;
+        };
+        let Some(scale_set_id) = state.scale_set_id else { return };
+        let name = state.setup.parts.namer.next(&mut self.rng);
+        state.last_attempt = Some(now);
+        world.runners.insert(
+            name.clone(),
+            Runner::decided(name.clone(), purpose, now, state.setup.has_records),
+        );
+        let given_up = Arc::new(AtomicBool::new(false));
+        self.starts.insert(name.clone(), given_up.clone());
+        self.executor.start(Start {
+            set: set.clone(),
+            name,
+            scale_set_id,
+            purpose,
+            given_up,
+        });
+    }
+
+    fn call(&mut self, set: &SetName, name: &RunnerName, call: crate::plan::runner::Call) {
+        let Some(runner) = self.world.runner(set, name) else {
+            return;
+        };
+        runner.begin(call);
+        let order = CallOrder {
+            set: set.clone(),
+            name: name.clone(),
+            call,
+            agent_id: runner.agent_id,
+            gharts_id: runner.gharts_id.clone(),
+            pod_uid: runner.pod.as_ref().map(|p| p.uid.clone()).unwrap_or_default(),
+            job: runner.job.clone(),
+        };
+        self.executor.call(order);
+    }
+
+    /// The agents list and the three-way comparison, when their time has come.
+    fn look_around(&mut self, now: Moment) -> Moment {
+        let mut wake = now + BEAT;
+        let unconfirmed = || {
+            let mut runners = self.world.sets.values().flat_map(|s| s.runners.values());
+            runners.any(Runner::is_unconfirmed)
+        };
+        if !self.agents.under_way && unconfirmed() {
+            if self.agents.is_due(now) {
+                self.agents.under_way = true;
+                self.executor.list_agents();
+            } else {
+                wake = wake.min(self.agents.next);
+            }
+        }
+        let ready = self.world.synced && self.sets.values().any(|s| s.scale_set_id.is_some());
+        if ready && self.sweep.is_due(now) {
+            self.sweep.under_way = true;
+            self.executor.sweep(self.sweep_order());
+        }
+        wake
+    }
+
+    fn sweep_order(&self) -> sweep::Order {
+        let known = self.world.sets.iter().map(|(name, set)| {
+            let id = self.sets.get(name).and_then(|s| s.scale_set_id);
+            (name.clone(), (id, set.runners.keys().cloned().collect()))
+        });
+        sweep::Order {
+            known: known.collect(),
+            first_seen: self.first_seen.clone(),
+        }
+    }
+
+    /// A start that is given up must not become a pod any more.
+    fn give_up_start(&mut self, name: &RunnerName) {
+        if let Some(flag) = self.starts.get(name) {
+            flag.store(true, Ordering::Release);
+        }
+    }
+}

@@ -131,6 +131,16 @@ impl Said {
         self.begins("missing required labels") || (self.has("labels ") && self.has("not permitted"))
     }
 
+    /// GitHub's own words for a runner at work: those of its REST API, and of its Actions service.
+    fn names_running_job(&self) -> bool {
+        self.has("still running a job") || self.has("jobstillrunning")
+    }
+
+    /// httpx' text about GitHub's 422; a bare `422` could as well be part of an id in the URL.
+    fn is_busy(&self) -> bool {
+        self.has("422 unprocessable") || self.names_running_job()
+    }
+
     fn is_quota(&self) -> bool {
         self.has("quota exceeded") || self.has("max runners exceeded")
     }
@@ -142,24 +152,23 @@ fn verdict(operation: Operation, status: u16, said: &Said) -> Verdict {
 
     match status {
         200..=299 if said.json || (operation == Operation::Delete && said.empty) => Done,
-        // A web page under a wrong path, or a redirect that is not followed.
-        200..=399 => Failed(T::Configuration),
+        404 if operation != Operation::Jit && said.has("not found or not owned") => Gone,
+        404 if operation == Operation::Delete && said.json => Gone,
+        // Also a web page under a wrong path, or a redirect that is not followed.
+        200..=399 | 404 | 405 => Failed(T::Configuration),
         401 => Failed(unauthorized(said)),
         403 if said.code_is("LABEL_POLICY_VIOLATION") => Failed(T::LabelPolicy),
         403 if said.code_is("USER_NOT_AUTHORIZED") => Failed(T::NotAuthorized),
         403 if said.is_label_policy() => Failed(T::LabelPolicy),
         403 => Failed(T::NotAuthorized),
-        404 if operation != Operation::Jit && said.has("not found or not owned") => Gone,
-        404 if operation == Operation::Delete && said.json => Gone,
-        404 | 405 => Failed(T::Configuration),
         400 if operation == Operation::Delete && said.has("is already deleted") => Gone,
+        400 | 409 | 422 if operation == Operation::Delete && said.names_running_job() => Busy,
         400 => Failed(bad_request(said)),
         409 if operation == Operation::Jit => Failed(T::NameTaken),
         422 => Failed(T::InvalidRequest),
         429 if said.code_is("QUOTA_EXCEEDED") || said.is_quota() => Failed(T::Quota),
         429 => Failed(T::RateLimited),
-        // httpx' text about GitHub's refusal; a bare `422` could as well be part of an id in the URL.
-        500 if operation == Operation::Delete && said.has("422 unprocessable") => Busy,
+        500 if operation == Operation::Delete && said.is_busy() => Busy,
         500 if operation == Operation::Jit && said.is_label_policy() => Failed(T::LabelPolicy),
         _ if operation == Operation::Read => Failed(T::Upstream),
         408 | 500..=599 => Failed(T::UnknownOutcome),
@@ -410,6 +419,15 @@ mod tests {
     fn b12_busy_is_githubs_422_and_not_an_id_that_holds_these_digits() {
         let body = r#"{"detail":"Failed to deprovision runner: Client error '422 Unprocessable Entity' for url 'http://x/runners/1'"}"#;
         assert_eq!(json(Operation::Delete, 500, body).verdict, Verdict::Busy);
+        for (status, body) in [
+            (400, r#"{"detail":"GitHub API error: JobStillRunningException"}"#),
+            (
+                500,
+                r#"{"detail":"Failed to deprovision runner: Runner is still running a job"}"#,
+            ),
+        ] {
+            assert_eq!(json(Operation::Delete, status, body).verdict, Verdict::Busy, "{body}");
+        }
         let body = r#"{"detail":"Failed to deprovision runner: Server error '500 Internal Server Error' for url 'http://x/runners/4220'"}"#;
         assert_eq!(trouble(Operation::Delete, 500, body), Trouble::UnknownOutcome);
     }

@@ -192,7 +192,7 @@ impl Client {
     }
 
     /// Pages through the list until `take` says false. Records that vanish meanwhile shift the rest towards
-    /// the front, so the next page begins as much earlier as the total shrank.
+    /// the front, past us: where the total shrank, the gap before the page just read is read too.
     async fn pages(&self, mut take: impl FnMut(Runner) -> bool) -> Result<(), Failure> {
         let mut seen = BTreeSet::new();
         let mut offset = 0;
@@ -223,11 +223,15 @@ impl Client {
                 }
             }
             let shrunk = match (last_total, total) {
-                (Some(before), Some(now)) => before.saturating_sub(now).min(received.saturating_sub(1)),
+                (Some(before), Some(now)) => before.saturating_sub(now).min(offset),
                 _ => 0,
             };
             last_total = total.or(last_total);
-            offset += received - shrunk;
+            if shrunk > 0 {
+                offset -= shrunk;
+                continue;
+            }
+            offset += received;
             if received == 0 || total.is_some_and(|total| offset >= total) {
                 return Ok(());
             }
@@ -269,9 +273,8 @@ impl Client {
             let status = response.status().as_u16();
             let Answer { verdict, code, message } =
                 classify(operation, status, content_type(&response), response.body());
-            let trouble = match verdict {
-                Verdict::Failed(trouble) => trouble,
-                _ => return Ok((verdict, response.into_body())),
+            let Verdict::Failed(trouble) = verdict else {
+                return Ok((verdict, response.into_body()));
             };
             if trouble == Trouble::Credentials && !renewed {
                 tracing::info!(status, message, "token refused; renewing it");

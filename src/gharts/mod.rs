@@ -10,6 +10,8 @@
 
 pub mod classify;
 pub mod client;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wire;
 
 pub use classify::{Operation, Trouble, Verdict};

@@ -10,7 +10,17 @@ const LONG_RUN: usize = 40;
 /// What a GitHub token starts with.
 const TOKEN_PREFIXES: [&str; 6] = ["ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_"];
 /// Words after which a credential follows.
-const SCHEMES: [&str; 4] = ["bearer", "basic", "remoteauth", "token"];
+const SCHEMES: [&str; 7] = [
+    "bearer",
+    "basic",
+    "remoteauth",
+    "token",
+    "access_token",
+    "client_secret",
+    "password",
+];
+/// How the key of `key=value` ends when the value is a credential.
+const SECRET_KEYS: [&str; 5] = ["token", "secret", "password", "sig", "signature"];
 const REPLACEMENT: &str = "[redacted]";
 
 /// Cuts `text` to one line of about 300 characters, escapes control characters, and replaces what looks
@@ -28,6 +38,10 @@ pub fn redact(text: &str) -> String {
         if run > 0 {
             let (word, tail) = rest.split_at(run);
             if looks_secret(word) || (after_scheme && looks_random(word)) {
+                out.push_str(REPLACEMENT);
+            } else if let Some(key) = key_of_secret(word) {
+                out.push_str(key);
+                out.push('=');
                 out.push_str(REPLACEMENT);
             } else {
                 out.push_str(word);
@@ -66,11 +80,13 @@ impl Line {
             return;
         }
         if c.is_control() || is_invisible(c) {
-            self.text.extend(c.escape_default());
+            let escaped = c.escape_default();
+            self.chars += escaped.len();
+            self.text.extend(escaped);
         } else {
             self.text.push(c);
+            self.chars += 1;
         }
-        self.chars += 1;
     }
 }
 
@@ -96,6 +112,13 @@ fn is_dense(run: &str) -> bool {
         && run.bytes().any(|b| b.is_ascii_lowercase())
         && run.bytes().any(|b| b.is_ascii_digit());
     mixed || run.split(['-', '_', '/']).any(|piece| piece.len() > LONG_RUN)
+}
+
+/// The key, where the word is `key=value` and the value a credential.
+fn key_of_secret(word: &str) -> Option<&str> {
+    let (key, value) = word.split_once('=')?;
+    let names_secret = SECRET_KEYS.iter().any(|name| key.to_ascii_lowercase().ends_with(name));
+    (names_secret && !value.is_empty()).then_some(key)
 }
 
 /// What follows the name of an authentication scheme: a credential, or a word of prose?
@@ -128,6 +151,10 @@ mod tests {
             "Authorization: Bearer [redacted], sorry"
         );
         assert_eq!(redact("ghs_abc is bad"), "[redacted] is bad");
+        assert_eq!(
+            redact("/q?sessionToken=abc&x=1, {\"client_secret\": \"hunter22\"}"),
+            "/q?sessionToken=[redacted]&x=1, {\"client_secret\": \"[redacted]\"}"
+        );
         let blob = "aGVsbG8gd29ybGQ0".repeat(4);
         assert_eq!(
             redact(&format!("{{\"encodedJITConfig\":\"{blob}\"}}")),

@@ -20,8 +20,9 @@ use crate::config::{Proxy, Tls, check_url};
 /// Idle connections to peers that close theirs after 5 s (uvicorn): a POST that meets the closing has an
 /// unknown outcome, so ours are dropped first.
 pub const IDLE_BRIEF: Duration = Duration::from_secs(4);
-/// Idle connections to GitHub, kept for the bursts of hundreds of calls a second.
-pub const IDLE_LONG: Duration = Duration::from_secs(60);
+/// Idle connections to GitHub, kept through bursts of hundreds of calls a second, and dropped well before
+/// any load balancer's own limit (60 s and more).
+pub const IDLE_LONG: Duration = Duration::from_secs(20);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(15);

@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod demand;
 pub mod limits;
 mod moment;
+pub mod orphans;
 pub mod reason;
 pub mod runner;
 pub mod want;

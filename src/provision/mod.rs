@@ -5,6 +5,7 @@
 //! [`Granted`] or a [`Refusal`] whose [`Class`] says what to do.
 
 pub mod gharts;
+pub mod scale_set;
 
 use std::{fmt, time::Duration};
 
@@ -83,6 +84,28 @@ pub enum Class {
     UnknownOutcome,
     /// Never reached the service: nothing happened.
     Unreachable,
+}
+
+impl Class {
+    /// Stable code, for metrics, logs and status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota_exceeded",
+            Self::NameTaken => "name_taken",
+            Self::LabelPolicy => "label_policy",
+            Self::NotAuthorized => "not_authorized",
+            Self::InvalidRequest => "invalid_request",
+            Self::Configuration => "configuration",
+            Self::BindingUnsupported => "binding_unsupported",
+            Self::Credentials => "credentials",
+            Self::ClockSkew => "clock_skew",
+            Self::IssuerDown => "issuer_down",
+            Self::RateLimited => "rate_limited",
+            Self::Upstream => "upstream",
+            Self::UnknownOutcome => "unknown_outcome",
+            Self::Unreachable => "unreachable",
+        }
+    }
 }
 
 /// No JIT configuration. `message` holds the server's own words, cut and redacted.

@@ -1,1 +1,3 @@
-//! (to be written)
+//! Every recorded answer of the real GHARTS, against what we make of it.
+
+mod classify;

@@ -1,0 +1,387 @@
+//! From the configuration to the loop's setup: every concrete type is named here and nowhere else.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use crate::{
+    admission::gate::Gate,
+    clock::Clock,
+    config::{Config, Gharts, GitHub, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
+    control::{ScopeLabels, SetParts, SetSetup, Setup},
+    gharts::Client as GhartsClient,
+    http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, reqwest_transport},
+    identity::{Cached, TokenError, TokenSource, file, github_token_source, kubernetes, oauth2},
+    ids::Namer,
+    provision::{Provisioner, gharts::GhartsProvisioner, scale_set::ScaleSetProvisioner},
+    runner::{
+        cluster::{Cluster, ClusterError},
+        manifest::Blueprint,
+    },
+    scaleset::{Authority, Connection, Spec},
+    server::Heartbeat,
+    shutdown::Tasks,
+    status::Status,
+    telemetry::Metrics,
+};
+
+/// Between two tries at an API server that does not answer at start.
+const START_PAUSE: Duration = Duration::from_secs(2);
+
+/// The world outside: the machine's own, or the simulated one.
+#[derive(Clone)]
+pub struct Externals {
+    pub github: SharedTransport,
+    /// GHARTS and OIDC providers.
+    pub gharts: SharedTransport,
+    pub kubernetes: kube::Client,
+    pub clock: Clock,
+    /// Of every random choice of the daemon.
+    pub seed: u64,
+    /// Who we are at GitHub's sessions.
+    pub owner: String,
+}
+
+impl std::fmt::Debug for Externals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Externals")
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the loop says what it does.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) metrics: Metrics,
+    pub(super) heartbeat: Arc<Heartbeat>,
+    pub(super) status: watch::Sender<Arc<Status>>,
+}
+
+/// The machine's own world.
+pub(super) async fn externals(config: &Config) -> Result<Externals, Error> {
+    let temporary = |error: &dyn std::fmt::Display| Error::Temporary(error.to_string());
+    let gharts_tls = config.gharts.as_ref().map_or(&config.github.tls, |g| &g.tls);
+    Ok(Externals {
+        github: reqwest_transport(&config.github.tls, &config.github.proxy, IDLE_LONG).map_err(|e| temporary(&e))?,
+        gharts: reqwest_transport(gharts_tls, &config.github.proxy, IDLE_BRIEF).map_err(|e| temporary(&e))?,
+        kubernetes: kubernetes_client(&config.kubernetes).await?,
+        clock: Clock::system(),
+        seed: fastrand::u64(..),
+        owner: host_name(),
+    })
+}
+
+/// In-cluster, or by kubeconfig. The client's own retries are off: they would repeat creates unasked.
+pub(super) async fn kubernetes_client(kubernetes: &Kubernetes) -> Result<kube::Client, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Temporary(format!("no Kubernetes client: {error}"));
+    let options = kube::config::KubeConfigOptions {
+        context: kubernetes.context.clone(),
+        ..Default::default()
+    };
+    let mut config = match &kubernetes.kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path).map_err(|e| failed(&e))?;
+            kube::Config::from_custom_kubeconfig(file, &options)
+                .await
+                .map_err(|e| failed(&e))?
+        }
+        None if kubernetes.context.is_some() => {
+            kube::Config::from_kubeconfig(&options).await.map_err(|e| failed(&e))?
+        }
+        None => kube::Config::infer().await.map_err(|e| failed(&e))?,
+    };
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    // A proxy is for GitHub and GHARTS; the API server's connection never takes one.
+    config.proxy_url = None;
+    kube::Client::try_from(config).map_err(|e| failed(&e))
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
+        .map(|name| name.trim().to_owned())
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "gharts-listener".to_owned())
+}
+
+/// The loop's setup; `None` when told to stop meanwhile. Waits for the API server, since nothing can be named
+/// without the runner namespace's uid.
+pub(super) async fn setup(
+    config: Config,
+    externals: Externals,
+    outputs: Outputs,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) -> Result<Option<Setup>, Error> {
+    let cluster = Cluster::new(externals.kubernetes.clone(), &config.kubernetes.namespace);
+    let Some(uid) = namespace_uid(&cluster, &outputs, stop).await else {
+        return Ok(None);
+    };
+    let github = GitHubSide::new(&config.github, &externals, &outputs.metrics);
+    let gharts = config
+        .gharts
+        .as_ref()
+        .map(|gharts| GhartsSide::new(gharts, &config, &externals, &outputs.metrics));
+    let sets = config
+        .scale_sets
+        .iter()
+        .map(|set| set_setup(set, &config.github, &uid, &github, gharts.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(Setup {
+        sets,
+        max_runners: config.max_runners,
+        cluster_gate: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
+        cluster,
+        owner: externals.owner,
+        clock: externals.clock,
+        seed: externals.seed,
+        metrics: outputs.metrics,
+        heartbeat: outputs.heartbeat,
+        status: outputs.status,
+        tasks: tasks.clone(),
+        scope: scope_labels(&config.github.config_url.scope, &config.kubernetes.namespace),
+    }))
+}
+
+async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &CancellationToken) -> Option<String> {
+    let mut said: Option<ClusterError> = None;
+    loop {
+        let error = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            uid = cluster.namespace_uid() => match uid {
+                Ok(uid) => return Some(uid),
+                Err(error) => error,
+            },
+        };
+        outputs.heartbeat.beat();
+        if said.as_ref() != Some(&error) {
+            tracing::warn!(namespace = cluster.namespace(), %error, "the runner namespace cannot be read; trying again");
+            outputs.status.send_modify(|status| {
+                Arc::make_mut(status).not_ready = vec![format!("namespace {}: {error}", cluster.namespace())];
+            });
+            said = Some(error);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(START_PAUSE) => {}
+        }
+    }
+}
+
+/// One credential, one connection, one gate: shared by all sets.
+struct GitHubSide {
+    connection: Arc<Connection>,
+    gate: Gate,
+    provisioner: Arc<dyn Provisioner>,
+    key: String,
+    max_in_flight: u32,
+}
+
+impl GitHubSide {
+    fn new(github: &GitHub, externals: &Externals, metrics: &Metrics) -> Self {
+        let source = github_token_source(github, externals.github.clone(), externals.clock.clone());
+        let token = Arc::new(cached(source, externals, metrics, "github"));
+        let connection = Arc::new(Connection::new(
+            externals.github.clone(),
+            externals.clock.clone(),
+            github.config_url.clone(),
+            Authority::Rest(token),
+            externals.seed,
+        ));
+        Self {
+            gate: Gate::new(Some(&github.limits), externals.clock.clone()),
+            provisioner: Arc::new(ScaleSetProvisioner::new(connection.clone())),
+            connection,
+            key: format!("GitHub at {}", github.config_url.url),
+            max_in_flight: github.limits.max_in_flight,
+        }
+    }
+}
+
+/// One token service, one identity, one gate: shared by all sets that use it.
+struct GhartsSide {
+    provisioner: Arc<dyn Provisioner>,
+    gate: Gate,
+    key: String,
+    max_in_flight: u32,
+}
+
+impl GhartsSide {
+    fn new(gharts: &Gharts, config: &Config, externals: &Externals, metrics: &Metrics) -> Self {
+        let source = token_source(&gharts.oidc, config, externals);
+        let token = Arc::new(cached(source, externals, metrics, "gharts"));
+        let client = GhartsClient::new(
+            externals.gharts.clone(),
+            externals.clock.clone(),
+            &gharts.base_url,
+            token,
+            gharts.timeout,
+        );
+        let team = gharts.team.clone();
+        Self {
+            provisioner: Arc::new(GhartsProvisioner::new(Arc::new(client), externals.clock.clone(), team)),
+            gate: Gate::new(Some(&gharts.limits), externals.clock.clone()),
+            key: format!("GHARTS at {}", gharts.base_url),
+            max_in_flight: gharts.limits.max_in_flight,
+        }
+    }
+}
+
+fn token_source(oidc: &Oidc, config: &Config, externals: &Externals) -> Arc<dyn TokenSource> {
+    match oidc {
+        Oidc::Kubernetes {
+            audience,
+            service_account,
+            namespace,
+            expiration,
+        } => {
+            let own = own_namespace(&externals.kubernetes, config);
+            Arc::new(kubernetes::ServiceAccountTokens::new(
+                externals.kubernetes.clone(),
+                namespace.as_deref().unwrap_or(&own),
+                service_account,
+                audience,
+                *expiration,
+            ))
+        }
+        Oidc::External {
+            audience,
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+            auth_style,
+        } => {
+            let secret = client_secret.clone();
+            let read: oauth2::ReadSecret = Arc::new(move || {
+                secret.read().map_err(|error| TokenError::Refused {
+                    message: error.to_string(),
+                })
+            });
+            let issuer = oauth2::Issuer {
+                token_url: token_url.clone(),
+                client_id: client_id.clone(),
+                audience: audience.clone(),
+                scope: scope.clone(),
+                style: *auth_style,
+            };
+            Arc::new(oauth2::ClientCredentials::new(
+                externals.gharts.clone(),
+                externals.clock.clone(),
+                issuer,
+                read,
+            ))
+        }
+        Oidc::File { path } => Arc::new(file::TokenFile::new(path.clone(), externals.clock.clone())),
+    }
+}
+
+/// The daemon's own namespace, where its service account is: the pod's, or the kubeconfig context's.
+fn own_namespace(client: &kube::Client, config: &Config) -> String {
+    match client.default_namespace() {
+        "" => config.kubernetes.namespace.clone(),
+        namespace => namespace.to_owned(),
+    }
+}
+
+fn cached(source: Arc<dyn TokenSource>, externals: &Externals, metrics: &Metrics, token: &'static str) -> Cached {
+    let metrics = metrics.clone();
+    Cached::new(source, externals.clock.clone()).on_refresh(Arc::new(move |result| {
+        metrics.token_renewal(token, result.is_ok());
+        if token == "gharts" && result.is_ok() {
+            metrics.token_refreshed();
+        }
+    }))
+}
+
+fn set_setup(
+    set: &ScaleSet,
+    github_config: &GitHub,
+    namespace_uid: &str,
+    github: &GitHubSide,
+    gharts: Option<&GhartsSide>,
+) -> Result<SetSetup, Error> {
+    let blueprint = Blueprint::new(&set.name, &set.template);
+    let (provisioner, gate, key, in_flight_max, has_records, word) = match set.provisioner {
+        ProvisionerKind::ScaleSet => (
+            github.provisioner.clone(),
+            github.gate.clone(),
+            github.key.clone(),
+            github.max_in_flight,
+            false,
+            "scaleSet",
+        ),
+        ProvisionerKind::Gharts => {
+            let gharts = gharts.ok_or_else(|| {
+                Error::Temporary(format!("scale set {} wants GHARTS, and the file names none", set.name))
+            })?;
+            (
+                gharts.provisioner.clone(),
+                gharts.gate.clone(),
+                gharts.key.clone(),
+                gharts.max_in_flight,
+                true,
+                "gharts",
+            )
+        }
+    };
+    let work_folder = set
+        .gharts
+        .work_folder
+        .as_deref()
+        .unwrap_or(blueprint.work_folder())
+        .to_owned();
+    Ok(SetSetup {
+        spec: Spec {
+            group: github_config.runner_group.clone(),
+            name: set.name.to_string(),
+            labels: set.labels.clone(),
+            disable_update: true,
+            known_id: None,
+        },
+        min_runners: set.min_runners,
+        max_runners: set.max_runners,
+        timeouts: set.timeouts.clone(),
+        in_flight_max,
+        has_records,
+        provisioner_word: word,
+        binding_word: match (set.binding, set.provisioner) {
+            (RunnerBinding::Auto, ProvisionerKind::Gharts) => "auto",
+            _ => "scaleSet",
+        },
+        parts: Arc::new(SetParts {
+            name: set.name.clone(),
+            namer: Namer::new(namespace_uid, &set.name),
+            blueprint,
+            labels: set.gharts.labels.clone().unwrap_or_else(|| set.labels.clone()),
+            work_folder,
+            provisioner,
+            provisioner_key: key,
+            provisioner_gate: gate,
+            connection: github.connection.clone(),
+            github_gate: github.gate.clone(),
+        }),
+    })
+}
+
+fn scope_labels(scope: &Scope, namespace: &str) -> ScopeLabels {
+    let mut labels = ScopeLabels {
+        namespace: namespace.to_owned(),
+        ..ScopeLabels::default()
+    };
+    match scope {
+        Scope::Organization { org } => labels.organization.clone_from(org),
+        Scope::Repository { owner, repo } => {
+            labels.organization.clone_from(owner);
+            labels.repository.clone_from(repo);
+        }
+        Scope::Enterprise { enterprise } => labels.enterprise.clone_from(enterprise),
+    }
+    labels
+}

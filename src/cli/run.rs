@@ -1,0 +1,61 @@
+//! `run`: configuration, port, logs, then the daemon. Whatever the file alone shows to be wrong ends here,
+//! before anything is bound or called.
+
+use std::net::TcpListener;
+
+use tokio::runtime::Runtime;
+
+use super::{Exit, FileArgs, output};
+use crate::{app, clock::Clock, config::Config, telemetry::logs};
+
+pub(super) fn run(runtime: &Runtime, args: &FileArgs) -> Exit {
+    let (config, listener) = match prepare(args) {
+        Ok(prepared) => prepared,
+        Err(exit) => return exit,
+    };
+    if let Err(error) = logs::init(&config.logging, Clock::system()) {
+        output::error(&error.to_string(), "correct logging.level");
+        return Exit::Usage;
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %args.path().display(),
+        listen = %config.server.listen,
+        scale_sets = config.scale_sets.len(),
+        "gharts-listener starts"
+    );
+    match runtime.block_on(app::run(config, listener)) {
+        Ok(()) => {
+            tracing::info!("ended in good order");
+            Exit::Well
+        }
+        Err(error) => {
+            tracing::error!(%error, "ended");
+            match error {
+                app::Error::Temporary(_) => Exit::Temporary,
+                app::Error::Core(_) => Exit::Core,
+                app::Error::Aborted => Exit::Bad,
+            }
+        }
+    }
+}
+
+fn prepare(args: &FileArgs) -> Result<(Config, TcpListener), Exit> {
+    let config = args.load()?;
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen).and_then(|listener| {
+        // tokio takes over only sockets that do not block.
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    match listener {
+        Ok(listener) => Ok((config, listener)),
+        Err(error) => {
+            output::error(
+                &format!("cannot listen on {listen}: {error}"),
+                "stop what uses the port, or choose another: server.listen or GHARTS_LISTENER__SERVER__LISTEN",
+            );
+            Err(Exit::Usage)
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! `status`: asks a running daemon, over its own port, and says it for people or for machines.
+
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use clap::Args;
+use http::{StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::time::timeout;
+
+use super::{Exit, FileArgs, output};
+use crate::status::{SetStatus, Status};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Three hundred scale sets are less than one MiB.
+const LARGEST: usize = 16 << 20;
+/// States in the order of a runner's life.
+const STATES: [(&str, &str); 6] = [
+    ("provisioning", "provisioning"),
+    ("pending", "pending"),
+    ("idle", "idle"),
+    ("busy", "busy"),
+    ("jobDone", "job done"),
+    ("retiring", "retiring"),
+];
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The daemon's address, such as http://127.0.0.1:8080. By default the port of the file, on this host.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    url: Option<String>,
+    #[command(flatten)]
+    file: FileArgs,
+    /// Print the daemon's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &StatusArgs) -> Exit {
+    let uri = match address(args) {
+        Ok(uri) => uri,
+        Err(exit) => return exit,
+    };
+    let answer = match timeout(DEADLINE, fetch(&uri)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
+    };
+    let status = answer.and_then(|bytes| {
+        serde_json::from_slice::<Status>(&bytes).map_err(|error| format!("the answer is not a status: {error}"))
+    });
+    match status {
+        Ok(status) if args.json => match serde_json::to_string_pretty(&status) {
+            Ok(json) => {
+                output::text(&(json + "\n"));
+                Exit::Well
+            }
+            Err(error) => failed(&uri, &error.to_string()),
+        },
+        Ok(status) => {
+            output::text(&render(&status));
+            Exit::Well
+        }
+        Err(reason) => failed(&uri, &reason),
+    }
+}
+
+fn failed(uri: &Uri, reason: &str) -> Exit {
+    output::error(
+        &format!("cannot ask {uri}: {reason}"),
+        "is the daemon running? Name it with --url (a port-forward does for one in a cluster)",
+    );
+    Exit::Bad
+}
+
+fn address(args: &StatusArgs) -> Result<Uri, Exit> {
+    let base = match &args.url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("http://{}", reachable(args.file.load()?.server.listen)),
+    };
+    match format!("{base}/api/v1/status").parse::<Uri>() {
+        Ok(uri) if uri.scheme_str() == Some("http") && uri.authority().is_some() => Ok(uri),
+        _ => {
+            output::error(
+                &format!("{base} is not an http URL"),
+                "such as --url http://127.0.0.1:8080",
+            );
+            Err(Exit::Usage)
+        }
+    }
+}
+
+/// A daemon that listens on every address is asked over loopback.
+fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    listen
+}
+
+async fn fetch(uri: &Uri) -> Result<Bytes, String> {
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let answer = client.get(uri.clone()).await.map_err(|error| chain(&error))?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+    let bytes = body.map_err(|error| error.to_string())?.to_bytes();
+    if status == StatusCode::OK {
+        Ok(bytes)
+    } else {
+        Err(format!("it answered {status}"))
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let _ = write!(text, ": {error}");
+        next = error.source();
+    }
+    text
+}
+
+/// One line per set, then for each set why there are not more runners.
+fn render(status: &Status) -> String {
+    let mut text = format!(
+        "gharts-listener {}, since {}: {}\n",
+        status.version,
+        status.started_at,
+        condition(status)
+    );
+    for line in &status.not_ready {
+        let _ = writeln!(text, "  {}", clean(line));
+    }
+    if status.scale_sets.is_empty() {
+        text.push_str("\nno scale sets\n");
+        return text;
+    }
+    let head = ["SCALE SET", "JOBS", "RUNNERS", "CAPACITY", "SESSION", "STATE"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(status.scale_sets.iter().map(row));
+    text.push('\n');
+    text.push_str(&output::table(&rows));
+    for set in &status.scale_sets {
+        text.push('\n');
+        text.push_str(&details(set));
+    }
+    text
+}
+
+fn condition(status: &Status) -> &'static str {
+    match (status.draining, status.ready) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    }
+}
+
+fn row(set: &SetStatus) -> Vec<String> {
+    let demand = &set.demand;
+    let mut flags = Vec::new();
+    for (on, flag) in [
+        (set.degraded, "degraded"),
+        (set.quota_exceeded, "quota exceeded"),
+        (set.policy_violation, "policy violation"),
+    ] {
+        if on {
+            flags.push(flag);
+        }
+    }
+    vec![
+        clean(&set.name),
+        format!("{} assigned, {} running", demand.assigned, demand.running),
+        runners(set),
+        format!("{} of {}..{}", set.capacity, set.min_runners, set.max_runners),
+        set.session.clone(),
+        if flags.is_empty() {
+            "ok".to_owned()
+        } else {
+            flags.join(", ")
+        },
+    ]
+}
+
+fn runners(set: &SetStatus) -> String {
+    let parts: Vec<String> = STATES
+        .iter()
+        .filter_map(|(key, word)| Some((set.runners.get(*key).filter(|n| **n > 0)?, word)))
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+fn details(set: &SetStatus) -> String {
+    let mut text = format!("{} ({}, binding {})\n", clean(&set.name), set.provisioner, set.binding);
+    for (n, reason) in set.reasons.iter().enumerate() {
+        let since = reason
+            .since
+            .as_ref()
+            .map(|s| format!(", since {s}"))
+            .unwrap_or_default();
+        let _ = writeln!(text, "  {}: {}{since}", reason.code, clean(&reason.message));
+        // The first reason cuts hardest: mending another changes nothing yet.
+        if let (0, Some(remedy)) = (n, &reason.remedy) {
+            let _ = writeln!(text, "    help: {}", clean(remedy));
+        }
+    }
+    if let Some(error) = &set.last_provision_error {
+        let class = set.last_provision_error_class.as_deref().unwrap_or("unknown");
+        let _ = writeln!(text, "  last error ({class}): {}", clean(error));
+    }
+    text
+}
+
+/// Names and texts of strangers must not steer the terminal.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::status::{DemandStatus, ReasonStatus};
+
+    fn example() -> Status {
+        Status {
+            version: "0.1.0".to_owned(),
+            started_at: "2026-11-23T08:00:00Z".to_owned(),
+            ready: true,
+            scale_sets: vec![SetStatus {
+                name: "linux-large".to_owned(),
+                provisioner: "gharts".to_owned(),
+                binding: "scaleSet".to_owned(),
+                session: "polling".to_owned(),
+                max_runners: 50,
+                capacity: 7,
+                quota_exceeded: true,
+                demand: DemandStatus {
+                    assigned: 9,
+                    running: 6,
+                    ..DemandStatus::default()
+                },
+                runners: BTreeMap::from([("busy".to_owned(), 6), ("idle".to_owned(), 1)]),
+                reasons: vec![ReasonStatus {
+                    code: "gharts_quota".to_owned(),
+                    message: "GHARTS: Maximum allowed: 7\u{1b}[2J".to_owned(),
+                    remedy: Some("ask for a higher quota".to_owned()),
+                    since: Some("2026-11-23T08:10:00Z".to_owned()),
+                }],
+                ..SetStatus::default()
+            }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn b49_the_table_says_what_runs_and_why_not_more() {
+        insta::assert_snapshot!(render(&example()), @"
+        gharts-listener 0.1.0, since 2026-11-23T08:00:00Z: ready
+
+        SCALE SET    JOBS                   RUNNERS         CAPACITY    SESSION  STATE
+        linux-large  9 assigned, 6 running  1 idle, 6 busy  7 of 0..50  polling  quota exceeded
+
+        linux-large (gharts, binding scaleSet)
+          gharts_quota: GHARTS: Maximum allowed: 7\u{fffd}[2J, since 2026-11-23T08:10:00Z
+            help: ask for a higher quota
+        ");
+    }
+
+    #[test]
+    fn a_daemon_on_every_address_is_asked_over_loopback() {
+        assert_eq!(reachable("0.0.0.0:8080".parse().unwrap()).to_string(), "127.0.0.1:8080");
+        assert_eq!(reachable("[::]:8080".parse().unwrap()).to_string(), "[::1]:8080");
+        assert_eq!(reachable("10.0.0.1:80".parse().unwrap()).to_string(), "10.0.0.1:80");
+    }
+}

@@ -1,0 +1,111 @@
+//! Everything that reaches the control loop: facts, never requests.
+
+use tokio::sync::oneshot;
+
+use super::sweep::Findings;
+use crate::{
+    ids::{RunnerName, SetName},
+    plan::{
+        Moment,
+        demand::Reading,
+        runner::{Call, CallResult, Failure},
+        world::Session,
+    },
+    provision::Refusal,
+    runner::cluster::{ClusterError, Sighting},
+    scaleset::{Agent, Message, Statistics},
+};
+
+/// One fact.
+#[derive(Debug)]
+pub(super) enum Event {
+    Queue(SetName, QueueEvent),
+    Sighting(Sighting),
+    Start(SetName, RunnerName, StartEvent),
+    Called {
+        set: SetName,
+        name: RunnerName,
+        call: Call,
+        result: CallResult,
+        /// A place at the provisioner's own service was given back.
+        place_freed: bool,
+    },
+    /// The agents list of the credential; `None` when it could not be had.
+    Agents {
+        began: Moment,
+        agents: Option<Vec<Agent>>,
+    },
+    Swept(Findings),
+}
+
+/// From the task of one set's queue.
+#[derive(Debug)]
+pub(super) enum QueueEvent {
+    Registered {
+        scale_set_id: i64,
+    },
+    Session(Session),
+    /// A session is open: these are its first statistics. Answered when the capacity is worked out.
+    Opened {
+        statistics: Option<Statistics>,
+        began: Moment,
+        done: oneshot::Sender<()>,
+    },
+    /// Statistics of a refresh.
+    Statistics {
+        statistics: Statistics,
+        began: Moment,
+    },
+    /// A poll was answered, if only by silence.
+    Polled,
+    /// Answered when every entry is taken in: only then may the message be deleted.
+    Message {
+        message: Message,
+        began: Moment,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// From the start of one runner.
+#[derive(Debug)]
+pub(super) enum StartEvent {
+    Granted {
+        agent_id: Option<i64>,
+        gharts_id: Option<String>,
+    },
+    PodCreated {
+        uid: String,
+    },
+    Finished(Result<(), StartError>),
+}
+
+/// Why a start came to nothing.
+#[derive(Debug)]
+pub(super) struct StartError {
+    pub failure: Failure,
+    /// A registration may exist.
+    pub registered: bool,
+    pub cause: Cause,
+}
+
+#[derive(Debug)]
+pub(super) enum Cause {
+    Refused(Refusal),
+    Cluster(ClusterError),
+    /// Its deadline passed meanwhile.
+    GivenUp,
+}
+
+impl From<Statistics> for Reading {
+    fn from(s: Statistics) -> Self {
+        Self {
+            available: s.total_available_jobs,
+            acquired: s.total_acquired_jobs,
+            assigned: s.total_assigned_jobs,
+            running: s.total_running_jobs,
+            registered: s.total_registered_runners,
+            busy: s.total_busy_runners,
+            idle: s.total_idle_runners,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Turns what was planned into calls. One gate per destination, so that slow GHARTS calls never hold back a
+//! pod's deletion; every outcome comes back to the loop as an event. No lock is held across any call.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+
+use super::{
+    event::{Cause, Event, StartError, StartEvent},
+    sweep,
+    timeline::Timeline,
+};
+use crate::{
+    admission::gate::{Gate, Urgency},
+    ids::{Namer, RunnerName, SetName},
+    plan::runner::{Call, CallResult, Failure, Job, Purpose},
+    provision::{Class, Granted, JitRequest, Provisioner, Registration, ReleaseError, Released},
+    runner::{
+        cluster::{Cluster, ClusterError, Kind},
+        manifest::{self, Blueprint},
+    },
+    scaleset::{Connection, Removal},
+    shutdown::Tasks,
+    telemetry::Metrics,
+};
+
+/// What the executor knows of one scale set; fixed while the configuration stands.
+#[derive(Debug)]
+pub struct SetParts {
+    pub name: SetName,
+    pub namer: Namer,
+    pub blueprint: Blueprint,
+    /// What GHARTS' policy sees.
+    pub labels: Vec<String>,
+    pub work_folder: String,
+    pub provisioner: Arc<dyn Provisioner>,
+    /// Sets with the same key share one provisioner and its limits.
+    pub provisioner_key: String,
+    /// In front of the provisioner's service.
+    pub provisioner_gate: Gate,
+    pub connection: Arc<Connection>,
+    /// In front of GitHub's Actions service.
+    pub github_gate: Gate,
+}
+
+/// Shared by every call under way.
+#[derive(Debug)]
+pub(super) struct Executor {
+    parts: Arc<Parts>,
+    tasks: Tasks,
+}
+
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) sets: BTreeMap<SetName, Arc<SetParts>>,
+    pub(super) cluster: Cluster,
+    pub(super) cluster_gate: Gate,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) timeline: Timeline,
+    pub(super) metrics: Metrics,
+}
+
+/// One runner to start.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) set: SetName,
+    pub(super) name: RunnerName,
+    pub(super) scale_set_id: i64,
+    pub(super) purpose: Purpose,
+    /// Set when the runner's deadline passed: its registration must not become a pod any more.
+    pub(super) given_up: Arc<AtomicBool>,
+}
+
+/// One call about a runner.
+#[derive(Debug)]
+pub(super) struct CallOrder {
+    pub(super) set: SetName,
+    pub(super) name: RunnerName,
+    pub(super) call: Call,
+    pub(super) agent_id: Option<i64>,
+    pub(super) gharts_id: Option<String>,
+    pub(super) pod_uid: String,
+    pub(super) job: Option<Job>,
+}
+
+impl Executor {
+    pub(super) fn new(parts: Arc<Parts>, tasks: Tasks) -> Self {
+        Self { parts, tasks }
+    }
+
+    pub(super) fn start(&self, start: Start) {
+        let Some(set) = self.parts.sets.get(&start.set).cloned() else {
+            return;
+        };
+        let parts = self.parts.clone();
+        self.tasks.spawn("start", async move {
+            let result = parts.start(&set, &start).await;
+            let event = StartEvent::Finished(result);
+            parts.tell(Event::Start(start.set, start.name, event)).await;
+        });
+    }
+
+    pub(super) fn call(&self, order: CallOrder) {
+        let Some(set) = self.parts.sets.get(&order.set).cloned() else {
+            return;
+        };
+        let parts = self.parts.clone();
+        self.tasks.spawn("call", async move {
+            let (result, place_freed) = parts.call(&set, &order).await;
+            let CallOrder { set, name, call, .. } = order;
+            parts
+                .tell(Event::Called {
+                    set,
+                    name,
+                    call,
+                    result,
+                    place_freed,
+                })
+                .await;
+        });
+    }
+
+    /// One unfiltered agents list, for every set of the credential.
+    pub(super) fn list_agents(&self) {
+        let parts = self.parts.clone();
+        let Some(set) = parts.sets.values().next().cloned() else {
+            return;
+        };
+        self.tasks.spawn("agents", async move {
+            let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+            let began = parts.timeline.now();
+            let agents = match set.connection.agents().await {
+                Ok(agents) => Some(agents),
+                Err(error) => {
+                    tracing::warn!(%error, "runners cannot be listed at GitHub");
+                    None
+                }
+            };
+            drop(permit);
+            parts.tell(Event::Agents { began, agents }).await;
+        });
+    }
+
+    pub(super) fn sweep(&self, order: sweep::Order) {
+        let parts = self.parts.clone();
+        self.tasks.spawn("sweep", async move {
+            let findings = sweep::run(&parts, order).await;
+            parts.tell(Event::Swept(findings)).await;
+        });
+    }
+}
+
+impl Parts {
+    /// The loop is there as long as the executor is; a closed channel means that the process ends.
+    async fn tell(&self, event: Event) {
+        if self.events.send(event).await.is_err() {
+            tracing::debug!("an outcome came after the loop's end");
+        }
+    }
+
+    /// JIT configuration, Pod, Secret. Never cancelled: cancelling leaks.
+    async fn start(&self, set: &SetParts, start: &Start) -> Result<(), StartError> {
+        let granted = self.provision(set, start).await?;
+        let failed = |failure, cause| StartError {
+            failure,
+            registered: true,
+            cause,
+        };
+        let told = StartEvent::Granted {
+            agent_id: granted.agent_id,
+            gharts_id: granted.gharts_id.clone(),
+        };
+        self.tell(Event::Start(start.set.clone(), start.name.clone(), told))
+            .await;
+        if start.given_up.load(Ordering::Acquire) {
+            return Err(failed(Failure::JitTimeout, Cause::GivenUp));
+        }
+        let uid = self
+            .make_pod(set, start, &granted)
+            .await
+            .map_err(|e| failed(Failure::PodRefused, Cause::Cluster(e)))?;
+        let told = StartEvent::PodCreated { uid: uid.clone() };
+        self.tell(Event::Start(start.set.clone(), start.name.clone(), told))
+            .await;
+        self.make_secret(start, &uid, &granted.jit_config)
+            .await
+            .map_err(|e| failed(Failure::SecretRefused, Cause::Cluster(e)))
+    }
+
+    async fn provision(&self, set: &SetParts, start: &Start) -> Result<Granted, StartError> {
+        let request = JitRequest {
+            set: set.name.clone(),
+            scale_set_id: start.scale_set_id,
+            name: start.name.clone(),
+            labels: set.labels.clone(),
+            work_folder: set.work_folder.clone(),
+        };
+        let permit = set.provisioner_gate.enter(Urgency::Create, &set.name).await;
+        let began = self.timeline.clock().instant();
+        let result = set.provisioner.provision(&request).await;
+        drop(permit);
+        let took = self.timeline.clock().instant().duration_since(began);
+        let (status, code) = match &result {
+            Ok(_) => ("success", String::new()),
+            Err(refusal) => (
+                "error",
+                refusal
+                    .code
+                    .clone()
+                    .unwrap_or_else(|| refusal.class.as_str().to_owned()),
+            ),
+        };
+        self.metrics.provision_attempt(status, &code, took);
+        result.map_err(|refusal| StartError {
+            failure: Failure::JitRefused,
+            registered: may_be_registered(refusal.class),
+            cause: Cause::Refused(refusal),
+        })
+    }
+
+    async fn make_pod(&self, set: &SetParts, start: &Start, granted: &Granted) -> Result<String, ClusterError> {
+        let pod = set.blueprint.pod(
+            &start.name,
+            start.purpose,
+            granted.agent_id,
+            granted.gharts_id.as_deref(),
+        );
+        let _permit = self.cluster_gate.enter(Urgency::Create, &set.name).await;
+        self.cluster.create_pod(&pod).await
+    }
+
+    async fn make_secret(&self, start: &Start, pod_uid: &str, jit_config: &SecretString) -> Result<(), ClusterError> {
+        let secret = manifest::secret(&start.name, pod_uid, jit_config);
+        let _permit = self.cluster_gate.enter(Urgency::Create, &start.set).await;
+        self.cluster.create_secret(&secret).await
+    }
+
+    /// The call's result, and whether it gave a place back at the provisioner's service.
+    async fn call(&self, set: &SetParts, order: &CallOrder) -> (CallResult, bool) {
+        match order.call {
+            Call::RemoveAgent => {
+                let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+                (remove_agent(set, order).await, false)
+            }
+            Call::RemoveRecord => {
+                let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
+                let registration = Registration {
+                    name: order.name.clone(),
+                    agent_id: order.agent_id,
+                    gharts_id: order.gharts_id.clone(),
+                };
+                match set.provisioner.release(&registration).await {
+                    Ok(Released::Removed) => (CallResult::Done, true),
+                    Ok(Released::AlreadyGone) => (CallResult::Done, false),
+                    Err(ReleaseError::Busy) => (CallResult::Busy, false),
+                    Err(ReleaseError::Failed(refusal)) => {
+                        tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");
+                        (CallResult::Failed, false)
+                    }
+                }
+            }
+            Call::DeletePod | Call::MarkBusy | Call::CheckSecret => {
+                let urgency = match order.call {
+                    Call::DeletePod => Urgency::Remove,
+                    _ => Urgency::Create,
+                };
+                let _permit = self.cluster_gate.enter(urgency, &set.name).await;
+                (self.cluster_call(order).await, false)
+            }
+        }
+    }
+
+    async fn cluster_call(&self, order: &CallOrder) -> CallResult {
+        let result = match order.call {
+            Call::MarkBusy => {
+                let patch = manifest::busy_patch(order.job.as_ref());
+                self.cluster
+                    .patch_pod(&order.name, &patch)
+                    .await
+                    .map(|()| CallResult::Done)
+            }
+            Call::CheckSecret => {
+                let probe = manifest::secret(&order.name, &order.pod_uid, &SecretString::from("probe"));
+                let missing = self.cluster.secret_missing(&probe).await;
+                missing.map(|missing| if missing { CallResult::Missing } else { CallResult::Done })
+            }
+            _ => self
+                .cluster
+                .delete_pod(&order.name, &order.pod_uid)
+                .await
+                .map(|()| CallResult::Done),
+        };
+        result.unwrap_or_else(|error| {
+            tracing::warn!(runner = %order.name, %error, "a Kubernetes call failed; it is tried again");
+            CallResult::Failed
+        })
+    }
+}
+
+/// Looks the agent up by name where its id is not known: so a lost answer is cured.
+async fn remove_agent(set: &SetParts, order: &CallOrder) -> CallResult {
+    let id = match order.agent_id {
+        Some(id) => id,
+        None => match set.connection.agent_by_name(order.name.as_str()).await {
+            Ok(Some(agent)) => agent.id,
+            Ok(None) => return CallResult::Done,
+            Err(error) => {
+                tracing::warn!(runner = %order.name, %error, "the registration cannot be looked up yet");
+                return CallResult::Failed;
+            }
+        },
+    };
+    match set.connection.delete_agent(id).await {
+        Ok(Removal::Removed | Removal::AlreadyGone) => CallResult::Done,
+        Ok(Removal::Busy) => CallResult::Busy,
+        Err(error) => {
+            tracing::warn!(runner = %order.name, %error, "the registration is not removed yet");
+            CallResult::Failed
+        }
+    }
+}
+
+/// Whether a refusal of this class leaves open that a registration exists.
+fn may_be_registered(class: Class) -> bool {
+    matches!(
+        class,
+        Class::NameTaken | Class::Upstream | Class::UnknownOutcome | Class::RateLimited
+    )
+}
+
+/// Whose fault a Kubernetes refusal is, for the set's and the cluster's hurdles.
+pub(super) fn is_template_fault(error: &ClusterError) -> bool {
+    error.kind == Kind::Invalid
+}

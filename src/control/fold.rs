@@ -1,0 +1,493 @@
+//! What each event changes in the world. Facts go in; nothing is decided and nothing is called here.
+
+use super::{
+    AGENTS_EVERY, Control, SWEEP_EVERY, SWEEP_SOON,
+    event::{Cause, Event, QueueEvent, StartError, StartEvent},
+    execute::is_template_fault,
+};
+use crate::{
+    ids::{RunnerName, SetName},
+    plan::{
+        Moment,
+        limits::Scope,
+        reason::{Code, Reason},
+        runner::{AgentSight, CallResult, Failure, Happening, Job, Runner},
+        world::{self, Session},
+    },
+    provision::{Class, Refusal},
+    runner::{
+        cluster::{ClusterError, Kind, Sighting},
+        observe,
+    },
+    scaleset::{self, Agent, JobMessage, Message, Statistics},
+    telemetry::metrics::{JobLabels, SetLabels},
+};
+
+/// What one event led to.
+#[derive(Debug, Default)]
+pub(super) struct Folded {
+    pub(super) happenings: Vec<world::Event>,
+    pub(super) ack: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Folded {
+    fn happening(set: &SetName, name: &RunnerName, happening: Option<Happening>) -> Self {
+        let happenings = happening.map(|h| (set.clone(), name.clone(), h)).into_iter().collect();
+        Self { happenings, ack: None }
+    }
+}
+
+impl Control {
+    pub(super) fn fold(&mut self, event: Event) -> Folded {
+        let now = self.timeline.now();
+        match event {
+            Event::Queue(set, event) => self.fold_queue(now, &set, event),
+            Event::Sighting(sighting) => self.fold_sighting(now, sighting),
+            Event::Start(set, name, event) => self.fold_start(now, &set, &name, event),
+            Event::Called {
+                set,
+                name,
+                call,
+                result,
+                place_freed,
+            } => {
+                if place_freed {
+                    self.place_freed(now, &set);
+                }
+                if result == CallResult::Busy {
+                    tracing::info!(%set, runner = %name, "the service refuses to remove it: it is busy");
+                }
+                let happening = self.world.runner(&set, &name).and_then(|r| r.called(now, call, result));
+                Folded::happening(&set, &name, happening)
+            }
+            Event::Agents { began, agents } => {
+                self.agents.done(now + AGENTS_EVERY);
+                agents.map_or_else(Folded::default, |agents| self.fold_agents(now, began, &agents))
+            }
+            Event::Swept(findings) => {
+                self.sweeps += 1;
+                let pause = if self.sweeps < 2 || !findings.complete {
+                    SWEEP_SOON
+                } else {
+                    SWEEP_EVERY
+                };
+                self.sweep.done(now + pause);
+                self.first_seen = findings.first_seen;
+                Folded::default()
+            }
+        }
+    }
+
+    fn place_freed(&mut self, now: Moment, set: &SetName) {
+        let Some(world) = self.world.sets.get(set) else { return };
+        let scope = Scope::Provisioner(world.provisioner.clone());
+        if let Some(hurdle) = self.world.hurdles.get_mut(&scope) {
+            hurdle.place_freed(now);
+        }
+    }
+
+    // ---- The queue ----------------------------------------------------------------------------------
+
+    fn fold_queue(&mut self, now: Moment, name: &SetName, event: QueueEvent) -> Folded {
+        let (Some(set), Some(state)) = (self.world.sets.get_mut(name), self.sets.get_mut(name)) else {
+            return Folded::default();
+        };
+        match event {
+            QueueEvent::Registered { scale_set_id } => state.scale_set_id = Some(scale_set_id),
+            QueueEvent::Session(session) => set.session = session,
+            QueueEvent::Opened {
+                statistics,
+                began,
+                done,
+            } => {
+                tracing::info!(set = %name, ?statistics, "session open");
+                set.session = Session::Polling;
+                state.polled = Some(now);
+                if let Some(statistics) = statistics {
+                    self.read(now, began, name, statistics);
+                }
+                return Folded {
+                    ack: Some(done),
+                    ..Folded::default()
+                };
+            }
+            QueueEvent::Statistics { statistics, began } => self.read(now, began, name, statistics),
+            QueueEvent::Polled => state.polled = Some(now),
+            QueueEvent::Message { message, began, done } => {
+                return Folded {
+                    happenings: self.fold_message(now, began, name, &message),
+                    ack: Some(done),
+                };
+            }
+        }
+        Folded::default()
+    }
+
+    fn read(&mut self, now: Moment, began: Moment, name: &SetName, statistics: Statistics) {
+        let Some(set) = self.world.sets.get_mut(name) else {
+            return;
+        };
+        set.demand.read(now, began, statistics.into());
+        for runner in set.runners.values_mut() {
+            runner.statistics_began(began);
+        }
+    }
+
+    fn fold_message(&mut self, now: Moment, began: Moment, name: &SetName, message: &Message) -> Vec<world::Event> {
+        if let Some(statistics) = message.statistics {
+            self.read(now, began, name, statistics);
+        }
+        let mut happenings = Vec::new();
+        for entry in &message.entries {
+            if let Some(happening) = self.fold_job(now, name, entry) {
+                happenings.push(happening);
+            }
+        }
+        happenings
+    }
+
+    fn fold_job(&mut self, now: Moment, name: &SetName, entry: &JobMessage) -> Option<world::Event> {
+        self.measure_job(name, entry);
+        let set = self.world.sets.get_mut(name)?;
+        match entry {
+            JobMessage::Assigned(job) => {
+                set.demand.job_assigned(now, &job.job_id);
+                None
+            }
+            JobMessage::Started { job, runner } => {
+                set.demand.job_left_queue(&job.job_id);
+                let runner = set.runners.get_mut(runner.name.as_str())?;
+                tracing::info!(set = %name, runner = %runner.name, job = job.job_id, repository = job.repository_name, "job started");
+                let happening = runner.job_started(now, planner_job(job))?;
+                Some((name.clone(), runner.name.clone(), happening))
+            }
+            JobMessage::Completed { job, result, runner } => {
+                set.demand.job_left_queue(&job.job_id);
+                let runner = set.runners.get_mut(runner.as_ref()?.name.as_str())?;
+                tracing::info!(set = %name, runner = %runner.name, job = job.job_id, result, "job completed");
+                runner.job_completed(now);
+                None
+            }
+            JobMessage::Available(_) => None,
+            JobMessage::Unknown { message_type } => {
+                tracing::debug!(set = %name, message_type, "an unknown kind of message");
+                None
+            }
+        }
+    }
+
+    fn measure_job(&self, set: &SetName, entry: &JobMessage) {
+        let metrics = &self.setup.metrics;
+        let span = |from: Option<jiff::Timestamp>, to: Option<jiff::Timestamp>| {
+            std::time::Duration::try_from(to?.duration_since(from?)).ok()
+        };
+        match entry {
+            JobMessage::Started { job, .. } => {
+                metrics.job_started(
+                    &self.job_labels(job),
+                    span(job.scale_set_assign_time, job.runner_assign_time),
+                );
+                if let Some(waited) = span(job.queue_time, job.runner_assign_time) {
+                    metrics.queue_time(set.as_str(), waited);
+                }
+            }
+            JobMessage::Completed {
+                job,
+                result,
+                runner: Some(_),
+            } => metrics.job_completed(
+                &self.job_labels(job),
+                result,
+                span(job.runner_assign_time, job.finish_time),
+            ),
+            _ => {}
+        }
+    }
+
+    fn job_labels<'a>(&'a self, job: &'a scaleset::Job) -> JobLabels<'a> {
+        JobLabels {
+            enterprise: &self.setup.scope.enterprise,
+            organization: &job.owner_name,
+            repository: &job.repository_name,
+            job_name: &job.job_display_name,
+            event_name: &job.event_name,
+        }
+    }
+
+    // ---- Pods ---------------------------------------------------------------------------------------
+
+    fn fold_sighting(&mut self, now: Moment, sighting: Sighting) -> Folded {
+        match sighting {
+            Sighting::Pod(pod) => {
+                let timeline = self.timeline.clone();
+                match observe::read(&pod, |t| timeline.of(t)) {
+                    Some(seen) => self.fold_pod(now, seen),
+                    None => Folded::default(),
+                }
+            }
+            Sighting::Gone(name) => self.fold_gone(now, &name),
+            Sighting::ListBegins => {
+                self.listing = Some(std::collections::BTreeSet::new());
+                Folded::default()
+            }
+            Sighting::ListEnds => self.fold_list_end(now),
+            Sighting::Interrupted(why) => {
+                tracing::warn!(why, "the watch was interrupted; it begins again");
+                Folded::default()
+            }
+        }
+    }
+
+    fn fold_pod(&mut self, now: Moment, seen: observe::PodSeen) -> Folded {
+        if let Some(listing) = &mut self.listing {
+            listing.insert(seen.name.clone());
+        }
+        // Pods of sets that are not ours belong to another deployment in the same namespace.
+        let Some(set) = self.world.sets.get_mut(&seen.set) else {
+            return Folded::default();
+        };
+        let Some(state) = self.sets.get(&seen.set) else {
+            return Folded::default();
+        };
+        if !state.setup.parts.namer.is_ours(seen.name.as_str()) {
+            return Folded::default();
+        }
+        let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
+            tracing::info!(set = %seen.set, runner = %seen.name, "a running pod is adopted");
+            Runner::adopted(
+                seen.name.clone(),
+                seen.purpose,
+                now,
+                seen.adopted.clone(),
+                state.setup.has_records,
+            )
+        });
+        let happening = runner.pod_seen(now, seen.adopted.pod);
+        Folded::happening(&seen.set, &seen.name, happening)
+    }
+
+    fn fold_gone(&mut self, now: Moment, name: &RunnerName) -> Folded {
+        for (set_name, set) in &mut self.world.sets {
+            if let Some(runner) = set.runners.get_mut(name) {
+                let happening = runner.pod_gone(now);
+                return Folded::happening(&set_name.clone(), name, happening);
+            }
+        }
+        Folded::default()
+    }
+
+    /// What the list did not name is gone, unless its pod was made while the list was under way.
+    fn fold_list_end(&mut self, now: Moment) -> Folded {
+        let listed = self.listing.take().unwrap_or_default();
+        let mut folded = Folded::default();
+        for (set_name, set) in &mut self.world.sets {
+            for (name, runner) in &mut set.runners {
+                if runner.pod_was_watched() && !listed.contains(name) {
+                    let happening = runner.pod_gone(now);
+                    folded
+                        .happenings
+                        .extend(happening.map(|h| (set_name.clone(), name.clone(), h)));
+                }
+            }
+        }
+        if !self.world.synced {
+            tracing::info!(pods = listed.len(), "the pods of before are read");
+            self.world.synced = true;
+        }
+        folded
+    }
+
+    // ---- Starts -------------------------------------------------------------------------------------
+
+    fn fold_start(&mut self, now: Moment, set: &SetName, name: &RunnerName, event: StartEvent) -> Folded {
+        match event {
+            StartEvent::Granted { agent_id, gharts_id } => {
+                self.granted(now, set);
+                let metrics = self.setup.metrics.clone();
+                if let Some(runner) = self.world.runner(set, name) {
+                    runner.granted(agent_id, gharts_id);
+                    metrics.stage(set.as_str(), "jit", now.since(runner.created));
+                }
+                Folded::default()
+            }
+            StartEvent::PodCreated { uid } => {
+                let metrics = self.setup.metrics.clone();
+                let happening = self.world.runner(set, name).and_then(|runner| {
+                    metrics.stage(set.as_str(), "pod", now.since(runner.created));
+                    runner.pod_created(now, &uid)
+                });
+                Folded::happening(set, name, happening)
+            }
+            StartEvent::Finished(Ok(())) => {
+                self.starts.remove(name);
+                self.world.passed(now, &Scope::Cluster, |_| true);
+                self.world
+                    .passed(now, &Scope::Set(set.clone()), |code| code == Code::InvalidTemplate);
+                if let Some(runner) = self.world.runner(set, name) {
+                    runner.started();
+                }
+                Folded::default()
+            }
+            StartEvent::Finished(Err(error)) => {
+                self.starts.remove(name);
+                self.start_failed(now, set, name, error)
+            }
+        }
+    }
+
+    fn granted(&mut self, now: Moment, set: &SetName) {
+        if let Some(state) = self.sets.get_mut(set) {
+            state.last_error = None;
+            state.granted_once = true;
+        }
+        let Some(world) = self.world.sets.get(set) else { return };
+        let scope = Scope::Provisioner(world.provisioner.clone());
+        self.world.passed(now, &scope, |_| true);
+        self.world.passed(now, &Scope::Set(set.clone()), |code| {
+            !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
+        });
+    }
+
+    fn start_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, error: StartError) -> Folded {
+        let raised = match &error.cause {
+            Cause::Refused(refusal) => Some(self.refused_by(set, refusal)),
+            Cause::Cluster(error) => Some(cluster_hurdle(set, error)),
+            Cause::GivenUp => None,
+        };
+        if let Some((scope, reason, retry_after)) = raised {
+            tracing::warn!(
+                %set, runner = %name, class = reason.code.as_str(), error = reason.message,
+                "no runner: refused"
+            );
+            if let Some(state) = self.sets.get_mut(set) {
+                state.last_error = Some((reason.message.clone(), reason.code));
+            }
+            let jitter = self.rng.f64();
+            self.world.refused(now, scope, reason, jitter, retry_after);
+        }
+        let happening = self
+            .world
+            .runner(set, name)
+            .and_then(|r| r.start_failed(now, error.failure, error.registered));
+        Folded::happening(set, name, happening)
+    }
+
+    fn refused_by(&self, set: &SetName, refusal: &Refusal) -> (Scope, Reason, Option<std::time::Duration>) {
+        let of_the_set = matches!(
+            refusal.class,
+            Class::LabelPolicy
+                | Class::InvalidRequest
+                | Class::Configuration
+                | Class::BindingUnsupported
+                | Class::NameTaken
+        );
+        let scope = match self.world.sets.get(set) {
+            Some(world) if !of_the_set => Scope::Provisioner(world.provisioner.clone()),
+            _ => Scope::Set(set.clone()),
+        };
+        let reason = Reason::new(refusal.class.into(), refusal.message.clone());
+        (scope, reason, refusal.retry_after)
+    }
+
+    // ---- Registrations ------------------------------------------------------------------------------
+
+    fn fold_agents(&mut self, now: Moment, began: Moment, agents: &[Agent]) -> Folded {
+        let by_name: std::collections::BTreeMap<&str, &Agent> = agents.iter().map(|a| (a.name.as_str(), a)).collect();
+        let mut folded = Folded::default();
+        for (set_name, set) in &mut self.world.sets {
+            for (name, runner) in &mut set.runners {
+                let agent = by_name.get(name.as_str());
+                let sight = match agent {
+                    None => AgentSight::Absent,
+                    Some(agent) if agent.is_online() => AgentSight::Online {
+                        busy: agent.busy.unwrap_or(false),
+                    },
+                    Some(_) => AgentSight::Offline,
+                };
+                let happening = runner.agent_seen(now, began, sight, agent.map(|a| a.id));
+                folded
+                    .happenings
+                    .extend(happening.map(|h| (set_name.clone(), name.clone(), h)));
+            }
+        }
+        folded
+    }
+
+    // ---- Consequences -------------------------------------------------------------------------------
+
+    /// What a step in a runner's life means to its set.
+    pub(super) fn happened(&mut self, (set, name, happening): world::Event) {
+        let now = self.timeline.now();
+        match happening {
+            Happening::Failed(failure) => {
+                tracing::warn!(%set, runner = %name, reason = failure.as_str(), "runner failed");
+                self.setup.metrics.failure(set.as_str(), failure.as_str());
+                if failure == Failure::JitTimeout {
+                    self.give_up_start(&name);
+                }
+                if failure.speaks_against_set() {
+                    let code = match failure {
+                        Failure::Deprecated => Code::RunnerDeprecated,
+                        _ => Code::PodsFailing,
+                    };
+                    let reason = Reason::new(code, format!("runner {name} failed: {}", failure.as_str()));
+                    let jitter = self.rng.f64();
+                    self.world.refused(now, Scope::Set(set), reason, jitter, None);
+                }
+            }
+            Happening::Registered | Happening::JobStarted => {
+                let stage = match happening {
+                    Happening::Registered => "registered",
+                    _ => "started",
+                };
+                if let Some(runner) = self.world.runner(&set, &name) {
+                    let took = now.since(runner.created);
+                    self.setup.metrics.stage(set.as_str(), stage, took);
+                }
+                self.world.passed(now, &Scope::Set(set), |code| {
+                    matches!(code, Code::PodsFailing | Code::RunnerDeprecated)
+                });
+            }
+            Happening::Ended => tracing::info!(%set, runner = %name, "runner ended"),
+        }
+    }
+
+    pub(super) fn set_labels<'a>(&'a self, set: &'a str) -> SetLabels<'a> {
+        let scope = &self.setup.scope;
+        SetLabels {
+            enterprise: &scope.enterprise,
+            organization: &scope.organization,
+            repository: &scope.repository,
+            name: set,
+            namespace: &scope.namespace,
+        }
+    }
+}
+
+/// Whom a refusal of the API server stops.
+fn cluster_hurdle(set: &SetName, error: &ClusterError) -> (Scope, Reason, Option<std::time::Duration>) {
+    let code = match error.kind {
+        Kind::Invalid => Code::InvalidTemplate,
+        Kind::Forbidden => Code::Forbidden,
+        Kind::ResourceQuota => Code::ResourceQuota,
+        Kind::Gone => Code::Configuration,
+        Kind::Exists | Kind::Conflict | Kind::Unavailable => Code::ClusterUnavailable,
+    };
+    let scope = if is_template_fault(error) {
+        Scope::Set(set.clone())
+    } else {
+        Scope::Cluster
+    };
+    (scope, Reason::new(code, error.to_string()), None)
+}
+
+fn planner_job(job: &scaleset::Job) -> Job {
+    Job {
+        id: job.job_id.clone(),
+        request_id: job.runner_request_id,
+        repository: format!("{}/{}", job.owner_name, job.repository_name),
+        display_name: job.job_display_name.clone(),
+        workflow_ref: job.job_workflow_ref.clone(),
+        workflow_run_id: job.workflow_run_id,
+    }
+}

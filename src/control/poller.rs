@@ -1,0 +1,455 @@
+//! The task of one scale set's queue: registers the set, holds its session, polls, acknowledges.
+//!
+//! It decides nothing about runners: it tells the loop what it hears and announces the capacity that the loop
+//! worked out. It never exits on an error; it says what is wrong and tries again, later and later. A message is
+//! deleted only after the loop has taken it in: handle, then delete.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event::{Event, QueueEvent},
+    timeline::Timeline,
+};
+use crate::{
+    ids::SetName,
+    plan::{
+        reason::{Code, Reason},
+        world,
+    },
+    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
+    telemetry::Metrics,
+};
+
+/// A session that somebody else holds is asked for again after a pause in these bounds.
+const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// Pauses after failures: doubling within these bounds.
+const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// What only the operator can mend is looked at again after this.
+const STUBBORN_PAUSE: Duration = Duration::from_secs(60);
+/// A service that answers an empty poll at once must not make a hot loop.
+const POLL_FLOOR: Duration = Duration::from_secs(1);
+/// A rise of the capacity interrupts the poll at most so often.
+const RISE_FLOOR: Duration = Duration::from_secs(1);
+/// How often statistics are fetched beside the poll while the loop listens closely.
+const CLOSE_LISTENING: Duration = Duration::from_secs(30);
+/// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the loop wants announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Announce {
+    pub capacity: u32,
+    pub listen_closely: bool,
+}
+
+/// Everything one queue's task needs.
+#[derive(Debug)]
+pub(super) struct Poller {
+    pub(super) set: SetName,
+    pub(super) spec: Spec,
+    pub(super) owner: String,
+    pub(super) connection: Arc<Connection>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) announce: watch::Receiver<Announce>,
+    pub(super) timeline: Timeline,
+    pub(super) metrics: Metrics,
+    pub(super) rng: fastrand::Rng,
+    /// No more polls.
+    pub(super) stop: CancellationToken,
+    /// Close the session, too.
+    pub(super) close: CancellationToken,
+}
+
+/// The loop is gone: so is the reason to poll.
+#[derive(Debug)]
+struct LoopGone;
+
+/// How a session came to its end.
+enum End {
+    Stopped,
+    /// Open another one.
+    Lost,
+    /// Look the set up again.
+    SetGone,
+    Gone(LoopGone),
+}
+
+impl From<LoopGone> for End {
+    fn from(gone: LoopGone) -> Self {
+        Self::Gone(gone)
+    }
+}
+
+impl Poller {
+    /// Until `close`.
+    pub(super) async fn run(mut self) {
+        let mut failures = 0;
+        while !self.stop.is_cancelled() {
+            let result = self.serve().await;
+            match result {
+                Ok(End::Stopped | End::Gone(_)) => break,
+                Ok(End::Lost | End::SetGone) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    if self.failed(&error, failures).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Registers the set and serves sessions until something is wrong with the set itself.
+    async fn serve(&mut self) -> Result<End, Error> {
+        if self
+            .tell(QueueEvent::Session(world::Session::Registering))
+            .await
+            .is_err()
+        {
+            return Ok(End::Stopped);
+        }
+        let registered = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(End::Stopped),
+            registered = ensure(&self.connection, &self.spec) => registered?,
+        };
+        for note in &registered.notes {
+            tracing::warn!(set = %self.set, note, "scale set at GitHub");
+        }
+        let id = registered.scale_set.id;
+        if self.spec.known_id.is_some_and(|known| known != id) || registered.created {
+            tracing::info!(set = %self.set, id, created = registered.created, "scale set registered");
+        }
+        self.spec.known_id = Some(id);
+        if self.tell(QueueEvent::Registered { scale_set_id: id }).await.is_err() {
+            return Ok(End::Stopped);
+        }
+        loop {
+            match self.session(id).await? {
+                End::Lost => tracing::warn!(set = %self.set, "the session is lost; opening another"),
+                End::SetGone => {
+                    tracing::warn!(set = %self.set, id, "the scale set is gone at GitHub; creating it again");
+                    self.spec.known_id = None;
+                    return Ok(End::SetGone);
+                }
+                end => return Ok(end),
+            }
+        }
+    }
+
+    /// One session, from opening to its end.
+    async fn session(&mut self, set_id: i64) -> Result<End, Error> {
+        let mut session = match self.open(set_id).await? {
+            Ok(session) => session,
+            Err(end) => return Ok(end),
+        };
+        let end = self.poll_until_end(&mut session).await;
+        // Whatever the end: a session left open blocks the set for 60 to 92 s.
+        if !matches!(end, Ok(End::Lost)) {
+            self.leave(&session).await;
+        }
+        end
+    }
+
+    async fn leave(&self, session: &Session) {
+        if self.stop.is_cancelled() {
+            self.close.cancelled().await;
+        }
+        let close = self.connection.close_session(session.set_id, &session.id);
+        match tokio::time::timeout(CLOSE_DEADLINE, close).await {
+            Ok(Ok(())) => tracing::info!(set = %self.set, "session closed"),
+            Ok(Err(error)) => tracing::warn!(set = %self.set, %error, "session not closed"),
+            Err(_) => tracing::warn!(set = %self.set, "session not closed in time"),
+        }
+    }
+
+    /// Opens the session, waiting for as long as somebody else holds it.
+    async fn open(&mut self, set_id: i64) -> Result<Result<Session, End>, Error> {
+        if let Err(gone) = self.tell(QueueEvent::Session(world::Session::Opening)).await {
+            return Ok(Err(gone.into()));
+        }
+        loop {
+            let began = self.timeline.now();
+            let opened = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(Err(End::Stopped)),
+                opened = self.connection.open_session(set_id, &self.owner) => opened,
+            };
+            match opened {
+                Ok(session) => {
+                    let statistics = session.statistics;
+                    if let Err(gone) = self
+                        .ask(|done| QueueEvent::Opened {
+                            statistics,
+                            began,
+                            done,
+                        })
+                        .await
+                    {
+                        return Ok(Err(gone.into()));
+                    }
+                    return Ok(Ok(session));
+                }
+                Err(Error::Conflict { holder, details }) => {
+                    let holder = holder.unwrap_or_else(|| "another listener".to_owned());
+                    tracing::warn!(set = %self.set, holder, %details, "the scale set's session is taken; waiting");
+                    self.metrics.session_conflict(self.set.as_str());
+                    if let Err(gone) = self.tell(QueueEvent::Session(world::Session::Conflict(holder))).await {
+                        return Ok(Err(gone.into()));
+                    }
+                    let pause = self.jitter(CONFLICT_PAUSE);
+                    if self.stopped_during(pause).await {
+                        return Ok(Err(End::Stopped));
+                    }
+                }
+                Err(Error::NotFound {
+                    what: Missing::ScaleSet,
+                    ..
+                }) => return Ok(Err(End::SetGone)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn poll_until_end(&mut self, session: &mut Session) -> Result<End, Error> {
+        if let Err(end) = self.take_old_offers(session).await {
+            return self.judge(end);
+        }
+        let mut last_message_id = None;
+        let mut failures = 0;
+        let mut last_rise = self.timeline.clock().instant() - RISE_FLOOR;
+        let mut next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
+        loop {
+            let announce = *self.announce.borrow_and_update();
+            let began = self.timeline.now();
+            let connection = self.connection.clone();
+            let polled = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(End::Stopped),
+                () = risen(&mut self.announce, announce, last_rise + RISE_FLOOR) => {
+                    last_rise = self.timeline.clock().instant();
+                    continue;
+                }
+                () = tokio::time::sleep_until(next_refresh), if announce.listen_closely => {
+                    next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
+                    match self.refresh(session).await {
+                        Ok(()) => continue,
+                        Err(error) => Err(error),
+                    }
+                }
+                polled = connection.poll_renewing(session, last_message_id, announce.capacity) => polled,
+            };
+            let handled = match polled {
+                Ok(message) => {
+                    if self.tell(QueueEvent::Polled).await.is_err() {
+                        return Ok(End::Stopped);
+                    }
+                    failures = 0;
+                    match message {
+                        Some(message) => {
+                            let id = message.id;
+                            let handled = self.handle(session, message, began, announce.capacity).await;
+                            if handled.is_ok() {
+                                last_message_id = Some(id);
+                            }
+                            handled
+                        }
+                        None => {
+                            let elapsed = self.timeline.now().since(began);
+                            if self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await {
+                                return Ok(End::Stopped);
+                            }
+                            Ok(())
+                        }
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handled {
+                if !error.is_transient() {
+                    return self.judge(error);
+                }
+                failures += 1;
+                tracing::warn!(set = %self.set, %error, failures, "the queue cannot be polled; trying again");
+                let pause = self.pause(failures).max(error.retry_after().unwrap_or_default());
+                if self.stopped_during(pause).await {
+                    return Ok(End::Stopped);
+                }
+            }
+        }
+    }
+
+    /// What an error that repeating cannot cure means for the session.
+    #[expect(clippy::unused_self, reason = "reads as part of the session's course")]
+    fn judge(&self, error: Error) -> Result<End, Error> {
+        match error {
+            Error::SessionLost(_) | Error::QueueTokenRefused(_) | Error::Conflict { .. } => Ok(End::Lost),
+            Error::NotFound {
+                what: Missing::ScaleSet,
+                ..
+            } => Ok(End::SetGone),
+            error => Err(error),
+        }
+    }
+
+    async fn refresh(&mut self, session: &mut Session) -> Result<(), Error> {
+        let began = self.timeline.now();
+        *session = self.connection.refresh_session(session).await?;
+        if let Some(statistics) = session.statistics {
+            // A loop that is gone shows itself at the next poll.
+            let _ = self.tell(QueueEvent::Statistics { statistics, began }).await;
+        }
+        Ok(())
+    }
+
+    /// Takes a message in, acquires what it offers, then deletes it.
+    async fn handle(
+        &mut self,
+        session: &mut Session,
+        message: Message,
+        began: crate::plan::Moment,
+        capacity: u32,
+    ) -> Result<(), Error> {
+        for entry in &message.undecodable {
+            self.metrics.undecodable_message(self.set.as_str());
+            tracing::warn!(set = %self.set, message = message.id, entry, "an entry of a message cannot be read; the others are handled");
+        }
+        let id = message.id;
+        let assigned = message.statistics.map_or(0, |s| s.total_assigned_jobs);
+        let offers = offers(&message.entries);
+        if self
+            .ask(|done| QueueEvent::Message { message, began, done })
+            .await
+            .is_err()
+        {
+            // Not deleted: the next session gets it again.
+            return Ok(());
+        }
+        self.acquire(session, &offers, capacity, assigned).await?;
+        self.connection.delete_message_renewing(session, id).await
+    }
+
+    /// Offers made to a dead session are not made again: they must be asked for.
+    async fn take_old_offers(&mut self, session: &mut Session) -> Result<(), Error> {
+        let Some(statistics) = session.statistics.filter(|s| s.total_available_jobs > 0) else {
+            return Ok(());
+        };
+        let capacity = self.announce.borrow().capacity;
+        let jobs = self.connection.acquirable_jobs(session.set_id).await?;
+        let ids: Vec<i64> = jobs
+            .iter()
+            .map(|job| job.runner_request_id)
+            .filter(|id| *id > 0)
+            .collect();
+        self.acquire(session, &ids, capacity, statistics.total_assigned_jobs)
+            .await
+    }
+
+    /// Acquires within capacity.
+    async fn acquire(
+        &mut self,
+        session: &mut Session,
+        offers: &[i64],
+        capacity: u32,
+        assigned: i64,
+    ) -> Result<(), Error> {
+        let room = i64::from(capacity).saturating_sub(assigned);
+        let wanted = &offers[..offers.len().min(usize::try_from(room).unwrap_or(0))];
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        match self.connection.acquire_jobs_renewing(session, wanted).await? {
+            Acquired::Jobs(got) => {
+                tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
+                // What was acquired is demand at once; the next message may be a while.
+                self.refresh(session).await
+            }
+            Acquired::SelfAssigning => Ok(()),
+        }
+    }
+
+    /// Says what is wrong and waits.
+    async fn failed(&mut self, error: &Error, failures: u32) -> Result<(), LoopGone> {
+        let code = match error {
+            Error::Unauthorized(_) | Error::Credential(_) => Code::Credentials,
+            Error::Forbidden(_) => Code::NotAuthorized,
+            Error::NotFound { .. } => Code::Configuration,
+            Error::Invalid(_) => Code::InvalidRequest,
+            Error::RateLimited { .. } => Code::RateLimited,
+            Error::Transport { .. } => Code::Unreachable,
+            _ => Code::SessionFailed,
+        };
+        tracing::warn!(set = %self.set, %error, code = code.as_str(), "the scale set cannot be served; trying again");
+        let reason = Reason::new(code, error.to_string());
+        self.tell(QueueEvent::Session(world::Session::Failed(reason))).await?;
+        let pause = if error.is_transient() {
+            self.pause(failures)
+        } else {
+            STUBBORN_PAUSE
+        };
+        self.stopped_during(pause.max(error.retry_after().unwrap_or_default()))
+            .await;
+        Ok(())
+    }
+
+    fn pause(&mut self, failures: u32) -> Duration {
+        let (first, longest) = FAILURE_PAUSE;
+        let base = first
+            .saturating_mul(1 << failures.saturating_sub(1).min(10))
+            .min(longest);
+        base.mul_f64(0.5 + 0.5 * self.rng.f64())
+    }
+
+    fn jitter(&mut self, (least, most): (Duration, Duration)) -> Duration {
+        least + (most - least).mul_f64(self.rng.f64())
+    }
+
+    /// True when told to stop meanwhile.
+    async fn stopped_during(&self, pause: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => true,
+            () = tokio::time::sleep(pause) => false,
+        }
+    }
+
+    async fn tell(&self, event: QueueEvent) -> Result<(), LoopGone> {
+        let event = Event::Queue(self.set.clone(), event);
+        self.events.send(event).await.map_err(|_| LoopGone)
+    }
+
+    /// Tells, and waits until the loop has acted on it.
+    async fn ask(&self, event: impl FnOnce(oneshot::Sender<()>) -> QueueEvent) -> Result<(), LoopGone> {
+        let (done, taken_in) = oneshot::channel();
+        self.tell(event(done)).await?;
+        taken_in.await.map_err(|_| LoopGone)
+    }
+}
+
+/// Resolves when the capacity to announce has risen above what the running poll said, not before `earliest`;
+/// also when close listening begins, since the running poll waits for something else.
+async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earliest: tokio::time::Instant) {
+    let more = |now: &Announce| now.capacity > said.capacity || (now.listen_closely && !said.listen_closely);
+    if announce.wait_for(more).await.is_err() {
+        // The loop is gone; the stop token speaks next.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep_until(earliest).await;
+}
+
+/// Request ids on offer, each once.
+fn offers(entries: &[JobMessage]) -> Vec<i64> {
+    let mut ids: Vec<i64> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            JobMessage::Available(job) => Some(job.runner_request_id),
+            _ => None,
+        })
+        .filter(|id| *id > 0)
+        .collect();
+    ids.dedup();
+    ids
+}

@@ -1,0 +1,166 @@
+//! What the loop says of itself: status snapshot, gauges, and one log line when a set's reason changes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Control, REPORT_EVERY, SetState};
+use crate::{
+    plan::{
+        Moment,
+        reason::{Code, Reason},
+        world::SetWorld,
+    },
+    status::{DemandStatus, ReasonStatus, SetStatus, Status},
+    telemetry::metrics::Jobs,
+};
+
+/// Labels that every series of this process shares, from the configuration's URL and namespace.
+#[derive(Clone, Debug, Default)]
+pub struct ScopeLabels {
+    pub enterprise: String,
+    pub organization: String,
+    pub repository: String,
+    pub namespace: String,
+}
+
+impl Control {
+    /// Publishes a snapshot if the last one is old enough; returns when the next one is due.
+    pub(super) fn report(&mut self, now: Moment) -> Moment {
+        self.log_reasons();
+        if let Some(last) = self.reported
+            && now.since(last) < REPORT_EVERY
+            && self.draining_since.is_none()
+        {
+            return last + REPORT_EVERY;
+        }
+        self.reported = Some(now);
+        let scale_sets: Vec<SetStatus> = self
+            .sets
+            .iter()
+            .filter_map(|(name, state)| Some(self.set_status(now, state, self.world.sets.get(name)?)))
+            .collect();
+        for (status, set) in scale_sets.iter().zip(self.world.sets.values()) {
+            self.measure(now, status, set);
+        }
+        let not_ready = if self.world.synced {
+            Vec::new()
+        } else {
+            vec!["the pods in the runner namespace have not been read yet".to_owned()]
+        };
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.timeline.wall(self.started).to_string(),
+            ready: not_ready.is_empty() && !self.world.draining,
+            not_ready,
+            draining: self.world.draining,
+            scale_sets,
+        };
+        self.setup.status.send_replace(Arc::new(status));
+        now + super::BEAT
+    }
+
+    fn set_status(&self, now: Moment, state: &SetState, set: &SetWorld) -> SetStatus {
+        let mut runners: BTreeMap<String, u32> = BTreeMap::new();
+        for runner in set.runners.values().filter(|r| r.is_live()) {
+            *runners.entry(runner.state_name().to_owned()).or_default() += 1;
+        }
+        let reasons: Vec<ReasonStatus> = state.plan.reasons.iter().map(|r| self.reason_status(set, r)).collect();
+        let has = |code: Code| state.plan.reasons.iter().any(|r| r.code == code);
+        SetStatus {
+            name: set.name.to_string(),
+            scale_set_id: state.scale_set_id,
+            provisioner: state.setup.provisioner_word.to_owned(),
+            binding: if state.granted_once {
+                "scaleSet"
+            } else {
+                state.setup.binding_word
+            }
+            .to_owned(),
+            session: set.session.name().to_owned(),
+            seconds_since_last_poll: state.polled.map(|at| now.since(at).as_secs()),
+            min_runners: set.min_runners,
+            max_runners: set.max_runners,
+            demand: set
+                .demand
+                .reading()
+                .map_or_else(DemandStatus::default, |r| DemandStatus {
+                    available: r.available,
+                    acquired: r.acquired,
+                    assigned: r.assigned,
+                    running: r.running,
+                    registered_runners: r.registered,
+                    busy_runners: r.busy,
+                    idle_runners: r.idle,
+                }),
+            runners,
+            capacity: state.plan.capacity,
+            degraded: state.plan.reasons.iter().any(|r| !r.code.is_normal()),
+            reasons,
+            last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall(at).to_string()),
+            last_provision_error: state.last_error.as_ref().map(|(message, _)| message.clone()),
+            last_provision_error_class: state.last_error.as_ref().map(|(_, code)| code.as_str().to_owned()),
+            quota_exceeded: has(Code::QuotaExceeded),
+            policy_violation: has(Code::LabelPolicy),
+        }
+    }
+
+    fn reason_status(&self, set: &SetWorld, reason: &Reason) -> ReasonStatus {
+        let since = set
+            .scopes()
+            .iter()
+            .filter_map(|scope| self.world.hurdles.get(scope))
+            .find(|hurdle| hurdle.reason.code == reason.code)
+            .map(|hurdle| self.timeline.wall(hurdle.since).to_string());
+        ReasonStatus {
+            code: reason.code.as_str().to_owned(),
+            message: reason.message.clone(),
+            remedy: reason.code.remedy().map(str::to_owned),
+            since,
+        }
+    }
+
+    fn measure(&self, now: Moment, status: &SetStatus, set: &SetWorld) {
+        let metrics = &self.setup.metrics;
+        let name = set.name.as_str();
+        let labels = self.set_labels(name);
+        let demand = &status.demand;
+        metrics.statistics(
+            &labels,
+            Jobs {
+                available: demand.available,
+                acquired: demand.acquired,
+                assigned: demand.assigned,
+                running: demand.running,
+                registered_runners: demand.registered_runners,
+                busy_runners: demand.busy_runners,
+                idle_runners: demand.idle_runners,
+            },
+        );
+        metrics.bounds(&labels, set.min_runners, set.max_runners);
+        metrics.desired(&labels, set.wants_to_create(now));
+        metrics.capacity(name, status.capacity);
+        metrics.runners(name, status.runners.iter().map(|(state, n)| (state.as_str(), *n)));
+        metrics.reasons(name, status.reasons.iter().map(|r| r.code.as_str()));
+        if let Some(polled) = self.sets.get(name).and_then(|s| s.polled) {
+            metrics.poll_age(name, now.since(polled));
+        }
+    }
+
+    /// One line when what limits a set changes, not one per turn.
+    fn log_reasons(&mut self) {
+        for (name, state) in &mut self.sets {
+            let Some(first) = state.plan.reasons.first() else {
+                continue;
+            };
+            if state.told == Some(first.code) {
+                continue;
+            }
+            state.told = Some(first.code);
+            let (code, remedy) = (first.code.as_str(), first.code.remedy().unwrap_or_default());
+            if first.code.is_normal() {
+                tracing::info!(set = %name, reason = code, message = first.message, "why not more runners");
+            } else {
+                tracing::warn!(set = %name, reason = code, message = first.message, remedy, "why not more runners");
+            }
+        }
+    }
+}

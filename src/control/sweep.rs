@@ -1,0 +1,182 @@
+//! The three-way comparison, carried out: lists what GitHub and GHARTS hold, removes what belongs to nobody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::execute::{Parts, SetParts};
+use crate::{
+    admission::gate::Urgency,
+    ids::{RunnerName, SetName},
+    plan::{
+        Moment,
+        orphans::{AgentView, Owner, RecordView, orphan_agents, orphan_records},
+    },
+    provision::{Record, Registration},
+    scaleset::Agent,
+};
+
+/// What the loop knows when it orders a comparison.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// Every runner in memory, by set, and the set's id at GitHub.
+    pub(super) known: BTreeMap<SetName, (Option<i64>, BTreeSet<RunnerName>)>,
+    /// When each agent was first seen, by id: for services that do not tell its age.
+    pub(super) first_seen: BTreeMap<i64, Moment>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) first_seen: BTreeMap<i64, Moment>,
+    pub(super) removed_agents: u32,
+    pub(super) removed_records: u32,
+    /// Both lists could be had: nothing unseen is left.
+    pub(super) complete: bool,
+}
+
+pub(super) async fn run(parts: &Parts, order: Order) -> Findings {
+    let mut findings = Findings {
+        complete: true,
+        ..Findings::default()
+    };
+    let Some(any) = parts.sets.values().next() else {
+        return findings;
+    };
+    match list_agents(any).await {
+        Some(agents) => {
+            findings.first_seen = first_seen(parts, &order, &agents);
+            let views = views(parts, &findings.first_seen, &agents);
+            for set in parts.sets.values() {
+                findings.removed_agents += remove_agents(parts, set, &order, &views).await;
+            }
+        }
+        None => findings.complete = false,
+    }
+    let mut by_provisioner: BTreeMap<&str, Vec<&Arc<SetParts>>> = BTreeMap::new();
+    for set in parts.sets.values() {
+        by_provisioner.entry(&set.provisioner_key).or_default().push(set);
+    }
+    for sets in by_provisioner.values() {
+        match remove_records(parts, sets, &order).await {
+            Some(removed) => findings.removed_records += removed,
+            None => findings.complete = false,
+        }
+    }
+    findings
+}
+
+async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
+    let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+    match set.connection.agents().await {
+        Ok(agents) => Some(agents),
+        Err(error) => {
+            tracing::warn!(%error, "orphans cannot be looked for: GitHub does not list its runners");
+            None
+        }
+    }
+}
+
+fn first_seen(parts: &Parts, order: &Order, agents: &[Agent]) -> BTreeMap<i64, Moment> {
+    let now = parts.timeline.now();
+    let ours = |a: &&Agent| parts.sets.values().any(|s| s.namer.is_ours(&a.name));
+    let since = |a: &Agent| (a.id, order.first_seen.get(&a.id).copied().unwrap_or(now));
+    agents.iter().filter(ours).map(since).collect()
+}
+
+fn views(parts: &Parts, first_seen: &BTreeMap<i64, Moment>, agents: &[Agent]) -> Vec<AgentView> {
+    let now = parts.timeline.now();
+    let age = |agent: &Agent| -> Duration {
+        let told = agent.created_on.as_deref().and_then(|t| t.parse().ok());
+        let told = told.map(|t| parts.timeline.clock().since(t)).unwrap_or_default();
+        let seen = first_seen.get(&agent.id).map(|at| now.since(*at)).unwrap_or_default();
+        told.max(seen)
+    };
+    let view = |a: &Agent| AgentView {
+        id: a.id,
+        name: a.name.clone(),
+        scale_set_id: a.runner_scale_set_id,
+        age: age(a),
+    };
+    agents.iter().map(view).collect()
+}
+
+fn owner<'a>(set: &'a SetParts, order: &'a Order) -> Owner<'a> {
+    let (scale_set_id, known) = order
+        .known
+        .get(&set.name)
+        .map_or((None, BTreeSet::new()), |(id, names)| {
+            (*id, names.iter().map(RunnerName::as_str).collect())
+        });
+    Owner {
+        namer: &set.namer,
+        scale_set_id,
+        known,
+    }
+}
+
+async fn remove_agents(parts: &Parts, set: &Arc<SetParts>, order: &Order, agents: &[AgentView]) -> u32 {
+    let mut removed = 0;
+    for agent in orphan_agents(&owner(set, order), agents) {
+        let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+        match set.connection.delete_agent(agent.id).await {
+            Ok(what) => {
+                tracing::info!(runner = agent.name, outcome = ?what, "an orphaned registration at GitHub");
+                parts.metrics.orphan_removed(set.name.as_str(), "agent");
+                removed += 1;
+            }
+            Err(error) => tracing::warn!(runner = agent.name, %error, "an orphaned registration stays for now"),
+        }
+    }
+    removed
+}
+
+/// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
+async fn remove_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<u32> {
+    let first = sets.first()?;
+    let permit = first.provisioner_gate.enter(Urgency::Remove, &first.name).await;
+    let records = first.provisioner.records().await;
+    drop(permit);
+    let records = match records {
+        Ok(records) => records.unwrap_or_default(),
+        Err(refusal) => {
+            tracing::warn!(provisioner = first.provisioner_key, %refusal, "orphaned records cannot be looked for");
+            return None;
+        }
+    };
+    let view = |r: Record| RecordView {
+        gharts_id: r.gharts_id,
+        name: r.name,
+        age: r.age,
+    };
+    let views: Vec<RecordView> = records.into_iter().map(view).collect();
+    let mut removed = 0;
+    for set in sets {
+        for record in orphan_records(&owner(set, order), &views) {
+            removed += u32::from(remove_record(parts, set, record).await);
+        }
+    }
+    Some(removed)
+}
+
+async fn remove_record(parts: &Parts, set: &SetParts, record: &RecordView) -> bool {
+    let registration = Registration {
+        name: RunnerName::new(&record.name),
+        agent_id: None,
+        gharts_id: Some(record.gharts_id.clone()),
+    };
+    let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
+    match set.provisioner.release(&registration).await {
+        Ok(_) => {
+            tracing::info!(runner = record.name, "an orphaned record at GHARTS is removed");
+            parts.metrics.orphan_removed(set.name.as_str(), "record");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(runner = record.name, %error, "an orphaned record stays for now");
+            false
+        }
+    }
+}

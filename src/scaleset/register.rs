@@ -1,0 +1,191 @@
+//! Makes a scale set at GitHub what the file says: found or created, in its group, with its labels.
+//!
+//! A service may answer 200 to new labels and store none, or store the first only, depending on its version:
+//! so what was stored is read back and compared, and the difference is told. Nothing is ever deleted here.
+
+use std::collections::BTreeSet;
+
+use super::{Connection, Error, Missing, RunnerGroup, ScaleSet, error::Details};
+
+/// GitHub's own group, which every scope has, also those that cannot list groups.
+const DEFAULT_GROUP: &str = "default";
+const DEFAULT_GROUP_ID: i64 = 1;
+
+/// What a scale set should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Name of the runner group.
+    pub group: String,
+    pub name: String,
+    /// Not empty; GitHub would give the set its own name.
+    pub labels: Vec<String>,
+    /// Whether runners must not update themselves: true for runners that live in images.
+    pub disable_update: bool,
+    /// The id from an earlier call, so that a set whose group changed is moved, not made a second time.
+    pub known_id: Option<i64>,
+}
+
+/// What it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    pub scale_set: ScaleSet,
+    pub created: bool,
+    /// What differs from the wish or was changed for it, one sentence each: for log and status.
+    pub notes: Vec<String>,
+}
+
+/// Finds or creates the scale set and reconciles group and labels. Idempotent; safe to repeat after any
+/// error.
+pub async fn ensure(connection: &Connection, spec: &Spec) -> Result<Registered, Error> {
+    let mut notes = Vec::new();
+    let group = find_group(connection, &spec.group).await?;
+    let (scale_set, created) = match find(connection, spec, &group).await? {
+        Some(set) => (set, false),
+        None => create(connection, spec, &group, &mut notes).await?,
+    };
+    let scale_set = reconcile_place(connection, spec, &group, scale_set, &mut notes).await?;
+    let scale_set = reconcile_labels(connection, spec, scale_set, &mut notes).await?;
+    Ok(Registered {
+        scale_set,
+        created,
+        notes,
+    })
+}
+
+async fn find_group(connection: &Connection, name: &str) -> Result<RunnerGroup, Error> {
+    let is_default = name.is_empty() || name.eq_ignore_ascii_case(DEFAULT_GROUP);
+    let name = if is_default { DEFAULT_GROUP } else { name };
+    match connection.runner_group(name).await {
+        Ok(Some(group)) => Ok(group),
+        Ok(None) | Err(Error::NotFound { .. }) if is_default => Ok(RunnerGroup {
+            id: DEFAULT_GROUP_ID,
+            name: DEFAULT_GROUP.to_owned(),
+            is_default: true,
+        }),
+        Ok(None) => Err(Error::NotFound {
+            what: Missing::RunnerGroup,
+            details: Box::new(Details {
+                operation: "get runner group",
+                status: 200,
+                type_name: None,
+                message: format!("GitHub lists no group {name:?} for this scope"),
+                ids: String::new(),
+            }),
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+async fn find(connection: &Connection, spec: &Spec, group: &RunnerGroup) -> Result<Option<ScaleSet>, Error> {
+    if let Some(id) = spec.known_id {
+        match connection.scale_set_by_id(id).await {
+            Ok(set) => return Ok(Some(set)),
+            Err(Error::NotFound {
+                what: Missing::ScaleSet,
+                ..
+            }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    connection.scale_set_by_name(group.id, &spec.name).await
+}
+
+/// Creates it; when somebody was faster, or a set of that name sits in another group, takes that one.
+async fn create(
+    connection: &Connection,
+    spec: &Spec,
+    group: &RunnerGroup,
+    notes: &mut Vec<String>,
+) -> Result<(ScaleSet, bool), Error> {
+    let made = connection
+        .create_scale_set(group.id, &spec.name, &spec.labels, spec.disable_update)
+        .await;
+    let exists = match made {
+        Ok(set) => return Ok((set, true)),
+        Err(error @ Error::ScaleSetExists(_)) => error,
+        Err(error) => return Err(error),
+    };
+    if let Some(set) = connection.scale_set_by_name(group.id, &spec.name).await? {
+        return Ok((set, false));
+    }
+    let all = connection.list_scale_sets().await?;
+    let Some(set) = all.into_iter().find(|set| set.name.eq_ignore_ascii_case(&spec.name)) else {
+        return Err(exists);
+    };
+    notes.push(format!(
+        "scale set {} was found in runner group {:?}",
+        set.name, set.runner_group_name
+    ));
+    Ok((set, false))
+}
+
+/// Name and group.
+async fn reconcile_place(
+    connection: &Connection,
+    spec: &Spec,
+    group: &RunnerGroup,
+    set: ScaleSet,
+    notes: &mut Vec<String>,
+) -> Result<ScaleSet, Error> {
+    // 0: the service did not tell, so there is nothing to compare.
+    let group_differs = set.runner_group_id != group.id && set.runner_group_id != 0;
+    if !group_differs && set.name == spec.name {
+        return Ok(set);
+    }
+    connection.update_scale_set(set.id, group.id, &spec.name).await?;
+    let stored = connection.scale_set_by_id(set.id).await?;
+    if stored.runner_group_id == group.id && stored.name == spec.name {
+        notes.push(format!(
+            "moved from {:?} in group {} to {:?} in group {}",
+            set.name, set.runner_group_id, stored.name, stored.runner_group_id
+        ));
+    } else {
+        notes.push(format!(
+            "GitHub kept name {:?} and runner group {} where {:?} and {} ({:?}) were asked for",
+            stored.name, stored.runner_group_id, spec.name, group.id, group.name
+        ));
+    }
+    Ok(stored)
+}
+
+async fn reconcile_labels(
+    connection: &Connection,
+    spec: &Spec,
+    set: ScaleSet,
+    notes: &mut Vec<String>,
+) -> Result<ScaleSet, Error> {
+    // Create and search may tell less than the set's own address does.
+    let set = connection.scale_set_by_id(set.id).await?;
+    let wanted = folded(&spec.labels);
+    let update_differs = set.disable_update.is_some_and(|is| is != spec.disable_update);
+    if folded(&set.labels) == wanted && !update_differs {
+        return Ok(set);
+    }
+    match connection.put_labels(&set, &spec.labels, spec.disable_update).await {
+        Ok(()) => {}
+        // A service that knows no such call: live with what is stored, and say so.
+        Err(error @ (Error::Invalid(_) | Error::Forbidden(_))) => {
+            notes.push(format!("GitHub does not change this scale set's labels: {error}"));
+        }
+        Err(error) => return Err(error),
+    }
+    let stored = connection.scale_set_by_id(set.id).await?;
+    let has = folded(&stored.labels);
+    for label in spec.labels.iter().filter(|l| !has.contains(&l.to_lowercase())) {
+        notes.push(format!(
+            "GitHub did not store label {label:?}: jobs that ask for it will not come here"
+        ));
+    }
+    for label in stored.labels.iter().filter(|l| !wanted.contains(&l.to_lowercase())) {
+        notes.push(format!("GitHub keeps label {label:?}, which the file does not name"));
+    }
+    if folded(&set.labels) != has {
+        notes.push(format!("labels changed from {:?} to {:?}", set.labels, stored.labels));
+    }
+    Ok(stored)
+}
+
+/// Labels as GitHub compares them: a set, whatever their case.
+fn folded(labels: &[String]) -> BTreeSet<String> {
+    labels.iter().map(|l| l.to_lowercase()).collect()
+}

@@ -1,0 +1,383 @@
+//! The chain of credentials (B24).
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use gharts_listener::{
+    config::{ConfigUrl, SecretRef},
+    http::SharedTransport,
+    identity::{Cached, GitHubApp, Token, TokenError, TokenSource},
+    scaleset::{Authority, Error},
+    sim::keys::SigningKey,
+};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::fake::{Fake, SERVICE, exception, json_reply, with_header};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const AGENTS: &str = "/_apis/distributedtask/pools/0/agents";
+
+fn fake() -> Fake {
+    let fake = Fake::new(HOUR);
+    fake.on("GET", AGENTS, vec![json_reply(200, json!({"count": 0, "value": []}))]);
+    fake
+}
+
+fn hops(fake: &Fake) -> usize {
+    fake.seen("POST", "/actions/runner-registration").len()
+}
+
+struct PrivateKey {
+    path: std::path::PathBuf,
+    key: SigningKey,
+}
+
+impl PrivateKey {
+    fn new(test: &str) -> Self {
+        let key = SigningKey::generate(test).unwrap();
+        let path = std::env::temp_dir().join(format!("gharts-listener-{test}-{}.pem", std::process::id()));
+        std::fs::write(&path, key.private_pem()).unwrap();
+        Self { path, key }
+    }
+}
+
+impl Drop for PrivateKey {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn app(fake: &Fake, pem: &PrivateKey) -> GitHubApp {
+    let transport: SharedTransport = Arc::new(fake.clone());
+    GitHubApp {
+        transport,
+        clock: fake.clock.clone(),
+        rest_base: ConfigUrl::parse("https://github.com/acme", false).unwrap().rest_base,
+        client_id: "Iv1.abc".into(),
+        installation_id: 77,
+        private_key: SecretRef::File(pem.path.clone()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_hundred_callers_share_one_rest_token_and_one_admin_connection() {
+    let fake = fake();
+    let pem = PrivateKey::new("shared");
+    let expires = fake.clock.now() + HOUR;
+    let tokens = "/app/installations/77/access_tokens";
+    fake.on(
+        "POST",
+        tokens,
+        vec![json_reply(
+            201,
+            json!({"token": "ghs_rest", "expires_at": expires.to_string()}),
+        )],
+    );
+    let cached = Arc::new(Cached::new(Arc::new(app(&fake, &pem)), fake.clock.clone()));
+    let connection = fake.connection_with("https://github.com/acme", Authority::Rest(cached));
+
+    let all = join_all((0..100).map(|_| connection.agents())).await;
+    assert!(all.iter().all(Result::is_ok));
+
+    let exchange = fake.seen("POST", tokens);
+    assert_eq!(
+        (exchange.len(), hops(&fake), fake.seen("GET", AGENTS).len()),
+        (1, 1, 100)
+    );
+    assert_eq!(exchange[0].url, format!("https://api.github.com{tokens}"));
+    let registration = &fake.seen("POST", "/orgs/acme/actions/runners/registration-token")[0];
+    assert_eq!(registration.authorization, "Bearer ghs_rest");
+    let admin = &fake.seen("POST", "/actions/runner-registration")[0];
+    assert_eq!(admin.authorization, "RemoteAuth reg-token-1");
+    assert_eq!(
+        admin.body,
+        json!({"url": "https://github.com/acme", "runner_event": "register"})
+    );
+    let call = &fake.seen("GET", AGENTS)[0];
+    assert_eq!(call.url, format!("{SERVICE}{AGENTS}?api-version=6.0-preview"));
+    assert!(
+        serde_json::from_str::<Value>(call.headers["user-agent"].to_str().unwrap())
+            .unwrap()
+            .is_object()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_the_apps_jwt_is_what_github_accepts() {
+    let fake = fake();
+    let pem = PrivateKey::new("jwt");
+    fake.on(
+        "POST",
+        "/access_tokens",
+        vec![json_reply(201, json!({"token": "t", "expires_at": null}))],
+    );
+    app(&fake, &pem).fetch().await.unwrap();
+
+    let seen = &fake.seen("POST", "/access_tokens")[0];
+    let jwt = seen.authorization.strip_prefix("Bearer ").unwrap();
+    let mut rules = Validation::new(Algorithm::RS256);
+    rules.validate_exp = false;
+    let key = DecodingKey::from_rsa_pem(pem.key.public_pem().as_bytes()).unwrap();
+    let claims = jsonwebtoken::decode::<Value>(jwt, &key, &rules).unwrap().claims;
+    let (iat, exp) = (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
+    assert_eq!(claims["iss"], "Iv1.abc");
+    assert_eq!(iat, fake.clock.now().as_second() - 60);
+    assert!(exp > iat && exp - iat <= 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_refused_app_is_told_with_remedy_and_ids_and_a_limit_is_not_taken_for_a_refusal() {
+    let fake = fake();
+    let pem = PrivateKey::new("refused");
+    let app = app(&fake, &pem);
+    fake.on(
+        "POST",
+        "/access_tokens",
+        vec![json_reply(404, json!({"message": "Not Found"}))],
+    );
+    let TokenError::Refused { message } = app.fetch().await.unwrap_err() else {
+        panic!()
+    };
+    for part in ["installationId", "Not Found", "X-GitHub-Request-Id REQ:1", "Iv1.abc"] {
+        assert!(message.contains(part), "{message}");
+    }
+    for reply in [
+        with_header(403, "retry-after", "60"),
+        json_reply(429, json!({})),
+        json_reply(502, json!({})),
+    ] {
+        fake.on("POST", "/access_tokens", vec![reply]);
+        assert!(matches!(app.fetch().await, Err(TokenError::Unavailable { .. })));
+    }
+    std::fs::write(&pem.path, "no key").unwrap();
+    let error = app.fetch().await.unwrap_err().to_string();
+    assert!(
+        error.contains(pem.path.to_str().unwrap()) && error.contains("PEM"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_the_admin_connection_is_renewed_at_least_a_minute_before_its_end() {
+    for ttl in [3600, 1020, 200] {
+        let fake = Fake::new(Duration::from_secs(ttl));
+        fake.on("GET", AGENTS, vec![json_reply(200, json!({"value": []}))]);
+        let connection = fake.connection();
+        connection.agents().await.unwrap();
+        tokio::time::advance(Duration::from_secs(ttl / 2)).await;
+        connection.agents().await.unwrap();
+        assert_eq!(hops(&fake), 1, "too early for {ttl}");
+        tokio::time::advance(Duration::from_secs(ttl / 2 - 60)).await;
+        connection.agents().await.unwrap();
+        assert_eq!(hops(&fake), 2, "too late for {ttl}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_while_one_renews_ahead_the_others_go_on_and_its_failure_harms_nobody() {
+    let fake = fake();
+    let connection = fake.connection();
+    connection.agents().await.unwrap();
+    tokio::time::advance(HOUR - Duration::from_secs(200)).await;
+    fake.on("POST", "/registration-token", vec![json_reply(500, json!({}))]);
+    let all = join_all((0..20).map(|_| connection.agents())).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(fake.seen("POST", "/registration-token").len(), 2);
+
+    fake.on(
+        "POST",
+        "/registration-token",
+        vec![json_reply(201, json!({"token": "reg-2"}))],
+    );
+    tokio::time::advance(Duration::from_secs(6)).await;
+    connection.agents().await.unwrap();
+    assert_eq!(hops(&fake), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_401_renews_once_and_repeats_once() {
+    let fake = fake();
+    let connection = fake.connection();
+    let ok = json_reply(200, json!({"value": [{"id": 1, "name": "r"}]}));
+    fake.on("GET", AGENTS, vec![json_reply(401, json!({})), ok]);
+    assert_eq!(connection.agents().await.unwrap().len(), 1);
+    assert_eq!((hops(&fake), fake.seen("GET", AGENTS).len()), (2, 2));
+
+    fake.on("GET", AGENTS, vec![json_reply(401, json!({"message": "no"}))]);
+    let error = connection.agents().await.unwrap_err();
+    assert!(
+        matches!(error, Error::Unauthorized(_)) && !error.is_transient(),
+        "{error}"
+    );
+    assert_eq!((hops(&fake), fake.seen("GET", AGENTS).len()), (3, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_401_seen_by_many_renews_once() {
+    let fake = fake();
+    let connection = fake.connection();
+    connection.agents().await.unwrap();
+    let refuse_the_old = json_reply(401, json!({}));
+    let mut replies = vec![refuse_the_old; 50];
+    replies.push(json_reply(200, json!({"value": []})));
+    fake.on("GET", AGENTS, replies);
+    let all = join_all((0..50).map(|_| connection.agents())).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(hops(&fake), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_401_that_arrives_after_the_renewal_does_not_renew_again() {
+    let fake = fake();
+    let connection = fake.connection();
+    connection.agents().await.unwrap();
+    let (no, ok) = (json_reply(401, json!({})), json_reply(200, json!({"value": []})));
+    fake.on("GET", AGENTS, vec![no.clone(), ok.clone(), no, ok]);
+    fake.latency(Duration::from_secs(5));
+    let slow = connection.agents();
+    let quick = async {
+        fake.latency(Duration::from_millis(50));
+        connection.agents().await
+    };
+    let (slow, quick) = tokio::join!(biased; slow, quick);
+    assert!(slow.is_ok() && quick.is_ok());
+    assert_eq!((hops(&fake), fake.seen("GET", AGENTS).len()), (2, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_fresh_registration_token_may_be_refused_for_a_while() {
+    let fake = fake();
+    let ok = json_reply(200, json!({"url": SERVICE, "token": "no-jwt-at-all"}));
+    let refusals = [401, 403, 502].map(|status| json_reply(status, json!({})));
+    fake.on(
+        "POST",
+        "/actions/runner-registration",
+        refusals.into_iter().chain([ok]).collect(),
+    );
+    fake.connection().agents().await.unwrap();
+    assert_eq!((hops(&fake), fake.seen("POST", "/registration-token").len()), (4, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_rest_token_that_died_early_is_renewed_once() {
+    let fake = fake();
+    let (no, yes) = (json_reply(401, json!({})), json_reply(201, json!({"token": "reg"})));
+    fake.on("POST", "/registration-token", vec![no.clone(), yes]);
+    fake.connection().agents().await.unwrap();
+    fake.on("POST", "/registration-token", vec![no]);
+    let error = fake.connection().agents().await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_one_failed_chain_answers_for_all_who_wait_and_a_limit_is_honoured() {
+    let fake = fake();
+    fake.on(
+        "POST",
+        "/registration-token",
+        vec![with_header(429, "retry-after", "120")],
+    );
+    let connection = fake.connection();
+    let all = join_all((0..300).map(|_| connection.agents())).await;
+    for error in all.into_iter().map(Result::unwrap_err) {
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(120)), "{error}");
+    }
+    tokio::time::advance(Duration::from_secs(100)).await;
+    connection.agents().await.unwrap_err();
+    assert_eq!(fake.seen("POST", "/registration-token").len(), 1);
+    fake.on(
+        "POST",
+        "/registration-token",
+        vec![json_reply(201, json!({"token": "reg"}))],
+    );
+    tokio::time::advance(Duration::from_secs(30)).await;
+    connection.agents().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn scopes_and_hosts_have_their_own_addresses() {
+    for (config_url, expected) in [
+        ("https://github.com/acme", "https://api.github.com/orgs/acme/"),
+        ("https://github.com/acme/app", "https://api.github.com/repos/acme/app/"),
+        (
+            "https://github.com/enterprises/big",
+            "https://api.github.com/enterprises/big/",
+        ),
+        ("https://acme.ghe.com/acme", "https://api.acme.ghe.com/orgs/acme/"),
+        (
+            "https://acme.ghe.com/enterprises/big",
+            "https://api.acme.ghe.com/enterprises/big/",
+        ),
+        (
+            "https://ghes.example/acme/app",
+            "https://ghes.example/api/v3/repos/acme/app/",
+        ),
+        (
+            "https://ghes.example:8443/enterprises/big",
+            "https://ghes.example:8443/api/v3/enterprises/big/",
+        ),
+    ] {
+        let fake = fake();
+        fake.connection_to(config_url).agents().await.unwrap();
+        let seen = &fake.seen("POST", "/registration-token")[0];
+        assert_eq!(seen.url, format!("{expected}actions/runners/registration-token"));
+        let admin = &fake.seen("POST", "/actions/runner-registration")[0];
+        assert_eq!(admin.body["url"], config_url);
+    }
+}
+
+#[derive(Debug)]
+struct Broker;
+
+impl TokenSource for Broker {
+    fn fetch(&self) -> futures::future::BoxFuture<'_, Result<Token, TokenError>> {
+        Box::pin(async {
+            Ok(Token {
+                secret: "brokered".into(),
+                expires: None,
+            })
+        })
+    }
+
+    fn describe(&self) -> String {
+        "a broker".into()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_registration_token_from_elsewhere_is_all_that_is_needed() {
+    let fake = fake();
+    let connection = fake.connection_with("https://github.com/acme", Authority::Registration(Arc::new(Broker)));
+    connection.agents().await.unwrap();
+    assert_eq!(fake.seen("POST", "/registration-token").len(), 0);
+    let hop = &fake.seen("POST", "/actions/runner-registration")[0];
+    assert_eq!(hop.authorization, "RemoteAuth brokered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b27_no_error_holds_a_credential_and_each_names_its_call() {
+    let fake = fake();
+    let leaky = exception(
+        403,
+        "AccessDeniedException",
+        "token eyJhbGciOiJub25lIn0.eyJleHAiOjF9.c2ln is not allowed",
+    );
+    fake.on("GET", AGENTS, vec![leaky]);
+    let connection = fake.connection();
+    let error = connection.agents().await.unwrap_err();
+    assert!(matches!(error, Error::Forbidden(_)));
+    let text = format!("{error} {error:?} {connection:?}");
+    for part in ["list runners", "ActivityId act-1", "X-GitHub-Request-Id REQ:1"] {
+        assert!(text.contains(part), "{text}");
+    }
+    for secret in ["eyJ", "reg-token-1", pat_header().as_str()] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+fn pat_header() -> String {
+    let secret = SecretRef::Env("CARGO_PKG_NAME".into()).read().unwrap();
+    format!("Bearer {}", secret.expose_secret())
+}

@@ -1,0 +1,379 @@
+//! Scale sets (B25) and runners (B26) at the Actions service.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use gharts_listener::scaleset::{Error, Missing, Registered, Removal, Spec, ensure};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::fake::{Fake, bytes_reply, exception, json_reply, lost};
+
+const GROUPS: &str = "/runnergroups/";
+const SETS: &str = "/runnerscalesets";
+const SET: &str = "/runnerscalesets/5";
+const JIT: &str = "/runnerscalesets/5/generatejitconfig";
+const AGENTS: &str = "/pools/0/agents";
+
+fn set(group: i64, labels: &[&str]) -> Value {
+    let labels: Vec<Value> = labels.iter().map(|l| json!({"type": "System", "name": l})).collect();
+    json!({"id": 5, "name": "linux", "runnerGroupId": group, "labels": labels, "RunnerSetting": {"disableUpdate": true}})
+}
+
+fn list(sets: &[Value]) -> Value {
+    json!({"count": sets.len(), "value": sets})
+}
+
+fn spec(labels: &[&str]) -> Spec {
+    Spec {
+        group: "Big & Büro".into(),
+        name: "linux".into(),
+        labels: labels.iter().map(|l| (*l).to_owned()).collect(),
+        disable_update: true,
+        known_id: None,
+    }
+}
+
+/// A scale set as a service stores it, which keeps of new labels what `keep` lets pass.
+fn service(start: Option<Value>, keep: fn(&Value) -> bool) -> Fake {
+    let fake = Fake::new(Duration::from_secs(3600));
+    fake.on(
+        "GET",
+        GROUPS,
+        vec![json_reply(200, json!({"value": [{"id": 3, "name": "Big & Büro"}]}))],
+    );
+    let stored = Arc::new(Mutex::new(start));
+    let (on_list, on_get, on_put) = (stored.clone(), stored.clone(), stored.clone());
+    let (on_post, on_patch) = (stored.clone(), stored);
+    let ok = |v: Value| Ok(super::fake::response(200, v.to_string().as_bytes()));
+    let filtered = move |body: &Value| {
+        let labels = body["labels"].as_array().unwrap();
+        json!(labels.iter().filter(|l| keep(&l["name"])).collect::<Vec<_>>())
+    };
+    fake.on(
+        "GET",
+        SETS,
+        vec![Arc::new(move |_| ok(list(on_list.lock().unwrap().as_slice())))],
+    );
+    fake.on(
+        "GET",
+        SET,
+        vec![Arc::new(move |_| ok(on_get.lock().unwrap().clone().unwrap()))],
+    );
+    fake.on(
+        "PUT",
+        SET,
+        vec![Arc::new(move |seen| {
+            let mut stored = on_put.lock().unwrap();
+            stored.as_mut().unwrap()["labels"] = filtered(&seen.body);
+            ok(stored.clone().unwrap())
+        })],
+    );
+    fake.on(
+        "PATCH",
+        SET,
+        vec![Arc::new(move |seen| {
+            let mut stored = on_patch.lock().unwrap();
+            stored.as_mut().unwrap()["runnerGroupId"] = seen.body["runnerGroupId"].clone();
+            ok(stored.clone().unwrap())
+        })],
+    );
+    fake.on(
+        "POST",
+        SETS,
+        vec![Arc::new(move |seen| {
+            let mut made = seen.body.clone();
+            made["id"] = json!(5);
+            made["labels"] = filtered(&seen.body);
+            *on_post.lock().unwrap() = Some(made.clone());
+            ok(made)
+        })],
+    );
+    fake
+}
+
+async fn ensured(fake: &Fake, spec: &Spec) -> Registered {
+    let result = ensure(&fake.connection(), spec).await.unwrap();
+    assert!(
+        fake.all_seen().iter().all(|s| s.method != "DELETE"),
+        "registration never deletes"
+    );
+    result
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_a_missing_set_is_created_with_group_labels_and_no_self_update() {
+    let fake = service(None, |_| true);
+    let made = ensured(&fake, &spec(&["linux", "x64"])).await;
+    assert!(made.created && made.notes.is_empty(), "{:?}", made.notes);
+    assert_eq!(made.scale_set.labels, ["linux", "x64"]);
+    let post = &fake.seen("POST", SETS)[0];
+    assert_eq!(post.body, {
+        let mut body = set(3, &["linux", "x64"]);
+        body.as_object_mut().unwrap().remove("id");
+        body
+    });
+    let group = &fake.seen("GET", GROUPS)[0];
+    assert!(
+        group
+            .url
+            .contains("?groupName=Big%20%26%20B%C3%BCro&api-version=6.0-preview"),
+        "{}",
+        group.url
+    );
+    let find = &fake.seen("GET", SETS)[0];
+    assert!(find.url.contains("?runnerGroupId=3&name=linux&"), "{}", find.url);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_a_set_that_is_right_is_adopted_untouched() {
+    let fake = service(Some(set(3, &["X64", "linux"])), |_| true);
+    let found = ensured(&fake, &spec(&["linux", "x64"])).await;
+    assert!(!found.created && found.notes.is_empty());
+    assert!(
+        fake.all_seen()
+            .iter()
+            .all(|s| s.method == "GET" || s.url.contains("api.github.com"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_labels_are_put_read_back_and_what_the_service_dropped_is_told() {
+    let fake = service(Some(set(3, &["old"])), |_| true);
+    let changed = ensured(&fake, &spec(&["linux", "gpu"])).await;
+    assert_eq!(changed.scale_set.labels, ["linux", "gpu"]);
+    assert_eq!(changed.notes.len(), 1, "{:?}", changed.notes);
+
+    let fake = service(None, |label| label == "linux");
+    let made = ensured(&fake, &spec(&["linux", "gpu"])).await;
+    assert!(made.created);
+    assert_eq!(made.scale_set.labels, ["linux"]);
+    assert!(
+        made.notes.iter().any(|n| n.contains("did not store label \"gpu\"")),
+        "{:?}",
+        made.notes
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_a_service_that_cannot_change_labels_does_not_stop_the_set() {
+    let fake = service(Some(set(3, &["old"])), |_| true);
+    fake.on(
+        "PUT",
+        SET,
+        vec![json_reply(405, json!({"message": "Method Not Allowed"}))],
+    );
+    let found = ensured(&fake, &spec(&["linux"])).await;
+    assert_eq!(found.scale_set.labels, ["old"]);
+    assert!(
+        found.notes.iter().any(|n| n.contains("Method Not Allowed")),
+        "{:?}",
+        found.notes
+    );
+    assert!(
+        found.notes.iter().any(|n| n.contains("keeps label \"old\"")),
+        "{:?}",
+        found.notes
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_whoever_creates_second_takes_what_the_first_made() {
+    let fake = service(Some(set(3, &["linux"])), |_| true);
+    fake.on(
+        "GET",
+        SETS,
+        vec![json_reply(200, list(&[])), json_reply(200, list(&[set(3, &["linux"])]))],
+    );
+    fake.on(
+        "POST",
+        SETS,
+        vec![exception(409, "RunnerScaleSetExistsException", "exists")],
+    );
+    let found = ensured(&fake, &spec(&["linux"])).await;
+    assert!(!found.created && found.notes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_a_set_in_another_group_is_moved() {
+    let fake = service(Some(set(1, &["linux"])), |_| true);
+    let none = json_reply(200, list(&[]));
+    fake.on(
+        "GET",
+        SETS,
+        vec![none.clone(), none, json_reply(200, list(&[set(1, &["linux"])]))],
+    );
+    fake.on(
+        "POST",
+        SETS,
+        vec![exception(409, "RunnerScaleSetExistsException", "exists")],
+    );
+    let found = ensured(&fake, &spec(&["linux"])).await;
+    assert_eq!(found.scale_set.runner_group_id, 3);
+    assert_eq!(
+        fake.seen("PATCH", SET)[0].body,
+        json!({"name": "linux", "runnerGroupId": 3})
+    );
+    assert_eq!(found.notes.len(), 2, "{:?}", found.notes);
+
+    let fake = service(Some(set(1, &["linux"])), |_| true);
+    let known = Spec {
+        known_id: Some(5),
+        ..spec(&["linux"])
+    };
+    assert_eq!(ensured(&fake, &known).await.scale_set.runner_group_id, 3);
+    assert_eq!(fake.seen("POST", SETS).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_an_unknown_group_is_an_error_but_the_default_group_always_exists() {
+    let fake = service(None, |_| true);
+    fake.on("GET", GROUPS, vec![json_reply(200, json!({"count": 0, "value": []}))]);
+    let error = ensure(&fake.connection(), &spec(&["linux"])).await.unwrap_err();
+    assert!(matches!(
+        error,
+        Error::NotFound {
+            what: Missing::RunnerGroup,
+            ..
+        }
+    ));
+    assert!(
+        error.to_string().contains("Big & Büro") && !error.is_transient(),
+        "{error}"
+    );
+
+    let default = Spec {
+        group: "Default".into(),
+        ..spec(&["linux"])
+    };
+    assert_eq!(ensured(&fake, &default).await.scale_set.runner_group_id, 1);
+}
+
+fn runners() -> Fake {
+    Fake::new(Duration::from_secs(3600))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jit_configuration_comes_as_a_secret() {
+    let fake = runners();
+    let answer = json!({"runner": {"id": 9, "name": "r-1", "runnerScaleSetId": 5}, "encodedJITConfig": "Sml0"});
+    fake.on("POST", JIT, vec![json_reply(200, answer)]);
+    let jit = fake.connection().generate_jit_config(5, "r-1", "_work").await.unwrap();
+    assert_eq!(
+        (jit.agent_id, jit.name.as_str(), jit.config.expose_secret()),
+        (9, "r-1", "Sml0")
+    );
+    assert!(!format!("{jit:?}").contains("Sml0"));
+    assert_eq!(
+        fake.seen("POST", JIT)[0].body,
+        json!({"name": "r-1", "workFolder": "_work"})
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b26_a_taken_name_has_its_own_error_with_and_without_its_exception() {
+    let fake = runners();
+    for reply in [
+        exception(409, "AgentExistsException", "r-1 exists"),
+        bytes_reply(409, b"conflict"),
+    ] {
+        fake.on("POST", JIT, vec![reply]);
+        let error = fake
+            .connection()
+            .generate_jit_config(5, "r-1", "_work")
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::AgentExists(_)) && !error.outcome_unknown(),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_after_a_lost_or_garbled_answer_the_registration_may_exist() {
+    let fake = runners();
+    let secretive = json_reply(200, json!({"runner": {"id": "x"}, "encodedJITConfig": "c2VjcmV0"}));
+    for reply in [lost(), json_reply(500, json!({})), secretive] {
+        fake.on("POST", JIT, vec![reply]);
+        let error = fake
+            .connection()
+            .generate_jit_config(5, "r-1", "_work")
+            .await
+            .unwrap_err();
+        assert!(error.outcome_unknown(), "{error}");
+        assert!(!format!("{error} {error:?}").contains("c2VjcmV0"), "{error}");
+    }
+    assert_eq!(fake.seen("POST", JIT).len(), 3, "the client repeats nothing by itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_is_found_by_its_exact_name() {
+    let fake = runners();
+    let both = json!({"value": [{"id": 1, "name": "r-10"}, {"id": 2, "name": "r-1", "runnerScaleSetId": 5, "status": "online"}]});
+    fake.on(
+        "GET",
+        AGENTS,
+        vec![json_reply(200, both), json_reply(200, json!({"value": null}))],
+    );
+    let connection = fake.connection();
+    let agent = connection.agent_by_name("r-1").await.unwrap().unwrap();
+    assert_eq!(
+        (agent.id, agent.runner_scale_set_id, agent.is_online()),
+        (2, Some(5), true)
+    );
+    assert!(fake.seen("GET", AGENTS)[0].url.contains("?agentName=r-1&"));
+    assert_eq!(connection.agent_by_name("r-1").await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_a_busy_runner_is_not_removed() {
+    let fake = runners();
+    let connection = fake.connection();
+    for (reply, expected) in [
+        (bytes_reply(204, b""), Removal::Removed),
+        (exception(404, "AgentNotFoundException", "gone"), Removal::AlreadyGone),
+        (bytes_reply(404, b""), Removal::AlreadyGone),
+        (exception(400, "JobStillRunningException", "busy"), Removal::Busy),
+    ] {
+        fake.on("DELETE", "/pools/0/agents/7", vec![reply]);
+        assert_eq!(connection.delete_agent(7).await.unwrap(), expected);
+    }
+    fake.on(
+        "DELETE",
+        "/pools/0/agents/7",
+        vec![json_reply(400, json!({"message": "no"}))],
+    );
+    assert!(matches!(connection.delete_agent(7).await, Err(Error::Invalid(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_sets_are_listed_with_their_statistics() {
+    let fake = runners();
+    let mut one = set(3, &["linux"]);
+    one["statistics"] = json!({"totalAvailableJobs": 6});
+    fake.on("GET", SETS, vec![json_reply(200, list(&[one, set(1, &[])]))]);
+    let sets = fake.connection().list_scale_sets().await.unwrap();
+    assert_eq!((sets.len(), sets[0].statistics.unwrap().total_available_jobs), (2, 6));
+    assert_eq!(sets[1].statistics, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_github_removed_is_told_apart() {
+    let fake = runners();
+    fake.on(
+        "DELETE",
+        SET,
+        vec![exception(404, "RunnerScaleSetNotFoundException", "unused for 7 days")],
+    );
+    let error = fake.connection().delete_scale_set(5).await.unwrap_err();
+    assert!(matches!(
+        error,
+        Error::NotFound {
+            what: Missing::ScaleSet,
+            ..
+        }
+    ));
+}
