@@ -25,6 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// Signed tokens are refused when clocks differ by a minute; this warns before that.
 const CLOCK_LIMIT: Duration = Duration::from_secs(30);
 
+const UNREACHABLE: &str = "check the address in the kubeconfig, the network, and the credentials";
+
 /// What the daemon does in the runner namespace (B35): resource, verbs.
 const RIGHTS: &[(&str, &[&str])] = &[
     ("pods", &["get", "list", "watch", "create", "patch", "delete"]),
@@ -134,12 +136,12 @@ fn reachable(client: Client, clock: Clock) -> Check {
             let request = http::Request::get("/version")
                 .body(Body::empty())
                 .map_err(|error| CheckFailure::new(error.to_string(), "report this as a bug"))?;
-            let remedy = "check the address in the kubeconfig, the network, and the credentials";
-            let answer = within(client.send(request))
-                .await
-                .map_err(|e| CheckFailure::new(e, remedy))?;
+            let answer = within(client.send(request), UNREACHABLE).await?;
             if !answer.status().is_success() {
-                return Err(CheckFailure::new(format!("it answered {}", answer.status()), remedy));
+                return Err(CheckFailure::new(
+                    format!("it answered {}", answer.status()),
+                    UNREACHABLE,
+                ));
             }
             clock_agrees(answer.headers(), clock.now())
         }
@@ -168,19 +170,16 @@ fn namespace_exists(client: Client, namespace: String) -> Check {
         name: format!("the namespace {namespace} exists and may be read"),
         run: async move {
             let api: Api<Namespace> = Api::all(client);
-            match within(api.get(&namespace)).await {
-                Ok(found) if found.metadata.deletion_timestamp.is_some() => Err(CheckFailure::new(
+            let remedy =
+                format!("create it, or correct kubernetes.namespace; the daemon needs `get` on namespace {namespace}");
+            let found = within(api.get(&namespace), &remedy).await?;
+            if found.metadata.deletion_timestamp.is_some() {
+                return Err(CheckFailure::new(
                     "it is being deleted",
                     "wait for its end and create it again, or correct kubernetes.namespace",
-                )),
-                Ok(_) => Ok(String::new()),
-                Err(message) => Err(CheckFailure::new(
-                    message,
-                    format!(
-                        "create it, or correct kubernetes.namespace; the daemon needs `get` on namespace {namespace}"
-                    ),
-                )),
+                ));
             }
+            Ok(String::new())
         }
         .boxed(),
     }
@@ -248,11 +247,8 @@ fn may(client: Client, right: Right) -> Check {
                 "bind a Role that allows the daemon's service account to {}",
                 right.words()
             );
-            let review = within(api.create(&PostParams::default(), &right.review())).await;
-            let status = review
-                .map_err(|message| CheckFailure::new(message, remedy.clone()))?
-                .status;
-            match status {
+            let review = within(api.create(&PostParams::default(), &right.review()), &remedy).await?;
+            match review.status {
                 Some(status) if status.allowed => Ok(String::new()),
                 Some(status) => Err(CheckFailure::new(
                     status
@@ -268,15 +264,35 @@ fn may(client: Client, right: Right) -> Check {
     }
 }
 
-/// A call under the deadline; the error in one line.
-async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+/// A call under the deadline. `remedy` mends what the API server itself refused; where it never answered,
+/// no Role helps.
+async fn within<T>(call: impl Future<Output = kube::Result<T>>, remedy: &str) -> Result<T, CheckFailure> {
     match timeout(DEADLINE, call).await {
-        Ok(answer) => answer.map_err(|error| match error {
-            kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-            other => other.to_string(),
-        }),
-        Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) => Err(CheckFailure::new(
+            format!("{} ({})", status.message, status.code),
+            remedy,
+        )),
+        Ok(Err(other)) => Err(CheckFailure::new(chain(&other), UNREACHABLE)),
+        Err(_) => Err(CheckFailure::new(
+            format!("no answer within {} s", DEADLINE.as_secs()),
+            UNREACHABLE,
+        )),
     }
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -318,6 +334,16 @@ mod tests {
                 "bind a Role that allows the daemon's service account to create secrets in runners"
             ))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_costs_one_deadline_and_is_not_blamed_on_a_role() {
+        let service = tower::service_fn(|_: http::Request<Body>| async {
+            std::future::pending::<Result<http::Response<Body>, Infallible>>().await
+        });
+        let check = may(Client::new(service, "default"), Right::new("runners", "get", "pods"));
+        let failure = check.run.await.unwrap_err();
+        assert_eq!(failure, CheckFailure::new("no answer within 15 s", UNREACHABLE));
     }
 
     #[test]

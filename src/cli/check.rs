@@ -4,8 +4,13 @@
 
 use std::fmt::Write as _;
 
+use futures::{StreamExt as _, stream};
+
 use super::{Exit, FileArgs, output};
 use crate::app;
+
+/// Checks under way at one time.
+const AT_ONCE: usize = 8;
 
 pub(super) async fn run(args: &FileArgs) -> Exit {
     let config = match args.load() {
@@ -13,10 +18,13 @@ pub(super) async fn run(args: &FileArgs) -> Exit {
         Err(exit) => return exit,
     };
     output::text(&format!("ok      the file {} is valid\n", args.path().display()));
+    // Side by side, told in order: a peer that hangs costs one deadline, not one per check.
+    let outcomes = stream::iter(app::checks(&config).await)
+        .map(|app::Check { name, run }| async move { (name, run.await) })
+        .buffered(AT_ONCE);
+    let mut outcomes = std::pin::pin!(outcomes);
     let (mut tried, mut failed) = (0_usize, 0_usize);
-    for check in app::checks(&config).await {
-        let app::Check { name, run } = check;
-        let outcome = run.await;
+    while let Some((name, outcome)) = outcomes.next().await {
         tried += 1;
         failed += usize::from(outcome.is_err());
         output::text(&line(&name, &outcome));

@@ -7,6 +7,7 @@ mod config_url;
 mod duration;
 mod env;
 mod load;
+mod oidc;
 mod place;
 mod raw;
 mod scale_sets;
@@ -136,7 +137,7 @@ pub struct Limits {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gharts {
-    /// No trailing slash.
+    /// Its path has no trailing slash (a bare host still prints as `https://HOST/`: join paths, not texts).
     pub base_url: Url,
     /// Name or id.
     pub team: Option<String>,

@@ -69,6 +69,10 @@ fn place_of(error: &ValidationError<'_>) -> Place {
 fn message(kind: &ValidationErrorKind, instance: &Value) -> String {
     let found = found(instance);
     match kind {
+        // Where a mapping belongs, text may be a secret in the wrong place: it is not repeated.
+        ValidationErrorKind::Type { kind } if instance.is_string() && wants_more_than_a_value(kind) => {
+            format!("expected {}, found text", expected(kind))
+        }
         ValidationErrorKind::Type { kind } => format!("expected {}, found {found}", expected(kind)),
         ValidationErrorKind::Enum { options } => {
             let options: Vec<_> = options
@@ -88,6 +92,10 @@ fn message(kind: &ValidationErrorKind, instance: &Value) -> String {
         }
         other => format!("does not fit the schema ({})", other.keyword()),
     }
+}
+
+fn wants_more_than_a_value(kind: &TypeKind) -> bool {
+    matches!(kind, TypeKind::Single(JsonType::Object | JsonType::Array))
 }
 
 fn expected(kind: &TypeKind) -> String {
@@ -110,7 +118,7 @@ fn type_name(json: JsonType) -> &'static str {
     }
 }
 
-/// A value in words, cut: the file may be somebody's first try with a secret in the wrong place.
+/// A value in words, cut.
 fn found(value: &Value) -> String {
     const LONGEST: usize = 40;
     match value {

@@ -19,18 +19,18 @@ pub(super) enum Shape {
 
 /// Message and remedy when the secret cannot be read or has the wrong shape.
 pub(super) fn probe(reference: &SecretRef, shape: Shape, environment: &Environment) -> Result<(), (String, String)> {
-    let text = match reference {
-        SecretRef::File(path) => read(path)?,
-        SecretRef::Env(variable) => environment.get(variable).cloned().ok_or_else(|| {
-            (
-                format!("names the environment variable {variable}, which is not set"),
-                format!("set {variable}, or name a file instead"),
-            )
-        })?,
-    };
-    let source = match reference {
-        SecretRef::File(path) => path.display().to_string(),
-        SecretRef::Env(variable) => format!("the environment variable {variable}"),
+    let (text, source) = match reference {
+        SecretRef::File(path) => (read(path)?, shown(path)),
+        // The name is not repeated: somebody may have written the secret itself there.
+        SecretRef::Env(variable) => match environment.get(variable) {
+            Some(text) => (text.clone(), "the environment variable".to_owned()),
+            None => {
+                return Err((
+                    "names an environment variable that is not set".to_owned(),
+                    "set the variable, or name a file instead".to_owned(),
+                ));
+            }
+        },
     };
     check_shape(&text, shape).map_err(|(fault, remedy)| (format!("{source} {fault}"), remedy.to_owned()))
 }
@@ -38,13 +38,22 @@ pub(super) fn probe(reference: &SecretRef, shape: Shape, environment: &Environme
 fn read(path: &Path) -> Result<String, (String, String)> {
     std::fs::read_to_string(path).map_err(|error| {
         let remedy = match error.kind() {
-            ErrorKind::NotFound => "mount the file there, or correct the path",
+            ErrorKind::NotFound => "mount the file there, or correct the path (a path, not the content, belongs here)",
             ErrorKind::PermissionDenied => "let the daemon's user read it",
             ErrorKind::InvalidData => "it must be text (PEM, not DER)",
             _ => "name a readable file",
         };
-        (format!("cannot read {}: {error}", path.display()), remedy.to_owned())
+        (format!("cannot read {}: {error}", shown(path)), remedy.to_owned())
     })
+}
+
+/// An absolute path as it is; anything else may be the secret itself, written where its file belongs.
+fn shown(path: &Path) -> String {
+    if path.is_absolute() {
+        path.display().to_string()
+    } else {
+        "the file (a relative path)".to_owned()
+    }
 }
 
 fn check_shape(text: &str, shape: Shape) -> Result<(), (&'static str, &'static str)> {

@@ -9,14 +9,14 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    AuthStyle, Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Limits, LogFormat, Logging,
-    Oidc, Proxy, Retry, SecretRef, Server, Tls,
+    Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Limits, LogFormat, Logging, Proxy, Retry,
+    SecretRef, Server, Tls,
     duration::DurationText,
     is_loopback,
     place::{Place, Problems},
     raw::{
-        RawApp, RawAuth, RawAuthStyle, RawConfig, RawExternal, RawGharts, RawGitHub, RawKubernetes, RawLimits,
-        RawLogFormat, RawLogging, RawOidc, RawOidcProvider, RawPat, RawProxy, RawRetry, RawServer, RawTls,
+        RawApp, RawAuth, RawConfig, RawGharts, RawGitHub, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawPat,
+        RawProxy, RawRetry, RawServer, RawTls,
     },
     scale_sets,
     secrets::{self, Shape},
@@ -25,9 +25,6 @@ use super::{
 const DEFAULT_LISTEN: &str = "0.0.0.0:8080";
 /// A GHARTS call runs up to half a minute at a real server; cancelling one leaks a runner.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45);
-/// Kubernetes refuses shorter tokens.
-const SHORTEST_TOKEN: Duration = Duration::from_mins(10);
-const DEFAULT_TOKEN: Duration = Duration::from_hours(1);
 
 /// What one pass over the file carries along.
 #[derive(Debug)]
@@ -102,7 +99,7 @@ impl Pass<'_> {
             auth: auth?,
             tls,
             proxy: proxy?,
-            limits: limits(&raw.limits, Limits::github()),
+            limits: limits(&raw.limits, &Limits::github()),
         })
     }
 
@@ -141,7 +138,7 @@ impl Pass<'_> {
     }
 
     /// Exactly one of `{name}File` and `{name}Env`, and what it names can be read and looks right.
-    fn secret(
+    pub(super) fn secret(
         &mut self,
         place: &Place,
         name: &str,
@@ -238,14 +235,14 @@ impl Pass<'_> {
             team: raw.team.clone(),
             oidc: oidc?,
             tls,
-            limits: limits(&raw.limits, Limits::default()),
+            limits: limits(&raw.limits, &Limits::default()),
             timeout,
             retry,
         })
     }
 
     /// A peer's URL: https except to loopback, nothing but a base.
-    fn service_url(&mut self, text: &str, place: &Place) -> Option<Url> {
+    pub(super) fn service_url(&mut self, text: &str, place: &Place) -> Option<Url> {
         let fault = match Url::parse(text.trim()) {
             Err(error) => format!("is not a URL: {error}"),
             Ok(url) if !matches!(url.scheme(), "http" | "https") || !url.has_host() => {
@@ -266,115 +263,6 @@ impl Pass<'_> {
         };
         self.refuse(place, fault, "https://HOST, with a port and a path where needed");
         None
-    }
-
-    fn oidc(&mut self, raw: &RawOidc, place: &Place) -> Option<Oidc> {
-        let provider = raw.provider?;
-        self.oidc_fits(raw, provider, place);
-        match provider {
-            RawOidcProvider::Kubernetes => {
-                let audience = self.needed(
-                    raw.audience.as_ref(),
-                    &place.key("audience"),
-                    "the audience GHARTS expects",
-                );
-                let account = place.key("serviceAccount");
-                let service_account = self.needed(raw.service_account.as_ref(), &account, "whose token is asked for");
-                let expiration = self.duration(raw.token_expiration, DEFAULT_TOKEN, &place.key("tokenExpiration"));
-                if expiration < SHORTEST_TOKEN {
-                    self.refuse(
-                        &place.key("tokenExpiration"),
-                        format!("is shorter than {}", DurationText(SHORTEST_TOKEN)),
-                        "Kubernetes gives no token for less than 10m; 1h is the default",
-                    );
-                }
-                Some(Oidc::Kubernetes {
-                    audience: audience?,
-                    service_account: service_account?,
-                    namespace: raw.namespace.clone(),
-                    expiration,
-                })
-            }
-            RawOidcProvider::External => {
-                let Some(external) = &raw.external else {
-                    self.refuse(
-                        &place.key("external"),
-                        "is required with provider external",
-                        "give tokenUrl, clientId and clientSecretFile",
-                    );
-                    return None;
-                };
-                self.external(external, raw.audience.clone(), &place.key("external"))
-            }
-            RawOidcProvider::File => {
-                let place = place.key("tokenFile");
-                let Some(path) = &raw.token_file else {
-                    self.refuse(
-                        &place,
-                        "is required with provider file",
-                        "name the file that holds the token",
-                    );
-                    return None;
-                };
-                let reference = SecretRef::File(path.clone());
-                if let Err((message, remedy)) = secrets::probe(&reference, Shape::Text, self.environment) {
-                    self.refuse(&place, message, remedy);
-                }
-                Some(Oidc::File { path: path.clone() })
-            }
-        }
-    }
-
-    /// Keys that the chosen provider would ignore are refused: they show that something else was meant.
-    fn oidc_fits(&mut self, raw: &RawOidc, provider: RawOidcProvider, place: &Place) {
-        use RawOidcProvider::{External, File, Kubernetes};
-        for (key, given, users) in [
-            ("audience", raw.audience.is_some(), &[Kubernetes, External][..]),
-            ("serviceAccount", raw.service_account.is_some(), &[Kubernetes]),
-            ("namespace", raw.namespace.is_some(), &[Kubernetes]),
-            ("tokenExpiration", raw.token_expiration.is_some(), &[Kubernetes]),
-            ("external", raw.external.is_some(), &[External]),
-            ("tokenFile", raw.token_file.is_some(), &[File]),
-        ] {
-            if given && !users.contains(&provider) {
-                let chosen = match provider {
-                    Kubernetes => "kubernetes",
-                    External => "external",
-                    File => "file",
-                };
-                self.refuse(
-                    &place.key(key),
-                    format!("is not used by provider {chosen}"),
-                    "remove it, or choose the provider that it belongs to",
-                );
-            }
-        }
-    }
-
-    fn external(&mut self, raw: &RawExternal, audience: Option<String>, place: &Place) -> Option<Oidc> {
-        let token_url = raw
-            .token_url
-            .as_deref()
-            .and_then(|text| self.service_url(text, &place.key("tokenUrl")));
-        let client_secret = self.secret(
-            place,
-            "clientSecret",
-            raw.client_secret_file.as_ref(),
-            raw.client_secret_env.as_ref(),
-            Shape::Text,
-        );
-        Some(Oidc::External {
-            audience,
-            token_url: token_url?,
-            client_id: raw.client_id.clone()?,
-            client_secret: client_secret?,
-            scope: raw.scope.clone(),
-            auth_style: match raw.auth_style {
-                None | Some(RawAuthStyle::Body) => AuthStyle::Body,
-                Some(RawAuthStyle::Basic) => AuthStyle::Basic,
-                Some(RawAuthStyle::Json) => AuthStyle::Json,
-            },
-        })
     }
 
     fn retry(&mut self, raw: &RawRetry, place: &Place) -> Retry {
@@ -464,7 +352,7 @@ impl Pass<'_> {
         duration
     }
 
-    fn needed(&mut self, value: Option<&String>, place: &Place, meaning: &str) -> Option<String> {
+    pub(super) fn needed(&mut self, value: Option<&String>, place: &Place, meaning: &str) -> Option<String> {
         if value.is_none() {
             self.refuse(place, "is required with this provider", meaning);
         }
@@ -472,7 +360,7 @@ impl Pass<'_> {
     }
 }
 
-fn limits(raw: &RawLimits, default: Limits) -> Limits {
+fn limits(raw: &RawLimits, default: &Limits) -> Limits {
     Limits {
         requests_per_second: raw.requests_per_second.unwrap_or(default.requests_per_second),
         burst: raw.burst.unwrap_or(default.burst),

@@ -38,6 +38,14 @@ impl Network {
     }
 }
 
+/// An answer whose connection breaks where the body should come: a transport error in process and on sockets.
+pub fn broken_connection() -> axum::response::Response {
+    let broken = futures::stream::once(async {
+        Err::<bytes::Bytes, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+    });
+    axum::response::Response::new(axum::body::Body::from_stream(broken))
+}
+
 impl Transport for Network {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
         Box::pin(async move {

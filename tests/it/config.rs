@@ -1,4 +1,5 @@
 //! The file (B38): what is refused, with which words, all at once; and what the environment may change.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::{
     fs,
@@ -193,7 +194,7 @@ scaleSets:
         github.configUrl: must use https (plain http only to loopback)
           -> https://HOST/ORG, https://HOST/OWNER/REPO or https://HOST/enterprises/NAME
         github.tls.caFile: cannot read DIR/missing-ca.pem: No such file or directory (os error 2)
-          -> mount the file there, or correct the path
+          -> mount the file there, or correct the path (a path, not the content, belongs here)
         kubernetes.namespace: is not the name of a namespace
           -> lower-case letters, digits and hyphens, at most 63 characters
         scaleSets[0].labels[0]: "linux large" is a label that GHARTS refuses
@@ -221,6 +222,90 @@ scaleSets:
         scaleSets[2].template.spec.containers: has no container named runner
           -> name the container that runs the runner `runner`; the others are sidecars
         "#);
+}
+
+#[test]
+fn b38_reserved_fields_of_a_template_are_refused_by_path() {
+    let folder = Folder::new();
+    let template = "maxRunners: 50
+    template:
+      metadata:
+        namespace: other
+        ownerReferences: []
+        labels: { app: fine, gharts-listener.dev/set: mine }
+        annotations: { gharts-listener/state: busy }
+      spec:
+        nodeName: node-1
+        activeDeadlineSeconds: 60
+        initContainers:
+          - { name: prepare, image: x, env: [{ name: ACTIONS_RUNNER_INPUT_JITCONFIG, value: x }] }
+        containers:
+          - { name: runner, image: x }
+          - { name: runner }";
+    insta::assert_snapshot!(refused(&folder, &folder.sound().replace("maxRunners: 50", template)), @r#"
+        scaleSets[0].template.metadata.annotations["gharts-listener/state"]: is reserved
+          -> use another prefix: the daemon keeps its own state there
+        scaleSets[0].template.metadata.labels["gharts-listener.dev/set"]: is reserved
+          -> use another prefix: the daemon keeps its own state there
+        scaleSets[0].template.metadata.namespace: is reserved
+          -> remove it: kubernetes.namespace says where the runners live
+        scaleSets[0].template.metadata.ownerReferences: is reserved
+          -> remove it: runners belong to nobody, so that they outlive the daemon's restarts
+        scaleSets[0].template.spec.activeDeadlineSeconds: is reserved
+          -> remove it: it would end busy runners; use timeouts.total
+        scaleSets[0].template.spec.containers: has 2 containers named runner
+          -> keep exactly one
+        scaleSets[0].template.spec.containers[1].image: is required
+          -> such as ghcr.io/actions/actions-runner:latest
+        scaleSets[0].template.spec.initContainers[0].env[0]: ACTIONS_RUNNER_INPUT_JITCONFIG is reserved
+          -> remove it: the daemon sets it, in the container runner only
+        scaleSets[0].template.spec.nodeName: is reserved
+          -> remove it: it goes round the scheduler; use nodeSelector or affinity
+        "#);
+}
+
+/// Whatever is done to one line of the example: an answer, never a panic, and never an empty refusal.
+#[test]
+fn b38_any_damage_to_the_file_gets_an_answer() {
+    let folder = Folder::new();
+    let key = folder.file("app.pem", PEM);
+    let text = config::EXAMPLE.replace("/etc/gharts-listener/app.pem", key.to_str().unwrap());
+    let lines: Vec<&str> = text.lines().collect();
+    let mut refusals = 0;
+    for (n, line) in lines
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| l.contains(':') && !l.trim_start().starts_with('#'))
+    {
+        let (head, _) = line.split_once(':').unwrap();
+        for value in [
+            "",
+            " null",
+            " []",
+            " {}",
+            " 1",
+            " -1",
+            " 1.5",
+            " 99999999999999999999",
+            " yes",
+            " '\u{0}'",
+            " [",
+        ] {
+            let damaged = format!("{head}:{value}");
+            let mut copy = lines.clone();
+            copy[n] = &damaged;
+            if let Err(problems) = load(&copy.join("\n")) {
+                assert!(!problems.is_empty(), "{damaged}");
+                assert!(
+                    problems
+                        .iter()
+                        .all(|p| !p.path.is_empty() && !p.message.is_empty() && !p.remedy.is_empty())
+                );
+                refusals += 1;
+            }
+        }
+    }
+    assert!(refusals > 100, "{refusals}");
 }
 
 #[test]
@@ -263,8 +348,8 @@ fn b38_exactly_one_way_to_authenticate_and_one_place_of_each_secret() {
           -> keep exactly one of them
         ");
     insta::assert_snapshot!(with("pat: { tokenEnv: TOKEN }"), @"
-        github.auth.pat.tokenEnv: names the environment variable TOKEN, which is not set
-          -> set TOKEN, or name a file instead
+        github.auth.pat.tokenEnv: names an environment variable that is not set
+          -> set the variable, or name a file instead
         ");
     insta::assert_snapshot!(with("pat: { token: ghp_abcdef }"), @"
         github.auth.pat.token: unknown key
@@ -417,9 +502,30 @@ fn b38_secrets_may_come_from_the_environment() {
     assert!(config::parse(&text, &environment(&[("APP_KEY", PEM)])).is_ok());
     let problems = config::parse(&text, &environment(&[("APP_KEY", "oops")])).unwrap_err();
     insta::assert_snapshot!(folder.told(&problems), @"
-        github.auth.app.privateKeyEnv: the environment variable APP_KEY does not hold a PEM private key
+        github.auth.app.privateKeyEnv: the environment variable does not hold a PEM private key
           -> use the .pem file that GitHub offered when the App's private key was made
         ");
+}
+
+#[test]
+fn b38_a_secret_written_into_the_file_is_refused_and_never_repeated() {
+    let folder = Folder::new();
+    let app = folder.text("app: { clientId: Iv1.abc, installationId: 12, privateKeyFile: DIR/app.pem }");
+    for auth in [
+        "pat: ghp_SECRET",
+        "pat: { token: ghp_SECRET }",
+        "pat: { tokenFile: ghp_SECRET }",
+        "pat: { tokenEnv: ghp_SECRET }",
+        "app: { clientId: Iv1.abc, installationId: 12, privateKeyFile: '-----BEGIN SECRET-----' }",
+        "[ghp_SECRET]",
+        "ghp_SECRET",
+    ] {
+        let told = refused(&folder, &folder.sound().replace(&app, auth));
+        assert!(
+            told.contains("github.auth") && !told.contains("SECRET"),
+            "{auth}: {told}"
+        );
+    }
 }
 
 fn binary(arguments: &[&str]) -> Output {
