@@ -3,6 +3,8 @@
 //! Each check is one line of output. What a check needs is made when it runs, so that one that cannot be
 //! made (no cluster, say) is itself a failed line with a remedy.
 
+mod peers;
+
 use std::{fmt, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -15,6 +17,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, api::PostParams, client::Body};
 use tokio::time::timeout;
 
+use super::compose;
 use crate::{
     clock::Clock,
     config::{Config, Kubernetes, Oidc},
@@ -66,36 +69,26 @@ impl CheckFailure {
 
 /// Everything that can be tried with this configuration, in the order of the output.
 pub async fn checks(config: &Config) -> Vec<Check> {
-    match client(&config.kubernetes).await {
-        Ok(client) => kubernetes(&client, config, &Clock::system()),
-        Err(failure) => vec![Check {
-            name: "Kubernetes can be found".to_owned(),
-            run: async move { Err(failure) }.boxed(),
-        }],
-    }
+    let client = client(&config.kubernetes).await;
+    let mut checks = match &client {
+        Ok(client) => kubernetes(client, config, &Clock::system()),
+        Err(failure) => {
+            let failure = failure.clone();
+            vec![Check {
+                name: "Kubernetes can be found".to_owned(),
+                run: async move { Err(failure) }.boxed(),
+            }]
+        }
+    };
+    checks.extend(peers::checks(config, client.ok()));
+    checks
 }
 
 /// In-cluster, then `KUBECONFIG`, then `~/.kube/config`, unless the file names one.
 async fn client(config: &Kubernetes) -> Result<Client, CheckFailure> {
     let remedy = "run in a cluster, set KUBECONFIG, or name kubernetes.kubeconfig and kubernetes.context";
     let failed = |error: &dyn fmt::Display| CheckFailure::new(error.to_string(), remedy);
-    let options = kube::config::KubeConfigOptions {
-        context: config.context.clone(),
-        ..Default::default()
-    };
-    let mut found = match (&config.kubeconfig, &config.context) {
-        (Some(path), _) => {
-            let file = kube::config::Kubeconfig::read_from(path).map_err(|e| failed(&e))?;
-            kube::Config::from_custom_kubeconfig(file, &options)
-                .await
-                .map_err(|e| failed(&e))?
-        }
-        (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(|e| failed(&e))?,
-        (None, None) => kube::Config::infer().await.map_err(|e| failed(&e))?,
-    };
-    // Its default repeats POSTs many times; a check wants the first answer.
-    found.default_retry = false;
-    Client::try_from(found).map_err(|e| failed(&e))
+    compose::kubernetes_client(config).await.map_err(|e| failed(&e))
 }
 
 /// Rights, namespace and clock, as the API server sees them.

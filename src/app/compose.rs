@@ -12,7 +12,7 @@ use crate::{
     config::{Config, Gharts, GitHub, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
     control::{ScopeLabels, SetParts, SetSetup, Setup},
     gharts::Client as GhartsClient,
-    http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, reqwest_transport},
+    http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, file, github_token_source, kubernetes, oauth2},
     ids::Namer,
     provision::{Provisioner, gharts::GhartsProvisioner, scale_set::ScaleSetProvisioner},
@@ -62,16 +62,25 @@ pub(super) struct Outputs {
 
 /// The machine's own world.
 pub(super) async fn externals(config: &Config) -> Result<Externals, Error> {
-    let temporary = |error: &dyn std::fmt::Display| Error::Temporary(error.to_string());
-    let gharts_tls = config.gharts.as_ref().map_or(&config.github.tls, |g| &g.tls);
+    let (github, gharts) = transports(config)?;
     Ok(Externals {
-        github: reqwest_transport(&config.github.tls, &config.github.proxy, IDLE_LONG).map_err(|e| temporary(&e))?,
-        gharts: reqwest_transport(gharts_tls, &config.github.proxy, IDLE_BRIEF).map_err(|e| temporary(&e))?,
+        github,
+        gharts,
         kubernetes: kubernetes_client(&config.kubernetes).await?,
         clock: Clock::system(),
         seed: fastrand::u64(..),
         owner: host_name(),
     })
+}
+
+/// To GitHub, and to GHARTS and OIDC providers.
+pub(super) fn transports(config: &Config) -> Result<(SharedTransport, SharedTransport), Error> {
+    let temporary = |error: TransportBuildError| Error::Temporary(error.to_string());
+    let (tls, proxy) = (&config.github.tls, &config.github.proxy);
+    let gharts_tls = config.gharts.as_ref().map_or(tls, |g| &g.tls);
+    let github = reqwest_transport(tls, proxy, IDLE_LONG).map_err(temporary)?;
+    let gharts = reqwest_transport(gharts_tls, proxy, IDLE_BRIEF).map_err(temporary)?;
+    Ok((github, gharts))
 }
 
 /// In-cluster, or by kubeconfig. The client's own retries are off: they would repeat creates unasked.
@@ -187,13 +196,13 @@ impl GitHubSide {
     fn new(github: &GitHub, externals: &Externals, metrics: &Metrics) -> Self {
         let source = github_token_source(github, externals.github.clone(), externals.clock.clone());
         let token = Arc::new(cached(source, externals, metrics, "github"));
-        let connection = Arc::new(Connection::new(
+        let connection = connection(
+            github,
             externals.github.clone(),
             externals.clock.clone(),
-            github.config_url.clone(),
-            Authority::Rest(token),
+            token,
             externals.seed,
-        ));
+        );
         Self {
             gate: Gate::new(Some(&github.limits), externals.clock.clone()),
             provisioner: Arc::new(ScaleSetProvisioner::new(connection.clone())),
@@ -214,18 +223,17 @@ struct GhartsSide {
 
 impl GhartsSide {
     fn new(gharts: &Gharts, config: &Config, externals: &Externals, metrics: &Metrics) -> Self {
-        let source = token_source(&gharts.oidc, config, externals);
-        let token = Arc::new(cached(source, externals, metrics, "gharts"));
-        let client = GhartsClient::new(
-            externals.gharts.clone(),
-            externals.clock.clone(),
-            &gharts.base_url,
-            token,
-            gharts.timeout,
+        let source = token_source(
+            &gharts.oidc,
+            config,
+            &externals.kubernetes,
+            &externals.gharts,
+            &externals.clock,
         );
-        let team = gharts.team.clone();
+        let token = Arc::new(cached(source, externals, metrics, "gharts"));
+        let provisioner = gharts_provisioner(gharts, externals.gharts.clone(), externals.clock.clone(), token);
         Self {
-            provisioner: Arc::new(GhartsProvisioner::new(Arc::new(client), externals.clock.clone(), team)),
+            provisioner: Arc::new(provisioner),
             gate: Gate::new(Some(&gharts.limits), externals.clock.clone()),
             key: format!("GHARTS at {}", gharts.base_url),
             max_in_flight: gharts.limits.max_in_flight,
@@ -233,7 +241,36 @@ impl GhartsSide {
     }
 }
 
-fn token_source(oidc: &Oidc, config: &Config, externals: &Externals) -> Arc<dyn TokenSource> {
+/// One credential's way to the Actions service.
+pub(super) fn connection(
+    github: &GitHub,
+    transport: SharedTransport,
+    clock: Clock,
+    token: Arc<Cached>,
+    seed: u64,
+) -> Arc<Connection> {
+    let url = github.config_url.clone();
+    Arc::new(Connection::new(transport, clock, url, Authority::Rest(token), seed))
+}
+
+/// One identity's way to a token service.
+pub(super) fn gharts_provisioner(
+    gharts: &Gharts,
+    transport: SharedTransport,
+    clock: Clock,
+    token: Arc<Cached>,
+) -> GhartsProvisioner {
+    let client = GhartsClient::new(transport, clock.clone(), &gharts.base_url, token, gharts.timeout);
+    GhartsProvisioner::new(Arc::new(client), clock, gharts.team.clone())
+}
+
+pub(super) fn token_source(
+    oidc: &Oidc,
+    config: &Config,
+    client: &kube::Client,
+    transport: &SharedTransport,
+    clock: &Clock,
+) -> Arc<dyn TokenSource> {
     match oidc {
         Oidc::Kubernetes {
             audience,
@@ -241,9 +278,9 @@ fn token_source(oidc: &Oidc, config: &Config, externals: &Externals) -> Arc<dyn 
             namespace,
             expiration,
         } => {
-            let own = own_namespace(&externals.kubernetes, config);
+            let own = own_namespace(client, config);
             Arc::new(kubernetes::ServiceAccountTokens::new(
-                externals.kubernetes.clone(),
+                client.clone(),
                 namespace.as_deref().unwrap_or(&own),
                 service_account,
                 audience,
@@ -272,13 +309,13 @@ fn token_source(oidc: &Oidc, config: &Config, externals: &Externals) -> Arc<dyn 
                 style: *auth_style,
             };
             Arc::new(oauth2::ClientCredentials::new(
-                externals.gharts.clone(),
-                externals.clock.clone(),
+                transport.clone(),
+                clock.clone(),
                 issuer,
                 read,
             ))
         }
-        Oidc::File { path } => Arc::new(file::TokenFile::new(path.clone(), externals.clock.clone())),
+        Oidc::File { path } => Arc::new(file::TokenFile::new(path.clone(), clock.clone())),
     }
 }
 

@@ -330,7 +330,7 @@ impl Control {
             }
             StartEvent::Finished(Err(error)) => {
                 self.starts.remove(name);
-                self.start_failed(now, set, name, error)
+                self.start_failed(now, set, name, &error)
             }
         }
     }
@@ -340,15 +340,22 @@ impl Control {
             state.last_error = None;
             state.granted_once = true;
         }
-        let Some(world) = self.world.sets.get(set) else { return };
-        let scope = Scope::Provisioner(world.provisioner.clone());
+        let Some(provisioner) = self.world.sets.get(set).map(|s| s.provisioner.clone()) else {
+            return;
+        };
+        for (name, world) in &mut self.world.sets {
+            if let Some(state) = self.sets.get(name).filter(|_| world.provisioner == provisioner) {
+                world.in_flight_max = state.setup.in_flight_max;
+            }
+        }
+        let scope = Scope::Provisioner(provisioner);
         self.world.passed(now, &scope, |_| true);
         self.world.passed(now, &Scope::Set(set.clone()), |code| {
             !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
         });
     }
 
-    fn start_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, error: StartError) -> Folded {
+    fn start_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, error: &StartError) -> Folded {
         let raised = match &error.cause {
             Cause::Refused(refusal) => Some(self.refused_by(set, refusal)),
             Cause::Cluster(error) => Some(cluster_hurdle(set, error)),

@@ -269,7 +269,8 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         max_runners: setup.max_runners,
         timeouts: setup.timeouts.clone(),
         provisioner: setup.parts.provisioner_key.clone(),
-        in_flight_max: setup.in_flight_max,
+        // Until a token service has shown what it can do, one request at a time finds out as much as many.
+        in_flight_max: if setup.has_records { 1 } else { setup.in_flight_max },
         has_records: setup.has_records,
         session: Session::Registering,
         demand: crate::plan::demand::Demand::default(),

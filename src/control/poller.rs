@@ -77,6 +77,13 @@ enum End {
     Gone(LoopGone),
 }
 
+/// Where a session's polling stands.
+struct Course {
+    last_message_id: Option<i64>,
+    last_rise: tokio::time::Instant,
+    next_refresh: tokio::time::Instant,
+}
+
 impl From<LoopGone> for End {
     fn from(gone: LoopGone) -> Self {
         Self::Gone(gone)
@@ -215,84 +222,65 @@ impl Poller {
     }
 
     async fn poll_until_end(&mut self, session: &mut Session) -> Result<End, Error> {
-        if let Err(end) = self.take_old_offers(session).await {
-            return self.judge(end);
+        if let Err(error) = self.take_old_offers(session).await {
+            return judge(error);
         }
-        let mut last_message_id = None;
+        let start = self.timeline.clock().instant();
+        let mut course = Course {
+            last_message_id: None,
+            last_rise: start.checked_sub(RISE_FLOOR).unwrap_or(start),
+            next_refresh: start + CLOSE_LISTENING,
+        };
         let mut failures = 0;
-        let mut last_rise = self.timeline.clock().instant() - RISE_FLOOR;
-        let mut next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
         loop {
-            let announce = *self.announce.borrow_and_update();
-            let began = self.timeline.now();
-            let connection = self.connection.clone();
-            let polled = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Ok(End::Stopped),
-                () = risen(&mut self.announce, announce, last_rise + RISE_FLOOR) => {
-                    last_rise = self.timeline.clock().instant();
-                    continue;
-                }
-                () = tokio::time::sleep_until(next_refresh), if announce.listen_closely => {
-                    next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
-                    match self.refresh(session).await {
-                        Ok(()) => continue,
-                        Err(error) => Err(error),
-                    }
-                }
-                polled = connection.poll_renewing(session, last_message_id, announce.capacity) => polled,
-            };
-            let handled = match polled {
-                Ok(message) => {
-                    if self.tell(QueueEvent::Polled).await.is_err() {
+            match self.turn(session, &mut course).await {
+                Ok(Some(end)) => return Ok(end),
+                Ok(None) => failures = 0,
+                Err(error) if error.is_transient() => {
+                    failures += 1;
+                    tracing::warn!(set = %self.set, %error, failures, "the queue cannot be polled; trying again");
+                    let pause = self.pause(failures).max(error.retry_after().unwrap_or_default());
+                    if self.stopped_during(pause).await {
                         return Ok(End::Stopped);
                     }
-                    failures = 0;
-                    match message {
-                        Some(message) => {
-                            let id = message.id;
-                            let handled = self.handle(session, message, began, announce.capacity).await;
-                            if handled.is_ok() {
-                                last_message_id = Some(id);
-                            }
-                            handled
-                        }
-                        None => {
-                            let elapsed = self.timeline.now().since(began);
-                            if self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await {
-                                return Ok(End::Stopped);
-                            }
-                            Ok(())
-                        }
-                    }
                 }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = handled {
-                if !error.is_transient() {
-                    return self.judge(error);
-                }
-                failures += 1;
-                tracing::warn!(set = %self.set, %error, failures, "the queue cannot be polled; trying again");
-                let pause = self.pause(failures).max(error.retry_after().unwrap_or_default());
-                if self.stopped_during(pause).await {
-                    return Ok(End::Stopped);
-                }
+                Err(error) => return judge(error),
             }
         }
     }
 
-    /// What an error that repeating cannot cure means for the session.
-    #[expect(clippy::unused_self, reason = "reads as part of the session's course")]
-    fn judge(&self, error: Error) -> Result<End, Error> {
-        match error {
-            Error::SessionLost(_) | Error::QueueTokenRefused(_) | Error::Conflict { .. } => Ok(End::Lost),
-            Error::NotFound {
-                what: Missing::ScaleSet,
-                ..
-            } => Ok(End::SetGone),
-            error => Err(error),
+    /// One poll, or what interrupts it.
+    async fn turn(&mut self, session: &mut Session, course: &mut Course) -> Result<Option<End>, Error> {
+        let announce = *self.announce.borrow_and_update();
+        let began = self.timeline.now();
+        let connection = self.connection.clone();
+        let polled = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
+            () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => {
+                course.last_rise = self.timeline.clock().instant();
+                return Ok(None);
+            }
+            () = tokio::time::sleep_until(course.next_refresh), if announce.listen_closely => None,
+            polled = connection.poll_renewing(session, course.last_message_id, announce.capacity) => Some(polled?),
+        };
+        let Some(message) = polled else {
+            course.next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
+            self.refresh(session).await?;
+            return Ok(None);
+        };
+        if self.tell(QueueEvent::Polled).await.is_err() {
+            return Ok(Some(End::Stopped));
         }
+        if let Some(message) = message {
+            let id = message.id;
+            self.handle(session, message, began, announce.capacity).await?;
+            course.last_message_id = Some(id);
+            return Ok(None);
+        }
+        let elapsed = self.timeline.now().since(began);
+        let stopped = self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await;
+        Ok(stopped.then_some(End::Stopped))
     }
 
     async fn refresh(&mut self, session: &mut Session) -> Result<(), Error> {
@@ -404,7 +392,7 @@ impl Poller {
     }
 
     fn jitter(&mut self, (least, most): (Duration, Duration)) -> Duration {
-        least + (most - least).mul_f64(self.rng.f64())
+        least + most.saturating_sub(least).mul_f64(self.rng.f64())
     }
 
     /// True when told to stop meanwhile.
@@ -438,6 +426,18 @@ async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earlies
         std::future::pending::<()>().await;
     }
     tokio::time::sleep_until(earliest).await;
+}
+
+/// What an error that repeating cannot cure means for the session.
+fn judge(error: Error) -> Result<End, Error> {
+    match error {
+        Error::SessionLost(_) | Error::QueueTokenRefused(_) | Error::Conflict { .. } => Ok(End::Lost),
+        Error::NotFound {
+            what: Missing::ScaleSet,
+            ..
+        } => Ok(End::SetGone),
+        error => Err(error),
+    }
 }
 
 /// Request ids on offer, each once.

@@ -59,6 +59,22 @@ impl GhartsProvisioner {
         }
     }
 
+    /// Asks the server who we are to it and what it can do, registering nothing. One sentence for a person.
+    pub async fn probe(&self) -> Result<String, Refusal> {
+        let known = self.server().await?;
+        let team = match (&known.team.name, &known.team.id) {
+            (Some(name), _) => format!("team {name}"),
+            (None, Some(id)) => format!("team {id}"),
+            (None, None) => "no team asked for".to_owned(),
+        };
+        let binding = if known.binds {
+            "it binds runners to scale sets"
+        } else {
+            "whether it binds runners to scale sets shows at the first runner"
+        };
+        Ok(format!("{team}; {binding}"))
+    }
+
     async fn grant(&self, request: &JitRequest) -> Result<Granted, Refusal> {
         let known = self.server().await?;
         let wire = wire::JitRequest {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released};
-use crate::scaleset::{Connection, Error};
+use crate::{
+    identity::TokenError,
+    scaleset::{Connection, Error},
+};
 
 /// Asks generatejitconfig through one credential's connection.
 #[derive(Debug)]
@@ -49,11 +52,10 @@ pub fn refusal(error: &Error) -> Refusal {
     let class = match error {
         Error::AgentExists(_) => Class::NameTaken,
         Error::NotFound { .. } => Class::Configuration,
-        Error::Unauthorized(_) => Class::Credentials,
+        Error::Unauthorized(_) | Error::Credential(TokenError::Refused { .. }) => Class::Credentials,
         Error::Forbidden(_) => Class::NotAuthorized,
         Error::Invalid(_) => Class::InvalidRequest,
         Error::RateLimited { .. } => Class::RateLimited,
-        Error::Credential(e) if matches!(e, crate::identity::TokenError::Refused { .. }) => Class::Credentials,
         Error::Credential(_) => Class::IssuerDown,
         error if error.outcome_unknown() => Class::UnknownOutcome,
         Error::Transport { .. } => Class::Unreachable,

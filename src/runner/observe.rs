@@ -133,7 +133,10 @@ mod tests {
         }))
         .unwrap();
         let base: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let seen = read(&pod, |t| Moment::from_millis(t.duration_since(base).as_millis() as i64)).unwrap();
+        let seen = read(&pod, |t| {
+            Moment::from_millis(i64::try_from(t.duration_since(base).as_millis()).unwrap())
+        })
+        .unwrap();
         assert_eq!(seen.adopted.agent_id, Some(12));
         seen.adopted.pod.progress
     }

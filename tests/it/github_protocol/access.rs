@@ -50,7 +50,8 @@ async fn b24_an_app_exchanges_its_jwt_by_client_id_or_app_id() {
         assert_eq!(reply.headers["x-ratelimit-remaining"], "14999");
         assert_eq!(reply.headers["x-ratelimit-resource"], "core");
         assert!(reply.expect(StatusCode::CREATED)["expires_at"].is_string());
-        tokio::time::sleep(secs(0)).await;
+        sim.github.revoke_installation_tokens();
+        assert_eq!(sim.call("POST", &url, &auth, None).await.status, 401);
     }
 }
 
@@ -97,6 +98,15 @@ async fn registration_tokens_exist_for_each_kind_of_scope_and_are_refused_variou
             assert!(status == 201 || reply.body["message"].is_string());
         }
     }
+    let url = format!("{API}/orgs/acme/actions/runners/registration-token");
+    let auth = "Bearer ghp_none";
+    sim.github.put_pat(Pat {
+        token: "ghp_none".to_owned(),
+        manages_runners: true,
+    });
+    assert_eq!(sim.call("POST", &url, auth, None).await.status, 201);
+    sim.github.remove_pat("ghp_none");
+    assert_eq!(sim.call("POST", &url, auth, None).await.status, 401);
 }
 
 #[tokio::test(start_paused = true)]

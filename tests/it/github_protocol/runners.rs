@@ -79,7 +79,14 @@ async fn b32_a_jit_configuration_is_good_for_one_runner_process() {
     let twice = Violation::JitUsedTwice {
         runner: "r-1".to_owned(),
     };
-    assert_eq!(sim.github.violations(), [twice]);
+    assert_eq!(sim.github.violations(), std::slice::from_ref(&twice));
+    assert!(sim.github.remove_runner("r-1"));
+    assert_eq!(sim.runner(&runner, "POST", "connect", None).await.status, 404);
+    assert_eq!(
+        sim.github.violations(),
+        [twice.clone(), twice],
+        "also when its registration is gone"
+    );
     let forged = Runner {
         auth: "Bearer guess".to_owned(),
         ..admin.connected(&set, "r-2").await

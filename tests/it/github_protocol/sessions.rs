@@ -27,6 +27,8 @@ async fn b1_a_second_session_conflicts_and_names_the_holder_even_for_the_same_ow
     }
     assert_eq!(admin.close(&session).await.status, 204);
     admin.session(&set).await;
+    assert_eq!(sim.github.answered("open session", 409), 2);
+    assert_eq!(sim.github.calls()["open session"], 4);
     admin
         .close(&session)
         .await

@@ -1,5 +1,6 @@
 //! Groups and scale sets.
 
+use gharts_listener::sim::github::{JobState, Violation};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -147,4 +148,40 @@ async fn jobs_wait_for_a_set_that_comes_later() {
     let admin = sim.admin().await;
     let set = admin.create_set("linux").await;
     assert_eq!(set["statistics"]["totalAvailableJobs"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_the_jobs_of_a_set_that_is_gone_wait_for_the_next_of_its_name() {
+    let sim = sim(|_| ());
+    let admin = sim.admin().await;
+    let set = admin.create_set("linux").await;
+    let session = admin.session(&set).await;
+    let runner = admin.connected(&set, "r-1").await;
+    let jobs = sim.queue("linux", 3);
+    session.next(2).await;
+    assert_eq!(sim.runner(&runner, "GET", "job", None).await.status, 200);
+    assert!(sim.github.remove_set("linux"), "as GitHub does after a week");
+    session
+        .poll(2, 0)
+        .await
+        .refused(404, "RunnerScaleSetSessionExpiredException");
+    assert_eq!(sim.runner(&runner, "GET", "job", None).await.status, 404);
+    let states: Vec<JobState> = jobs.iter().map(|j| sim.github.job(j).unwrap().state).collect();
+    assert_eq!(states, [JobState::Finished, JobState::Queued, JobState::Queued]);
+    let set = admin.create_set("linux").await;
+    assert_eq!(set["statistics"]["totalAvailableJobs"], 2);
+    assert_eq!(admin.session(&set).await.next(5).await.kinds(), ["JobAssigned"; 2]);
+    assert_eq!(sim.github.violations(), []);
+    admin
+        .call("DELETE", &format!("runtime/runnerscalesets/{}", set["id"]), None)
+        .await;
+    let deleted = Violation::SetDeletedWithJobs {
+        set: "linux".to_owned(),
+        jobs: 2,
+    };
+    assert_eq!(
+        sim.github.violations(),
+        [deleted],
+        "a client that deletes such a set is told on"
+    );
 }
