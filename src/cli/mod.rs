@@ -17,6 +17,9 @@ const DEFAULT_FILE: &str = "/etc/gharts-listener/config.yaml";
 /// Names the file when `--config` does not. One underscore: it is no key of the file.
 const FILE_VARIABLE: &str = "GHARTS_LISTENER_CONFIG";
 
+/// Threads of the runtime: the work is waiting, not computing; a node's 64 cores would only cost memory.
+const WORKERS: usize = 4;
+
 /// What the process says with its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -120,7 +123,12 @@ fn dispatch(command: Command) -> Exit {
     if let Command::Config(command) = &command {
         return config_cmd::run(command);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let workers = std::thread::available_parallelism().map_or(WORKERS, |cores| cores.get().min(WORKERS));
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             output::error(

@@ -227,7 +227,8 @@ impl Control {
             }
             Sighting::Gone(name) => self.fold_gone(now, &name),
             Sighting::ListBegins => {
-                self.listing = Some(std::collections::BTreeSet::new());
+                let runners = self.world.sets.values().flat_map(|set| set.runners.values());
+                self.unlisted = runners.filter(|r| r.pod.is_some()).map(|r| r.name.clone()).collect();
                 Folded::default()
             }
             Sighting::ListEnds => self.fold_list_end(now),
@@ -239,9 +240,7 @@ impl Control {
     }
 
     fn fold_pod(&mut self, now: Moment, seen: observe::PodSeen) -> Folded {
-        if let Some(listing) = &mut self.listing {
-            listing.insert(seen.name.clone());
-        }
+        self.unlisted.remove(&seen.name);
         // Pods of sets that are not ours belong to another deployment in the same namespace.
         let Some(set) = self.world.sets.get_mut(&seen.set) else {
             return Folded::default();
@@ -267,31 +266,24 @@ impl Control {
     }
 
     fn fold_gone(&mut self, now: Moment, name: &RunnerName) -> Folded {
+        self.unlisted.remove(name);
         for (set_name, set) in &mut self.world.sets {
             if let Some(runner) = set.runners.get_mut(name) {
                 let happening = runner.pod_gone(now);
-                return Folded::happening(&set_name.clone(), name, happening);
+                return Folded::happening(set_name, name, happening);
             }
         }
         Folded::default()
     }
 
-    /// What the list did not name is gone, unless its pod was made while the list was under way.
+    /// What the list did not name is gone. A pod made while the list was under way is not judged by it.
     fn fold_list_end(&mut self, now: Moment) -> Folded {
-        let listed = self.listing.take().unwrap_or_default();
         let mut folded = Folded::default();
-        for (set_name, set) in &mut self.world.sets {
-            for (name, runner) in &mut set.runners {
-                if runner.pod_was_watched() && !listed.contains(name) {
-                    let happening = runner.pod_gone(now);
-                    folded
-                        .happenings
-                        .extend(happening.map(|h| (set_name.clone(), name.clone(), h)));
-                }
-            }
+        for name in std::mem::take(&mut self.unlisted) {
+            folded.happenings.extend(self.fold_gone(now, &name).happenings);
         }
         if !self.world.synced {
-            tracing::info!(pods = listed.len(), "the pods of before are read");
+            tracing::info!("the pods of before are read");
             self.world.synced = true;
         }
         folded

@@ -13,7 +13,7 @@ mod sweep;
 mod timeline;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -140,8 +140,9 @@ pub struct Control {
     sweep: Schedule,
     sweeps: u32,
     first_seen: BTreeMap<i64, Moment>,
-    /// Names of the list that is under way, while one is.
-    listing: Option<std::collections::BTreeSet<RunnerName>>,
+    /// Runners whose pods were known before the list of pods that is under way was asked for, and which it has
+    /// not named yet: at its end those are gone.
+    unlisted: BTreeSet<RunnerName>,
     draining_since: Option<Moment>,
     reported: Option<Moment>,
     started: Moment,
@@ -241,7 +242,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         sweep: Schedule::default(),
         sweeps: 0,
         first_seen: BTreeMap::new(),
-        listing: None,
+        unlisted: BTreeSet::new(),
         draining_since: None,
         reported: None,
         started: timeline.now(),

@@ -426,11 +426,6 @@ impl Runner {
         }
     }
 
-    /// Its pod has been seen by the watch, so that a list without it means that it is gone.
-    pub fn pod_was_watched(&self) -> bool {
-        self.pod.is_some() && !self.starting
-    }
-
     // ---- What is heard of it ------------------------------------------------------------------------
 
     pub fn granted(&mut self, agent_id: Option<i64>, gharts_id: Option<String>) {
