@@ -160,7 +160,7 @@ current-context: real
 YAML
     launch kube-controller-manager "$(find_binary kube-controller-manager)" --kubeconfig "$dir/kubeconfig" \
         --controllers garbage-collector-controller,resourcequota-controller --leader-elect=false --secure-port 0
-    echo "export GHARTS_TEST_KUBECONFIG=$dir/kubeconfig GHARTS_TEST_AUDIT_LOG=$dir/audit.log"
+    echo "export GHARTS_TEST_KUBECONFIG=$dir/kubeconfig GHARTS_TEST_AUDIT_LOG=$dir/audit.log GHARTS_TEST_ETCD=$client"
 }
 
 stop() {

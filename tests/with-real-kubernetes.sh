@@ -3,8 +3,8 @@
 #
 #   tests/with-real-kubernetes.sh cargo test --test it contract
 #
-# The command finds GHARTS_TEST_KUBECONFIG (an administrator's) and GHARTS_TEST_AUDIT_LOG (one JSON line per
-# request) in its environment. Its exit code is ours.
+# The command finds GHARTS_TEST_KUBECONFIG (an administrator's), GHARTS_TEST_AUDIT_LOG (one JSON line per
+# request) and GHARTS_TEST_ETCD (the URL of the store behind it) in its environment. Its exit code is ours.
 set -euo pipefail
 
 (($#)) || { echo "usage: $0 COMMAND [ARGUMENT]..." >&2; exit 64; }

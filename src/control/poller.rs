@@ -33,6 +33,8 @@ const STUBBORN_PAUSE: Duration = Duration::from_secs(60);
 const POLL_FLOOR: Duration = Duration::from_secs(1);
 /// A rise of the capacity interrupts the poll at most so often.
 const RISE_FLOOR: Duration = Duration::from_secs(1);
+/// Between two questions for offers that found no capacity when they were made.
+const OFFERS_EVERY: Duration = Duration::from_secs(5);
 /// How often statistics are fetched beside the poll while the loop listens closely.
 const CLOSE_LISTENING: Duration = Duration::from_secs(30);
 /// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
@@ -82,6 +84,9 @@ struct Course {
     last_message_id: Option<i64>,
     last_rise: tokio::time::Instant,
     next_refresh: tokio::time::Instant,
+    /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
+    offers: bool,
+    next_offers: tokio::time::Instant,
 }
 
 impl From<LoopGone> for End {
@@ -222,14 +227,14 @@ impl Poller {
     }
 
     async fn poll_until_end(&mut self, session: &mut Session) -> Result<End, Error> {
-        if let Err(error) = self.take_old_offers(session).await {
-            return judge(error);
-        }
         let start = self.timeline.clock().instant();
         let mut course = Course {
             last_message_id: None,
             last_rise: start.checked_sub(RISE_FLOOR).unwrap_or(start),
             next_refresh: start + CLOSE_LISTENING,
+            // Offers made to a dead session are not made again: the first turn asks for them.
+            offers: true,
+            next_offers: start,
         };
         let mut failures = 0;
         loop {
@@ -252,6 +257,7 @@ impl Poller {
     /// One poll, or what interrupts it.
     async fn turn(&mut self, session: &mut Session, course: &mut Course) -> Result<Option<End>, Error> {
         let announce = *self.announce.borrow_and_update();
+        self.take_old_offers(session, course, announce.capacity).await?;
         let began = self.timeline.now();
         let connection = self.connection.clone();
         let polled = tokio::select! {
@@ -274,6 +280,8 @@ impl Poller {
         }
         if let Some(message) = message {
             let id = message.id;
+            session.statistics = message.statistics.or(session.statistics);
+            course.offers |= message.entries.iter().any(|e| matches!(e, JobMessage::Available(_)));
             self.handle(session, message, began, announce.capacity).await?;
             course.last_message_id = Some(id);
             return Ok(None);
@@ -320,18 +328,29 @@ impl Poller {
         self.connection.delete_message_renewing(session, id).await
     }
 
-    /// Offers made to a dead session are not made again: they must be asked for.
-    async fn take_old_offers(&mut self, session: &mut Session) -> Result<(), Error> {
-        let Some(statistics) = session.statistics.filter(|s| s.total_available_jobs > 0) else {
+    /// Acquires offers that were made to a dead session, or when there was no capacity for them.
+    async fn take_old_offers(
+        &mut self,
+        session: &mut Session,
+        course: &mut Course,
+        capacity: u32,
+    ) -> Result<(), Error> {
+        let now = self.timeline.clock().instant();
+        let Some(statistics) = session.statistics else {
             return Ok(());
         };
-        let capacity = self.announce.borrow().capacity;
+        let room = i64::from(capacity) > statistics.total_assigned_jobs;
+        if !course.offers || !room || statistics.total_available_jobs <= 0 || now < course.next_offers {
+            return Ok(());
+        }
+        course.next_offers = now + OFFERS_EVERY;
         let jobs = self.connection.acquirable_jobs(session.set_id).await?;
         let ids: Vec<i64> = jobs
             .iter()
             .map(|job| job.runner_request_id)
             .filter(|id| *id > 0)
             .collect();
+        course.offers = !ids.is_empty();
         self.acquire(session, &ids, capacity, statistics.total_assigned_jobs)
             .await
     }

@@ -57,7 +57,7 @@ impl User {
 
 /// Bearer tokens that the API knows.
 #[derive(Debug, Default)]
-pub struct Tokens {
+pub(super) struct Tokens {
     fixed: HashMap<String, User>,
     issued: HashMap<String, Issued>,
 }
@@ -72,12 +72,19 @@ struct Issued {
 }
 
 impl Tokens {
-    pub fn add(&mut self, token: &str, user: User) {
+    pub(super) fn add(&mut self, token: &str, user: User) {
         self.fixed.insert(token.to_owned(), user);
     }
 
     /// Remembers a service account's token. `for_the_api`: its audience is this API.
-    pub fn issue(&mut self, token: &str, account: &Value, expires: Timestamp, for_the_api: bool, now: Timestamp) {
+    pub(super) fn issue(
+        &mut self,
+        token: &str,
+        account: &Value,
+        expires: Timestamp,
+        for_the_api: bool,
+        now: Timestamp,
+    ) {
         self.issued.retain(|_, issued| issued.expires > now);
         let meta = |field: &str| account["metadata"][field].as_str().unwrap_or_default().to_owned();
         self.issued.insert(
@@ -93,7 +100,7 @@ impl Tokens {
     }
 
     /// Who presents `token`. A service account's dies with the account.
-    pub fn user(&self, token: &str, store: &Store, now: Timestamp) -> Result<User, Refusal> {
+    pub(super) fn user(&self, token: &str, store: &Store, now: Timestamp) -> Result<User, Refusal> {
         if let Some(user) = self.fixed.get(token) {
             return Ok(user.clone());
         }
@@ -107,7 +114,7 @@ impl Tokens {
 
 /// What somebody wants to do to a resource.
 #[derive(Clone, Copy, Debug)]
-pub struct Action<'a> {
+pub(super) struct Action<'a> {
     pub verb: &'a str,
     pub group: &'a str,
     pub resource: &'a str,
@@ -126,7 +133,7 @@ impl Action<'_> {
         }
     }
 
-    pub fn refusal(&self, user: &User, resource: &Resource) -> Refusal {
+    pub(super) fn refusal(&self, user: &User, resource: &Resource) -> Refusal {
         let place = if self.namespace.is_empty() {
             "at the cluster scope".to_owned()
         } else {
@@ -144,7 +151,7 @@ impl Action<'_> {
 }
 
 /// Whether `user` may do `action`.
-pub fn allowed(store: &Store, user: &User, action: &Action<'_>) -> bool {
+pub(super) fn allowed(store: &Store, user: &User, action: &Action<'_>) -> bool {
     if user.is_in(ADMINISTRATORS) {
         return true;
     }
@@ -161,7 +168,7 @@ pub fn allowed(store: &Store, user: &User, action: &Action<'_>) -> bool {
 }
 
 /// Whether `user` may get a path that is no resource.
-pub fn path_allowed(user: &User, path: &str) -> bool {
+pub(super) fn path_allowed(user: &User, path: &str) -> bool {
     let under = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
     let public = ["/healthz", "/livez", "/readyz", "/version"];
     let discovery = ["/api", "/apis", "/openapi"];
@@ -171,7 +178,7 @@ pub fn path_allowed(user: &User, path: &str) -> bool {
         || (user.is_in("system:serviceaccounts") && (under("/openid/v1/jwks") || under("/.well-known")))
 }
 
-pub fn path_refusal(user: &User, path: &str, verb: &str) -> Refusal {
+pub(super) fn path_refusal(user: &User, path: &str, verb: &str) -> Refusal {
     Refusal::new(
         403,
         "Forbidden",
@@ -232,7 +239,7 @@ fn rule_covers(rule: &Value, action: &Action<'_>) -> bool {
 }
 
 /// Answers the reviews in which callers ask about themselves; `None` for anything else.
-pub fn review(store: &Store, user: &User, kind: &str, body: &Value) -> Option<Value> {
+pub(super) fn review(store: &Store, user: &User, kind: &str, body: &Value) -> Option<Value> {
     let mut answer = body.clone();
     match kind {
         "selfsubjectaccessreviews" => {

@@ -13,7 +13,7 @@ use super::{
 
 /// How unknown fields are met (`?fieldValidation=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(super) enum FieldValidation {
     Ignore,
     #[default]
     Warn,
@@ -21,7 +21,7 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
-    pub fn parse(text: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
         match text {
             "" | "Warn" => Ok(Self::Warn),
             "Ignore" => Ok(Self::Ignore),
@@ -34,7 +34,11 @@ impl FieldValidation {
 }
 
 /// An object in its type's own form, and warnings for the caller.
-pub fn decode(resource: &Resource, object: &Value, mode: FieldValidation) -> Result<(Value, Vec<String>), Refusal> {
+pub(super) fn decode(
+    resource: &Resource,
+    object: &Value,
+    mode: FieldValidation,
+) -> Result<(Value, Vec<String>), Refusal> {
     let unreadable = |why: &str| {
         Refusal::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {why}",

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The answer at `path`, if something is there.
-pub fn answer(model: &Model, path: &str, host: &str) -> Option<Value> {
+pub(super) fn answer(model: &Model, path: &str, host: &str) -> Option<Value> {
     let path = path.strip_suffix('/').unwrap_or(path);
     match path {
         "/version" => Some(json!({
@@ -42,7 +42,7 @@ pub fn answer(model: &Model, path: &str, host: &str) -> Option<Value> {
 }
 
 /// Probes answer in plain text.
-pub fn is_probe(path: &str) -> bool {
+pub(super) fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/livez" | "/readyz")
 }
 

@@ -71,21 +71,21 @@ impl Fault {
 
 /// The troubles in force. The first that concerns a request is the one it meets.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub(super) struct Faults {
     active: Vec<Fault>,
 }
 
 impl Faults {
-    pub fn add(&mut self, fault: Fault) {
+    pub(super) fn add(&mut self, fault: Fault) {
         self.active.push(fault);
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.active.clear();
     }
 
     /// What the request meets, if anything; spends one use.
-    pub fn meet(&mut self, verb: &str, resource: &str) -> Option<Trouble> {
+    pub(super) fn meet(&mut self, verb: &str, resource: &str) -> Option<Trouble> {
         let fault = self.active.iter_mut().find(|f| f.concerns(verb, resource))?;
         if let Some(left) = &mut fault.left {
             *left -= 1;

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Fills in what a new object leaves out.
-pub fn prepare_create(resource: &Resource, object: &mut Value) {
+pub(super) fn prepare_create(resource: &Resource, object: &mut Value) {
     match resource.plural {
         "secrets" => prepare_secret(object),
         "namespaces" => {
@@ -29,7 +29,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
 }
 
 /// Folds `stringData`, which nobody ever reads back, into `data`.
-pub fn prepare_secret(secret: &mut Value) {
+pub(super) fn prepare_secret(secret: &mut Value) {
     let texts = secret["stringData"].as_object().cloned().unwrap_or_default();
     for (key, text) in texts {
         secret["data"][key] = json!(STANDARD.encode(text.as_str().unwrap_or_default()));
@@ -40,7 +40,7 @@ pub fn prepare_secret(secret: &mut Value) {
     }
 }
 
-pub fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
+pub(super) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
     match resource.plural {
         "leases" => lease_problems(object),
         "events" => event_problems(resource, object),
@@ -102,7 +102,7 @@ fn event_problems(resource: &Resource, event: &Value) -> Vec<Cause> {
 }
 
 /// What an update may not change.
-pub fn validate_update(resource: &Resource, object: &Value, old: &Value) -> Vec<Cause> {
+pub(super) fn validate_update(resource: &Resource, object: &Value, old: &Value) -> Vec<Cause> {
     if !matches!(resource.plural, "secrets" | "configmaps") {
         return Vec::new();
     }
@@ -136,14 +136,14 @@ const EVENT_FIELDS: [(&str, &str); 7] = [
 ];
 
 /// An event of events.k8s.io as the core group has it, which is how all are stored.
-pub fn core_event(event: &Value) -> Value {
+pub(super) fn core_event(event: &Value) -> Value {
     renamed(event, "v1", |name| {
         EVENT_FIELDS.iter().find(|(_, new)| *new == name).map(|(core, _)| *core)
     })
 }
 
 /// A stored event as events.k8s.io has it.
-pub fn new_event(event: &Value) -> Value {
+pub(super) fn new_event(event: &Value) -> Value {
     renamed(event, "events.k8s.io/v1", |name| {
         EVENT_FIELDS.iter().find(|(core, _)| *core == name).map(|(_, new)| *new)
     })

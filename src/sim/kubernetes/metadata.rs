@@ -20,27 +20,26 @@ const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-',
     with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
     '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
-pub const LABEL_MAX: usize = 63;
+pub(super) const LABEL_MAX: usize = 63;
 const SUBDOMAIN_MAX: usize = 253;
 /// What a generated name's random part is made of: no vowels, so no words.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Reads a name or namespace of an object.
-pub fn field<'a>(object: &'a Value, name: &str) -> &'a str {
+pub(super) fn field<'a>(object: &'a Value, name: &str) -> &'a str {
     object["metadata"][name].as_str().unwrap_or_default()
 }
 
-pub fn is_label(text: &str) -> bool {
-    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+pub(super) fn is_label(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= LABEL_MAX
-        && text.bytes().all(inner)
+        && text.bytes().all(is_label_byte)
         && !text.starts_with('-')
         && !text.ends_with('-')
 }
 
 /// Why `name` is no label of DNS, if it is none.
-pub fn label_problem(at: &str, name: &str) -> Option<Cause> {
+pub(super) fn label_problem(at: &str, name: &str) -> Option<Cause> {
     if name.len() > LABEL_MAX {
         return Some(Cause::invalid(at, &json!(name), "must be no more than 63 bytes"));
     }
@@ -48,7 +47,7 @@ pub fn label_problem(at: &str, name: &str) -> Option<Cause> {
 }
 
 /// Gives a new object its namespace, its name and what only the server knows.
-pub fn prepare_create(
+pub(super) fn prepare_create(
     object: &mut Value,
     resource: &Resource,
     namespace: &str,
@@ -83,18 +82,18 @@ pub fn prepare_create(
     Ok(())
 }
 
-pub fn wrong_namespace() -> Refusal {
+pub(super) fn wrong_namespace() -> Refusal {
     Refusal::bad_request("the namespace of the provided object does not match the namespace sent on the request")
 }
 
-pub fn remove(object: &mut Value, key: &str) {
+pub(super) fn remove(object: &mut Value, key: &str) {
     if let Value::Object(map) = object {
         map.remove(key);
     }
 }
 
 /// Keeps what an update may not touch.
-pub fn prepare_update(object: &mut Value, old: &Value) {
+pub(super) fn prepare_update(object: &mut Value, old: &Value) {
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }
@@ -117,7 +116,7 @@ pub fn prepare_update(object: &mut Value, old: &Value) {
 }
 
 /// What is wrong with an object's metadata.
-pub fn validate(object: &Value, resource: &Resource) -> Vec<Cause> {
+pub(super) fn validate(object: &Value, resource: &Resource) -> Vec<Cause> {
     let mut causes = Vec::new();
     let name = field(object, "name");
     if name.is_empty() {
@@ -166,8 +165,7 @@ fn name_problem(name: &str, resource: &Resource) -> Option<Cause> {
             "must be no more than 253 bytes",
         ));
     }
-    let part =
-        |t: &str| is_label(t) || (t.len() > LABEL_MAX && is_label(&t[..1]) && t.bytes().all(|c| is_label_byte(c)));
+    let part = |t: &str| is_label(t) || (t.len() > LABEL_MAX && is_label(&t[..1]) && t.bytes().all(is_label_byte));
     (!name.split('.').all(part)).then(|| Cause::invalid("metadata.name", &value, SUBDOMAIN))
 }
 
@@ -197,7 +195,7 @@ fn owner_problems(object: &Value) -> Vec<Cause> {
 }
 
 /// A random (version 4) UUID.
-pub fn uuid(rng: &mut fastrand::Rng) -> String {
+pub(super) fn uuid(rng: &mut fastrand::Rng) -> String {
     let n = (rng.u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{n:032x}");
     format!(

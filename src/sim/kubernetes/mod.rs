@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `model` | the whole thing, for tests and the fleet: state, clock, switches, counters |
 //! | `store` | objects, versions, history |
-//! | `operations` | what the verbs do |
+//! | `operations`, `deletion` | what the verbs do |
 //! | `metadata`, `pods`, `kinds`, `quota` | rules of objects |
 //! | `decode`, `patch`, `selector`, `quantity` | rules of text |
 //! | `access` | who calls, and what they may |
@@ -18,6 +18,7 @@
 
 mod access;
 mod decode;
+mod deletion;
 mod discovery;
 mod faults;
 mod kinds;

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 
 use super::{
     access::{Tokens, User},
+    deletion::DeleteOptions,
     faults::{Fault, Faults, Trouble},
     metadata::{field, uuid},
-    operations::{DeleteOptions, Operations, Target, WriteOptions, home, stamp},
+    operations::{Operations, Target, WriteOptions, home, stamp},
     refusal::{Cause, Refusal},
     resource::{Resource, find, of_object},
     store::{Object, Store},

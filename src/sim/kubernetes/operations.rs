@@ -1,9 +1,7 @@
-//! What the verbs do to the store: create, read, update, patch, delete, list.
+//! What the verbs do to the store: create, read, update, patch, list (`deletion` has the rest).
 //!
 //! Everything that a real API server, its admission and its garbage collector would do to an object is done
 //! here, at once, in one go under one lock.
-
-use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -11,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     decode::{FieldValidation, decode},
+    deletion::has_finalizers,
     kinds,
     metadata::{self, field},
     patch::PatchKind,
@@ -18,12 +17,12 @@ use super::{
     refusal::{Cause, Refusal},
     resource::{RESOURCES, Resource, find},
     selector::Selector,
-    store::{Object, Place, Store, owner_uids},
+    store::{Object, Place, Store},
 };
 
 /// Where a request points.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     pub resource: &'static Resource,
     pub namespace: &'a str,
     pub name: &'a str,
@@ -31,38 +30,28 @@ pub struct Target<'a> {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct WriteOptions {
+pub(super) struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
 }
 
 /// An object as the caller gets it back.
 #[derive(Debug)]
-pub struct Written {
+pub(super) struct Written {
     pub object: Value,
     pub created: bool,
     pub warnings: Vec<String>,
 }
 
-/// `DeleteOptions`, from body and query.
 #[derive(Clone, Debug, Default)]
-pub struct DeleteOptions {
-    pub grace_seconds: Option<i64>,
-    pub uid: Option<String>,
-    pub resource_version: Option<String>,
-    pub orphan: bool,
-    pub dry_run: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct ListOptions {
+pub(super) struct ListOptions {
     pub selector: Selector,
     pub limit: usize,
     pub token: String,
 }
 
 #[derive(Debug)]
-pub struct Page {
+pub(super) struct Page {
     pub items: Vec<Object>,
     pub revision: u64,
     pub next: Option<String>,
@@ -71,13 +60,13 @@ pub struct Page {
 
 /// The store, and what a write needs beside it.
 #[derive(Debug)]
-pub struct Operations {
+pub(super) struct Operations {
     pub store: Store,
     pub rng: fastrand::Rng,
 }
 
 /// Where a resource's objects are kept: the two kinds of events are one.
-pub fn home(resource: &'static Resource) -> &'static Resource {
+pub(super) fn home(resource: &'static Resource) -> &'static Resource {
     if resource.group == "events.k8s.io" {
         find("", "events").unwrap_or(resource)
     } else {
@@ -85,12 +74,12 @@ pub fn home(resource: &'static Resource) -> &'static Resource {
     }
 }
 
-pub fn stamp(at: Timestamp) -> String {
+pub(super) fn stamp(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 impl Operations {
-    pub fn create(
+    pub(super) fn create(
         &mut self,
         target: Target<'_>,
         body: &Value,
@@ -113,7 +102,7 @@ impl Operations {
             kinds::prepare_create(resource, &mut object);
         }
         let name = field(&object, "name").to_owned();
-        refuse_invalid(resource, &name, problems(resource, &object))?;
+        refuse_invalid(resource, &name, &problems(resource, &object))?;
         if let Some(quotas) = find("", "resourcequotas") {
             quota::admit(&self.store, quotas, resource, &object, target.namespace)?;
         }
@@ -134,7 +123,7 @@ impl Operations {
     }
 
     /// PUT.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         target: Target<'_>,
         body: &Value,
@@ -185,7 +174,7 @@ impl Operations {
         })
     }
 
-    pub fn patch(
+    pub(super) fn patch(
         &mut self,
         target: Target<'_>,
         kind: PatchKind,
@@ -248,7 +237,7 @@ impl Operations {
             causes.extend(pods::validate_update(&object, old));
         }
         causes.extend(kinds::validate_update(resource, &object, old));
-        refuse_invalid(resource, target.name, causes)?;
+        refuse_invalid(resource, target.name, &causes)?;
         if options.dry_run {
             return Ok(object);
         }
@@ -263,7 +252,7 @@ impl Operations {
         Ok(self.shown(resource, &stored))
     }
 
-    pub fn get(&self, target: Target<'_>) -> Result<Value, Refusal> {
+    pub(super) fn get(&self, target: Target<'_>) -> Result<Value, Refusal> {
         self.current(target)
             .ok_or_else(|| Refusal::not_found(target.resource, target.name))
     }
@@ -274,7 +263,7 @@ impl Operations {
     }
 
     /// A stored object as callers of `resource` see it.
-    pub fn shown(&self, resource: &'static Resource, stored: &Object) -> Value {
+    pub(super) fn shown(&self, resource: &'static Resource, stored: &Object) -> Value {
         if resource.group == "events.k8s.io" {
             return kinds::new_event(stored);
         }
@@ -286,7 +275,12 @@ impl Operations {
         object
     }
 
-    pub fn list(&self, resource: &'static Resource, namespace: &str, options: &ListOptions) -> Result<Page, Refusal> {
+    pub(super) fn list(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        options: &ListOptions,
+    ) -> Result<Page, Refusal> {
         let home = home(resource);
         let namespace = (!namespace.is_empty()).then_some(namespace);
         let (revision, after) = if options.token.is_empty() {
@@ -319,103 +313,8 @@ impl Operations {
         })
     }
 
-    /// The object as it was left, or a `Status` for kinds whose deletion answers with one.
-    pub fn delete(&mut self, target: Target<'_>, options: &DeleteOptions, now: Timestamp) -> Result<Value, Refusal> {
-        let resource = target.resource;
-        let home = home(resource);
-        let Some(old) = self.store.get(home, target.namespace, target.name).cloned() else {
-            return Err(Refusal::not_found(resource, target.name));
-        };
-        check_preconditions(resource, &old, options)?;
-        let orphan = options.orphan;
-        let place = Place::of(home, &old);
-        let last = if resource.plural == "pods" {
-            self.delete_pod(&place, &old, options, now)
-        } else if has_finalizers(&old) {
-            let mut doomed = Value::clone(&old);
-            doomed["metadata"]["deletionTimestamp"] = json!(stamp(now));
-            doomed["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-            if options.dry_run {
-                Arc::new(doomed)
-            } else {
-                self.store.put(home, doomed)
-            }
-        } else {
-            if !options.dry_run {
-                self.remove(&place, orphan, now);
-            }
-            old
-        };
-        if matches!(resource.plural, "pods" | "serviceaccounts" | "resourcequotas") {
-            return Ok(self.shown(resource, &last));
-        }
-        let mut details = json!({"name": target.name, "kind": resource.plural, "uid": last["metadata"]["uid"]});
-        if !resource.group.is_empty() {
-            details["group"] = json!(resource.group);
-        }
-        Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}))
-    }
-
-    fn delete_pod(&mut self, place: &Place, old: &Object, options: &DeleteOptions, now: Timestamp) -> Object {
-        let mut pod = Value::clone(old);
-        let grace = pods::grace(&pod, options.grace_seconds);
-        let dying: Option<Timestamp> = field(&pod, "deletionTimestamp").parse().ok();
-        let meta = &mut pod["metadata"];
-        let grace = if let Some(until) = dying {
-            // A later wish may shorten the time that is left, never lengthen it.
-            let given = meta["deletionGracePeriodSeconds"].as_i64().unwrap_or_default();
-            let grace = if options.grace_seconds.is_some() || grace == 0 {
-                grace.min(given)
-            } else {
-                given
-            };
-            let shortened = until - jiff::SignedDuration::from_secs(given - grace);
-            meta["deletionTimestamp"] = json!(stamp(shortened));
-            grace
-        } else {
-            meta["deletionTimestamp"] = json!(stamp(now + jiff::SignedDuration::from_secs(grace)));
-            let generation = meta["generation"].as_i64().unwrap_or_default();
-            meta["generation"] = json!(generation + 1);
-            grace
-        };
-        meta["deletionGracePeriodSeconds"] = json!(grace);
-        if options.dry_run {
-            return Arc::new(pod);
-        }
-        let Some(resource) = find(place.group, place.plural) else {
-            return Arc::new(pod);
-        };
-        let gone = grace == 0 && !has_finalizers(&pod);
-        let stored = self.store.put(resource, pod);
-        if gone {
-            self.remove(place, options.orphan, now);
-        }
-        stored
-    }
-
-    pub fn delete_collection(
-        &mut self,
-        resource: &'static Resource,
-        namespace: &str,
-        list: &ListOptions,
-        options: &DeleteOptions,
-        now: Timestamp,
-    ) -> Result<Page, Refusal> {
-        let page = self.list(resource, namespace, list)?;
-        for object in &page.items {
-            let target = Target {
-                resource,
-                namespace: field(object, "namespace"),
-                name: field(object, "name"),
-                subresource: "",
-            };
-            self.delete(target, options, now)?;
-        }
-        Ok(page)
-    }
-
     /// Puts a pod on a node.
-    pub fn bind(&mut self, target: Target<'_>, node: &str, now: Timestamp) -> Result<(), Refusal> {
+    pub(super) fn bind(&mut self, target: Target<'_>, node: &str, now: Timestamp) -> Result<(), Refusal> {
         let mut pod = self.get(target)?;
         let name = target.name;
         let conflict = |why: String| Refusal::conflict_as("pods/binding", name, &why);
@@ -430,68 +329,6 @@ impl Operations {
         pods::bind(&mut pod, node, &stamp(now));
         self.store.put(target.resource, pod);
         Ok(())
-    }
-
-    /// Takes an object away, and what only it owned.
-    fn remove(&mut self, place: &Place, orphan: bool, now: Timestamp) {
-        let Some(gone) = self.store.remove(place) else { return };
-        if place.plural == "namespaces" {
-            self.empty_namespace(&place.name, now);
-        }
-        for dependent in self.store.dependents(field(&gone, "uid")) {
-            self.lose_owner(&dependent, field(&gone, "uid"), orphan, now);
-        }
-    }
-
-    fn lose_owner(&mut self, dependent: &Place, owner: &str, orphan: bool, now: Timestamp) {
-        let Some(resource) = find(dependent.group, dependent.plural) else {
-            return;
-        };
-        let Some(object) = self.store.get(resource, &dependent.namespace, &dependent.name).cloned() else {
-            return;
-        };
-        let owned_by_another = owner_uids(&object).any(|uid| uid != owner && self.store.exists(uid));
-        if orphan || owned_by_another {
-            let mut object = Value::clone(&object);
-            if let Some(owners) = object["metadata"]["ownerReferences"].as_array_mut() {
-                owners.retain(|o| o["uid"] != owner);
-            }
-            self.store.put(resource, object);
-            return;
-        }
-        self.collect(resource, &object, now);
-    }
-
-    /// What is born with owners none of which exists is garbage.
-    fn collect_if_ownerless(&mut self, resource: &'static Resource, object: &Object, now: Timestamp) {
-        let mut owners = owner_uids(object).peekable();
-        if owners.peek().is_some() && !owners.any(|uid| self.store.exists(uid)) {
-            self.collect(resource, object, now);
-        }
-    }
-
-    fn collect(&mut self, resource: &'static Resource, object: &Object, now: Timestamp) {
-        let target = Target {
-            resource,
-            namespace: field(object, "namespace"),
-            name: field(object, "name"),
-            subresource: "",
-        };
-        // It exists and no precondition is set, so nothing can refuse.
-        let _ = self.delete(target, &DeleteOptions::default(), now);
-    }
-
-    fn empty_namespace(&mut self, namespace: &str, now: Timestamp) {
-        for resource in RESOURCES.iter().filter(|r| r.namespaced) {
-            let places: Vec<Place> = self
-                .store
-                .list(resource, Some(namespace), None)
-                .map(|o| Place::of(resource, o))
-                .collect();
-            for place in places {
-                self.remove(&place, false, now);
-            }
-        }
     }
 
     fn namespace_exists(&self, namespace: &str) -> Result<(), Refusal> {
@@ -540,51 +377,17 @@ fn problems(resource: &Resource, object: &Value) -> Vec<Cause> {
     causes
 }
 
-fn refuse_invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Result<(), Refusal> {
+fn refuse_invalid(resource: &Resource, name: &str, causes: &[Cause]) -> Result<(), Refusal> {
     if causes.is_empty() {
         return Ok(());
     }
-    Err(Refusal::invalid(resource, name, &causes))
+    Err(Refusal::invalid(resource, name, causes))
 }
 
 fn wrong_name(sent: &str, url: &str) -> Refusal {
     Refusal::bad_request(format!(
         "the name of the object ({sent}) does not match the name on the URL ({url})"
     ))
-}
-
-fn has_finalizers(object: &Value) -> bool {
-    object["metadata"]["finalizers"]
-        .as_array()
-        .is_some_and(|f| !f.is_empty())
-}
-
-fn check_preconditions(resource: &Resource, object: &Value, options: &DeleteOptions) -> Result<(), Refusal> {
-    let name = field(object, "name");
-    for (what, wanted, found) in [
-        ("UID", &options.uid, field(object, "uid")),
-        (
-            "ResourceVersion",
-            &options.resource_version,
-            field(object, "resourceVersion"),
-        ),
-    ] {
-        if let Some(wanted) = wanted
-            && wanted != found
-        {
-            let why = format!(
-                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object \
-                 might have been {}",
-                if what == "UID" {
-                    "deleted and then recreated"
-                } else {
-                    "modified"
-                }
-            );
-            return Err(Refusal::conflict_as(resource.kind, name, &why));
-        }
-    }
-    Ok(())
 }
 
 fn write_continue(revision: u64, last: &Value, namespace: Option<&str>) -> String {

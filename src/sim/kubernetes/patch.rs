@@ -9,14 +9,14 @@ use super::refusal::Refusal;
 
 /// One patch document, by its content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatchKind {
+pub(super) enum PatchKind {
     Json,
     Merge,
     Strategic,
 }
 
 impl PatchKind {
-    pub fn of_content_type(content_type: &str) -> Option<Self> {
+    pub(super) fn of_content_type(content_type: &str) -> Option<Self> {
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Some(Self::Json),
             "application/merge-patch+json" => Some(Self::Merge),
@@ -25,7 +25,7 @@ impl PatchKind {
         }
     }
 
-    pub fn apply(self, target: &mut Value, patch: &Value) -> Result<(), Refusal> {
+    pub(super) fn apply(self, target: &mut Value, patch: &Value) -> Result<(), Refusal> {
         match self {
             Self::Json => json_patch(target, patch),
             Self::Merge => {

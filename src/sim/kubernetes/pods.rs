@@ -15,7 +15,7 @@ const IMMUTABLE: &str = "pod updates may not change fields other than \
     previously negative)\n";
 
 /// Fills in what a new pod leaves out, and its first status.
-pub fn prepare_create(pod: &mut Value) {
+pub(super) fn prepare_create(pod: &mut Value) {
     if !pod["spec"].is_object() {
         pod["spec"] = json!({});
     }
@@ -36,7 +36,7 @@ pub fn prepare_create(pod: &mut Value) {
         default(spec, "serviceAccount", json!(account));
     }
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             container_defaults(container);
         }
     }
@@ -108,13 +108,13 @@ fn qos_class(spec: &Value) -> &'static str {
 }
 
 /// Init containers and containers.
-pub fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
     ["initContainers", "containers"]
         .into_iter()
         .flat_map(|list| spec[list].as_array().into_iter().flatten())
 }
 
-pub fn validate(pod: &Value) -> Vec<Cause> {
+pub(super) fn validate(pod: &Value) -> Vec<Cause> {
     let spec = &pod["spec"];
     let mut causes = Vec::new();
     let volumes: BTreeSet<&str> = spec["volumes"]
@@ -178,7 +178,7 @@ fn container_problems(container: &Value, at: &str, volumes: &BTreeSet<&str>) -> 
 }
 
 /// What a change of the spec may not touch.
-pub fn validate_update(pod: &Value, old: &Value) -> Vec<Cause> {
+pub(super) fn validate_update(pod: &Value, old: &Value) -> Vec<Cause> {
     if frozen_part(&pod["spec"]) == frozen_part(&old["spec"]) {
         return Vec::new();
     }
@@ -188,7 +188,7 @@ pub fn validate_update(pod: &Value, old: &Value) -> Vec<Cause> {
 fn frozen_part(spec: &Value) -> Value {
     let mut spec = spec.clone();
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             metadata::remove(container, "image");
         }
     }
@@ -199,7 +199,7 @@ fn frozen_part(spec: &Value) -> Value {
 }
 
 /// What the API says of a pod that it stores all the same.
-pub fn warnings(pod: &Value) -> Vec<String> {
+pub(super) fn warnings(pod: &Value) -> Vec<String> {
     let name = metadata::field(pod, "name");
     if name.len() <= LABEL_MAX && !name.contains('.') {
         return Vec::new();
@@ -218,12 +218,12 @@ pub fn warnings(pod: &Value) -> Vec<String> {
 }
 
 /// Whether a pod counts: it has not ended.
-pub fn is_live(pod: &Value) -> bool {
+pub(super) fn is_live(pod: &Value) -> bool {
     !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
 /// Seconds that a pod is given to end: none where no kubelet would have to act.
-pub fn grace(pod: &Value, wanted: Option<i64>) -> i64 {
+pub(super) fn grace(pod: &Value, wanted: Option<i64>) -> i64 {
     if pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() || !is_live(pod) {
         return 0;
     }
@@ -234,7 +234,7 @@ pub fn grace(pod: &Value, wanted: Option<i64>) -> i64 {
 }
 
 /// Puts a pod on a node.
-pub fn bind(pod: &mut Value, node: &str, now: &str) {
+pub(super) fn bind(pod: &mut Value, node: &str, now: &str) {
     pod["spec"]["nodeName"] = json!(node);
     default(&mut pod["status"], "conditions", json!([]));
     if let Value::Array(conditions) = &mut pod["status"]["conditions"] {

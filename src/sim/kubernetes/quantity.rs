@@ -20,25 +20,25 @@ const DECIMAL: [(&str, i32); 10] = [
 ];
 const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
-pub const MALFORMED: &str =
+pub(super) const MALFORMED: &str =
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
 /// An exact amount down to 10^-9, which remembers whether it was written in powers of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quantity {
+pub(super) struct Quantity {
     nanos: i128,
     binary: bool,
 }
 
 impl Quantity {
-    pub fn count(n: usize) -> Self {
+    pub(super) fn count(n: usize) -> Self {
         Self {
             nanos: i128::try_from(n).unwrap_or(i128::MAX / NANOS) * NANOS,
             binary: false,
         }
     }
 
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let end = text
             .char_indices()
             .find(|(i, c)| !(c.is_ascii_digit() || *c == '.' || (*i == 0 && "+-".contains(*c))))
@@ -51,11 +51,11 @@ impl Quantity {
         })
     }
 
-    pub fn max(self, other: Self) -> Self {
+    pub(super) fn max(self, other: Self) -> Self {
         if other.nanos > self.nanos { other } else { self }
     }
 
-    pub fn exceeds(self, limit: Self) -> bool {
+    pub(super) fn exceeds(self, limit: Self) -> bool {
         self.nanos > limit.nanos
     }
 }

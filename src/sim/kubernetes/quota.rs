@@ -22,7 +22,7 @@ const MUST_BE_ASKED: [&str; 6] = [
 ];
 
 /// Refuses `object` when a quota of its namespace has no room for it.
-pub fn admit(
+pub(super) fn admit(
     store: &Store,
     quotas: &Resource,
     resource: &'static Resource,
@@ -67,7 +67,7 @@ pub fn admit(
 }
 
 /// A quota's status: its limits, and what of them is used.
-pub fn status(store: &Store, counted: &[&'static Resource], quota: &Value) -> Value {
+pub(super) fn status(store: &Store, counted: &[&'static Resource], quota: &Value) -> Value {
     let namespace = field(quota, "namespace");
     let mut all = Amounts::new();
     for resource in counted {

@@ -15,7 +15,7 @@ use super::{
 
 /// A path that names a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourcePath {
+pub(super) struct ResourcePath {
     pub group: String,
     pub resource: String,
     pub namespace: String,
@@ -25,7 +25,7 @@ pub struct ResourcePath {
 
 impl ResourcePath {
     /// `None` for paths that name no resource (discovery, health, ...).
-    pub fn parse(path: &str) -> Option<Self> {
+    pub(super) fn parse(path: &str) -> Option<Self> {
         let mut parts = path.split('/').skip(1);
         let group = match parts.next()? {
             "api" => String::new(),
@@ -58,12 +58,12 @@ impl ResourcePath {
         })
     }
 
-    pub fn row(&self) -> Option<&'static Resource> {
+    pub(super) fn row(&self) -> Option<&'static Resource> {
         find(&self.group, &self.resource)
             .filter(|r| self.subresource.is_empty() || r.subresources.contains(&self.subresource.as_str()))
     }
 
-    pub fn verb(&self, method: &Method, query: &Query) -> &'static str {
+    pub(super) fn verb(&self, method: &Method, query: &Query) -> &'static str {
         let one = !self.name.is_empty();
         match *method {
             Method::POST => "create",
@@ -78,7 +78,7 @@ impl ResourcePath {
     }
 
     /// `pods/status`, `leases.coordination.k8s.io`.
-    pub fn full_resource(&self) -> String {
+    pub(super) fn full_resource(&self) -> String {
         let mut text = self.resource.clone();
         if !self.group.is_empty() {
             text = format!("{text}.{}", self.group);
@@ -90,7 +90,7 @@ impl ResourcePath {
     }
 
     /// As RBAC sees it: a list of one name is about that name, and a namespace is in itself.
-    pub fn action<'a>(&'a self, verb: &'a str, selector: &'a Selector) -> Action<'a> {
+    pub(super) fn action<'a>(&'a self, verb: &'a str, selector: &'a Selector) -> Action<'a> {
         let name = if self.name.is_empty() {
             selector.name().unwrap_or_default()
         } else {
@@ -114,35 +114,35 @@ impl ResourcePath {
 
 /// The query string, decoded.
 #[derive(Clone, Debug, Default)]
-pub struct Query {
+pub(super) struct Query {
     values: BTreeMap<String, String>,
 }
 
 impl Query {
-    pub fn parse(query: &str) -> Self {
+    pub(super) fn parse(query: &str) -> Self {
         Self {
             values: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
         }
     }
 
     /// Empty when absent.
-    pub fn get(&self, key: &str) -> &str {
+    pub(super) fn get(&self, key: &str) -> &str {
         self.values.get(key).map_or("", String::as_str)
     }
 
-    pub fn flag(&self, key: &str) -> bool {
+    pub(super) fn flag(&self, key: &str) -> bool {
         matches!(self.values.get(key).map(String::as_str), Some("true" | "1" | ""))
     }
 
-    pub fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+    pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
         self.get(key).parse().ok()
     }
 
-    pub fn selector(&self, resource: &Resource) -> Result<Selector, Refusal> {
+    pub(super) fn selector(&self, resource: &Resource) -> Result<Selector, Refusal> {
         Selector::parse(resource, self.get("labelSelector"), self.get("fieldSelector"))
     }
 
-    pub fn list_options(&self, resource: &Resource) -> Result<ListOptions, Refusal> {
+    pub(super) fn list_options(&self, resource: &Resource) -> Result<ListOptions, Refusal> {
         Ok(ListOptions {
             selector: self.selector(resource)?,
             limit: self.number("limit").unwrap_or_default(),
@@ -150,14 +150,14 @@ impl Query {
         })
     }
 
-    pub fn write_options(&self) -> Result<WriteOptions, Refusal> {
+    pub(super) fn write_options(&self) -> Result<WriteOptions, Refusal> {
         Ok(WriteOptions {
             dry_run: self.dry_run()?,
             validation: FieldValidation::parse(self.get("fieldValidation"))?,
         })
     }
 
-    pub fn dry_run(&self) -> Result<bool, Refusal> {
+    pub(super) fn dry_run(&self) -> Result<bool, Refusal> {
         match self.get("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),

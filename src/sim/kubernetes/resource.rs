@@ -128,7 +128,7 @@ const fn grouped<T: DeserializeOwned + Serialize>(
 }
 
 /// Groups beside the core group, in the order in which discovery names them.
-pub const GROUPS: [&str; 5] = [
+pub(super) const GROUPS: [&str; 5] = [
     "authorization.k8s.io",
     "batch",
     "coordination.k8s.io",
@@ -136,7 +136,7 @@ pub const GROUPS: [&str; 5] = [
     "rbac.authorization.k8s.io",
 ];
 
-pub static RESOURCES: &[Resource] = &[
+pub(super) static RESOURCES: &[Resource] = &[
     Resource {
         namespaced: false,
         subresources: &["status"],
@@ -215,12 +215,12 @@ pub static RESOURCES: &[Resource] = &[
 ];
 
 /// The row of `plural` in `group`, if it is served.
-pub fn find(group: &str, plural: &str) -> Option<&'static Resource> {
+pub(super) fn find(group: &str, plural: &str) -> Option<&'static Resource> {
     RESOURCES.iter().find(|r| r.group == group && r.plural == plural)
 }
 
 /// The row of an object's `apiVersion` and `kind`.
-pub fn of_object(object: &Value) -> Option<&'static Resource> {
+pub(super) fn of_object(object: &Value) -> Option<&'static Resource> {
     let version = object["apiVersion"].as_str()?;
     RESOURCES
         .iter()

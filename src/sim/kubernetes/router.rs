@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 
 use super::{
     access::{self, User},
+    deletion::DeleteOptions,
     discovery,
     faults::Trouble,
     model::{Model, RequestKind},
-    operations::{DeleteOptions, Page, Target, WriteOptions, Written},
+    operations::{Page, Target, WriteOptions, Written},
     patch::PatchKind,
     pods,
     refusal::Refusal,
@@ -43,7 +44,7 @@ pub fn router(model: Model) -> Router {
 
 /// How much of an object is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Projection {
+pub(super) enum Projection {
     #[default]
     Whole,
     Metadata,
@@ -63,7 +64,7 @@ impl Projection {
         }
     }
 
-    pub fn object(self, object: Value) -> Value {
+    pub(super) fn object(self, object: Value) -> Value {
         match self {
             Self::Whole => object,
             Self::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
@@ -225,7 +226,7 @@ impl Call<'_> {
                 let watch = Watch::open(model, target.resource, target.namespace, query, self.projection())?;
                 Ok(Answer::Watch(Box::new(watch)))
             }
-            "create" if target.name.is_empty() && (target.resource.namespaced == !target.namespace.is_empty()) => {
+            "create" if target.name.is_empty() && target.resource.namespaced != target.namespace.is_empty() => {
                 let (body, options) = (self.json(target.resource)?, query.write_options()?);
                 let written = model.state().operations.create(target, &body, options, now)?;
                 Ok(Self::written(written))
@@ -282,7 +283,7 @@ impl Call<'_> {
             }
             ("eviction", "create") => {
                 let body = self.json(target.resource)?;
-                let options = delete_options(&body["deleteOptions"], self.query.dry_run()?);
+                let options = delete_options(&body["deleteOptions"]);
                 self.model.state().operations.delete(target, &options, now)?;
                 Ok(Answer::created())
             }
@@ -334,6 +335,9 @@ impl Call<'_> {
     fn review(&self, path: &ResourcePath, verb: &str) -> Result<Answer, Refusal> {
         if verb != "create" {
             return Err(Refusal::method_not_allowed());
+        }
+        if self.content_type().contains("protobuf") {
+            return Err(Refusal::unsupported_media_type());
         }
         let body: Value = serde_json::from_slice(&self.body).map_err(|e| Refusal::bad_request(e.to_string()))?;
         let state = self.model.state();
@@ -409,28 +413,30 @@ impl Call<'_> {
         serde_json::from_slice(&self.body).map_err(|e| unreadable(e.to_string()))
     }
 
+    /// Options from the body; only where there is none, from the query.
     fn delete_options(&self) -> Result<DeleteOptions, Refusal> {
-        let body: Value = if self.body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&self.body).map_err(|e| Refusal::bad_request(e.to_string()))?
-        };
-        let dry_run = self.query.dry_run()? || body["dryRun"][0] == "All";
-        let mut options = delete_options(&body, dry_run);
-        options.grace_seconds = options.grace_seconds.or(self.query.number("gracePeriodSeconds"));
-        options.orphan |= self.query.get("propagationPolicy") == "Orphan";
-        Ok(options)
+        if !self.body.is_empty() {
+            let body: Value = serde_json::from_slice(&self.body).map_err(|e| Refusal::bad_request(e.to_string()))?;
+            return Ok(delete_options(&body));
+        }
+        let policy = self.query.get("propagationPolicy");
+        Ok(DeleteOptions {
+            grace_seconds: self.query.number("gracePeriodSeconds"),
+            orphan: (!policy.is_empty()).then_some(policy == "Orphan"),
+            dry_run: self.query.dry_run()?,
+            ..DeleteOptions::default()
+        })
     }
 }
 
-fn delete_options(body: &Value, dry_run: bool) -> DeleteOptions {
+fn delete_options(body: &Value) -> DeleteOptions {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     DeleteOptions {
         grace_seconds: body["gracePeriodSeconds"].as_i64(),
         uid: text(&body["preconditions"]["uid"]),
         resource_version: text(&body["preconditions"]["resourceVersion"]),
-        orphan: body["propagationPolicy"] == "Orphan" || body["orphanDependents"] == true,
-        dry_run,
+        orphan: text(&body["propagationPolicy"]).map(|policy| policy == "Orphan"),
+        dry_run: body["dryRun"][0] == "All",
     }
 }
 

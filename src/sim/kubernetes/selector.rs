@@ -6,7 +6,7 @@ use super::{refusal::Refusal, resource::Resource};
 
 /// What a list or watch wants to see.
 #[derive(Clone, Debug, Default)]
-pub struct Selector {
+pub(super) struct Selector {
     labels: Vec<LabelTerm>,
     fields: Vec<FieldTerm>,
 }
@@ -27,7 +27,7 @@ struct FieldTerm {
 }
 
 impl Selector {
-    pub fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, Refusal> {
         let labels = split_terms(labels)
             .map(|t| label_term(t).ok_or_else(|| unparsable(t)))
             .collect::<Result<_, _>>()?;
@@ -48,17 +48,17 @@ impl Selector {
         Ok(Self { labels, fields })
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    pub fn matches(&self, object: &Value) -> bool {
+    pub(super) fn matches(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
         self.labels.iter().all(|term| term.matches(labels)) && self.fields.iter().all(|term| term.matches(object))
     }
 
     /// The one name that the field selector asks for, if it does: rights may be bound to names.
-    pub fn name(&self) -> Option<&str> {
+    pub(super) fn name(&self) -> Option<&str> {
         self.fields
             .iter()
             .find(|f| f.equal && f.path == "metadata.name")

@@ -26,10 +26,13 @@ use super::{
 };
 use crate::shutdown::Tasks;
 
-/// A client in this process, without sockets: virtual time applies to it. `token` says who it is.
+/// A client in this process, without sockets: virtual time applies to it. `token` says who it is; nobody
+/// where it is empty.
 pub fn client(model: &Model, token: &str, namespace: &str) -> kube::Client {
     let router = router(model.clone());
-    let authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok();
+    let authorization = (!token.is_empty())
+        .then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok())
+        .flatten();
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let (router, authorization) = (router.clone(), authorization.clone());
         async move {

@@ -23,7 +23,7 @@ pub type Object = Arc<Value>;
 
 /// Where one object is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub(super) struct Place {
     pub group: &'static str,
     pub plural: &'static str,
     pub namespace: String,
@@ -31,7 +31,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn of(resource: &'static Resource, object: &Value) -> Self {
+    pub(super) fn of(resource: &'static Resource, object: &Value) -> Self {
         let meta = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
         Self {
             group: resource.group,
@@ -44,7 +44,7 @@ impl Place {
 
 /// One write, as a watch tells it.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub(super) struct Change {
     pub revision: u64,
     pub before: Option<Object>,
     /// What there is now; what there was last, under the version of its deletion, where `deleted`.
@@ -54,7 +54,7 @@ pub struct Change {
 
 /// The history back to the wanted version is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compacted {
+pub(super) struct Compacted {
     pub oldest: u64,
 }
 
@@ -68,7 +68,7 @@ struct Collection {
 }
 
 #[derive(Debug)]
-pub struct Store {
+pub(super) struct Store {
     revision: u64,
     collections: BTreeMap<(&'static str, &'static str), Collection>,
     places: HashMap<String, Place>,
@@ -76,7 +76,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let collection = || Collection {
             objects: BTreeMap::new(),
             history: VecDeque::new(),
@@ -91,17 +91,17 @@ impl Store {
         }
     }
 
-    pub fn revision(&self) -> u64 {
+    pub(super) fn revision(&self) -> u64 {
         self.revision
     }
 
-    pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<&Object> {
+    pub(super) fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<&Object> {
         let key = (namespace.to_owned(), name.to_owned());
         self.collection(resource)?.objects.get(&key)
     }
 
     /// Everything in `namespace` (`None`: in all), by namespace and name, behind `after` if given.
-    pub fn list<'a>(
+    pub(super) fn list<'a>(
         &'a self,
         resource: &Resource,
         namespace: Option<&'a str>,
@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// Stores under a new version; a write that changes nothing keeps the old one.
-    pub fn put(&mut self, resource: &'static Resource, mut object: Value) -> Object {
+    pub(super) fn put(&mut self, resource: &'static Resource, mut object: Value) -> Object {
         let place = Place::of(resource, &object);
         let before = self.get(resource, &place.namespace, &place.name).cloned();
         if let Some(before) = &before {
@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// Takes an object away; what comes back carries the version of its deletion.
-    pub fn remove(&mut self, place: &Place) -> Option<Object> {
+    pub(super) fn remove(&mut self, place: &Place) -> Option<Object> {
         let collection = self.collections.get_mut(&(place.group, place.plural))?;
         let before = collection
             .objects
@@ -179,17 +179,17 @@ impl Store {
     }
 
     /// Whether the object with this uid still exists.
-    pub fn exists(&self, uid: &str) -> bool {
+    pub(super) fn exists(&self, uid: &str) -> bool {
         self.places.contains_key(uid)
     }
 
     /// Objects with an owner reference to this uid.
-    pub fn dependents(&self, uid: &str) -> Vec<Place> {
+    pub(super) fn dependents(&self, uid: &str) -> Vec<Place> {
         self.dependents.get(uid).into_iter().flatten().cloned().collect()
     }
 
     /// All changes after `revision`.
-    pub fn since(&self, resource: &Resource, revision: u64) -> Result<Vec<Change>, Compacted> {
+    pub(super) fn since(&self, resource: &Resource, revision: u64) -> Result<Vec<Change>, Compacted> {
         let Some(collection) = self.collection(resource) else {
             return Ok(Vec::new());
         };
@@ -203,12 +203,12 @@ impl Store {
     }
 
     /// Told at every change of the resource.
-    pub fn subscribe(&self, resource: &Resource) -> Option<watch::Receiver<u64>> {
+    pub(super) fn subscribe(&self, resource: &Resource) -> Option<watch::Receiver<u64>> {
         Some(self.collection(resource)?.newest.subscribe())
     }
 
     /// Forgets all history: watches and continued lists from before now must start anew.
-    pub fn compact(&mut self) {
+    pub(super) fn compact(&mut self) {
         for collection in self.collections.values_mut() {
             collection.history.clear();
             collection.forgotten = self.revision;
@@ -245,7 +245,7 @@ impl Collection {
 }
 
 /// The uids of an object's owners.
-pub fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
+pub(super) fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
     object["metadata"]["ownerReferences"]
         .as_array()
         .into_iter()

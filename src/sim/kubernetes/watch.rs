@@ -28,7 +28,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const LASTS_AT_LEAST: u64 = 1800;
 
 /// One open watch.
-pub struct Watch {
+pub(super) struct Watch {
     model: Model,
     resource: &'static Resource,
     namespace: String,
@@ -44,7 +44,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn open(
+    pub(super) fn open(
         model: &Model,
         resource: &'static Resource,
         namespace: &str,
@@ -110,7 +110,7 @@ impl Watch {
     }
 
     /// The body of the answer: one JSON object a line, until the time is up.
-    pub fn into_lines(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    pub(super) fn into_lines(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
         stream::unfold(self, |mut watch| async move {
             watch.next_line().await.map(|line| (Ok(line), watch))
         })
