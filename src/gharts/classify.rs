@@ -8,6 +8,7 @@
 //! It does not decide what to do: `provision` makes a class of the verdict, and the loop decides.
 
 use super::wire::ErrorBody;
+use crate::http::redact;
 
 /// What was asked; the same answer means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,46 +232,10 @@ fn message(status: u16, verdict: Verdict, said: &Said) -> String {
 
 /// Longest piece of a stranger's text that goes into a message.
 const WORDS_MAX: usize = 300;
-/// Runs of token characters as long as this are secrets or noise, never words.
-const RUN_MAX: usize = 48;
-
-/// A stranger's text made fit for a message: one line, no SQL with its parameters, no long runs that could
-/// be tokens or JIT configurations, cut.
+/// The server's words for a person: a database's statement says nothing to one, and much to a stranger.
 pub(crate) fn words(text: &str) -> String {
     let text = text.split("[SQL:").next().unwrap_or_default();
-    let mut out = String::new();
-    for word in text.split_whitespace() {
-        if !out.is_empty() {
-            out.push(' ');
-        }
-        out.push_str(&redact(word));
-    }
-    match out.char_indices().nth(WORDS_MAX) {
-        Some((at, _)) => out[..at].to_owned() + "…",
-        None => out,
-    }
-}
-
-fn redact(word: &str) -> String {
-    let token_like = |c: char| c.is_ascii_alphanumeric() || "+/=_-.".contains(c);
-    // A URL is long and no secret by itself; what follows `?` or stands before `@` may be one.
-    if let Some(scheme) = word.find("://") {
-        let rest = &word[scheme + 3..];
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        return format!("{}://{rest}", &word[..scheme]);
-    }
-    let mut longest = 0;
-    let mut run = 0;
-    for c in word.chars() {
-        run = if token_like(c) { run + 1 } else { 0 };
-        longest = longest.max(run);
-    }
-    if longest >= RUN_MAX || word.contains("eyJ") {
-        "<redacted>".to_owned()
-    } else {
-        word.to_owned()
-    }
+    redact(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -441,8 +406,8 @@ mod tests {
             "x ".repeat(900)
         );
         let words = words(&text);
-        assert_eq!(words, "failed with <redacted> and <redacted> at http://h/p");
+        assert_eq!(words, "failed with [redacted] and [redacted] at http://h/p");
         let long = super::words(&"ab ".repeat(500));
-        assert!(long.chars().count() <= WORDS_MAX + 1 && long.ends_with('…'));
+        assert!(long.chars().count() <= 301 && long.ends_with('…'));
     }
 }

@@ -26,8 +26,9 @@ const REPLACEMENT: &str = "[redacted]";
 /// Cuts `text` to one line of about 300 characters, escapes control characters, and replaces what looks
 /// like a credential.
 pub fn redact(text: &str) -> String {
+    let text = bare_urls(text.trim().trim_start_matches('\u{feff}'));
     let mut out = Line::default();
-    let mut rest = text.trim().trim_start_matches('\u{feff}');
+    let mut rest = text.as_str();
     let mut after_scheme = false;
     while let Some(first) = rest.chars().next() {
         if out.is_full() {
@@ -55,6 +56,27 @@ pub fn redact(text: &str) -> String {
         }
     }
     out.text
+}
+
+/// URLs without user and query: a URL is long and no secret by itself, but these parts may be.
+fn bare_urls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, url) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = url
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '>'))
+            .unwrap_or(url.len());
+        let (url, tail) = url.split_at(end);
+        let path = url.split(['?', '#']).next().unwrap_or_default();
+        let slash = path.find('/').unwrap_or(path.len());
+        let (authority, path) = path.split_at(slash);
+        out.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
+        out.push_str(path);
+        rest = tail;
+    }
+    out + rest
 }
 
 /// The output, which counts characters and stops taking any when full.
@@ -168,6 +190,14 @@ mod tests {
         let text = format!("{}{}", "x ".repeat(140), "Ab1".repeat(100));
         let out = redact(&text);
         assert!(out.ends_with("[redacted]") && !out.contains("Ab1"), "{out}");
+    }
+
+    #[test]
+    fn urls_lose_user_and_query() {
+        assert_eq!(
+            redact("for url 'https://u:p@h.example/p?token=s#x' and http://h2"),
+            "for url 'https://h.example/p' and http://h2"
+        );
     }
 
     #[test]
