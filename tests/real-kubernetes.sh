@@ -48,6 +48,7 @@ get() {
 get_etcd() {
     [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || die "no etcd: install it, or set KUBEBUILDER_ASSETS"
     say "installing etcd-server"
+    apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
     # The unit would start a server of its own: none is wanted.
     DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends etcd-server >&2
     command -v etcd >/dev/null || die "etcd-server was installed, but there is no etcd"

@@ -6,9 +6,11 @@
 //! `sim` and `demo` serve the same routers on sockets. Nothing outside `sim`, `cli` and tests imports this,
 //! and this shares no protocol code with the daemon: two halves that agree by construction prove nothing.
 
+pub mod fleet;
 pub mod gharts;
 pub mod github;
 pub mod keys;
 pub mod kubernetes;
 pub mod network;
 pub mod oidc;
+pub mod world;

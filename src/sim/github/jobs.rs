@@ -363,6 +363,9 @@ impl World {
             return;
         };
         let announced = job.announced;
+        if let Some(runner) = &job.runner {
+            self.finished_runners.insert(runner.name.clone());
+        }
         job.stage = Stage::Finished;
         job.finished = Some(now.wall);
         job.result = Some(result.to_owned());

@@ -31,6 +31,7 @@
 mod access;
 mod agents;
 mod control;
+mod demand;
 mod jobs;
 mod poll;
 mod router;

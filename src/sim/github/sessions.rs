@@ -129,7 +129,8 @@ impl World {
         Ok(())
     }
 
-    fn session_json(&self, tenant: TenantId, set_id: SetId, id: &str, now: Now) -> Result<Value, Fault> {
+    fn session_json(&mut self, tenant: TenantId, set_id: SetId, id: &str, now: Now) -> Result<Value, Fault> {
+        self.tell_assigned(tenant, set_id, now);
         let set = self.set(tenant, set_id)?;
         let session = self.sessions.get(id).ok_or_else(|| Fault::no_session(id))?;
         Ok(json!({
@@ -258,12 +259,14 @@ impl World {
         let Some(message) = set.messages.iter().find(|m| m.id > poll.last_message) else {
             return Ok(Look::Wait);
         };
-        Ok(Look::Message(json!({
+        let answer = json!({
             "messageId": message.id,
             "messageType": "RunnerScaleSetJobMessages",
             "body": Value::from(message.entries.clone()).to_string(),
             "statistics": self.statistics_json(set),
-        })))
+        });
+        self.tell_assigned(tenant, set_id, now);
+        Ok(Look::Message(answer))
     }
 
     fn assign_within(&mut self, tenant: TenantId, set_id: SetId, capacity: u32, now: Now) -> Result<(), Fault> {

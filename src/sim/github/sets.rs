@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{
+    demand::Told,
     jobs::Target,
     sessions::Message,
     wire::Fault,
@@ -50,6 +51,8 @@ pub(super) struct ScaleSet {
     /// Delivered, or about to be, and not deleted; by ascending id.
     pub(super) messages: VecDeque<Message>,
     pub(super) last_message: u64,
+    /// What clients were told lately.
+    pub(super) told: Told,
     /// Wakes polls: something to say, or a session's end.
     pub(super) wake: Arc<Notify>,
 }
@@ -172,6 +175,7 @@ impl World {
             pending: VecDeque::new(),
             messages: VecDeque::new(),
             last_message: 0,
+            told: Told::default(),
             wake: Arc::new(Notify::new()),
         };
         self.tenants[tenant].sets.insert(id, set);

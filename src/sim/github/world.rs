@@ -5,7 +5,7 @@
 //! when the timekeeper task happens to run.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -94,6 +94,8 @@ pub(super) struct World {
     pub(super) request_ids: HashMap<i64, JobKey>,
     /// Names of the agents whose JIT configuration a runner has used, also when they are gone.
     pub(super) used_jits: HashMap<AgentId, String>,
+    /// Names of runners whose one job is over.
+    pub(super) finished_runners: HashSet<String>,
     pub(super) violations: Vec<Violation>,
     pub(super) calls: BTreeMap<(&'static str, u16), u64>,
     /// One generator per purpose, so that one call more does not reshuffle everything: ids and secrets,
@@ -129,6 +131,7 @@ impl World {
             job_ids: HashMap::new(),
             request_ids: HashMap::new(),
             used_jits: HashMap::new(),
+            finished_runners: HashSet::new(),
             violations: Vec::new(),
             calls: BTreeMap::new(),
             picks: rng.fork(),

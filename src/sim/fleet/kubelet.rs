@@ -1,0 +1,391 @@
+//! One pod's life: scheduler and kubelet in one.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    FleetSettings,
+    behaviour::{self, Behaviour, Rule},
+    process::{Identity, Process},
+    secrets::Secrets,
+};
+use crate::{clock::Clock, http::SharedTransport};
+
+/// The container whose process is a runner, and where that reads its configuration.
+const RUNNER: &str = "runner";
+const JIT_ENV: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
+/// A Secret usually comes milliseconds after its pod; only one that stays away is worth a status.
+const SECRET_PATIENCE: Duration = Duration::from_millis(500);
+/// Rests between two tries at an API server that does not answer.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const KILLED: i32 = 137;
+const BAD_CONFIGURATION: i32 = 2;
+
+/// What becomes of a pod, as the watch shows it. A closed channel: it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Live,
+    Deleting,
+}
+
+impl Told {
+    pub(super) fn becomes_deleting(&mut self) -> bool {
+        std::mem::replace(self, Self::Deleting) == Self::Live
+    }
+}
+
+/// What all pods share.
+pub(super) struct Kubelet {
+    pub(super) pods: Api<Pod>,
+    pub(super) secrets: Arc<Secrets>,
+    pub(super) gate: Arc<Semaphore>,
+    pub(super) github: SharedTransport,
+    pub(super) clock: Clock,
+    pub(super) rule: watch::Receiver<Rule>,
+    pub(super) settings: FleetSettings,
+}
+
+/// The pod is gone, or is another one by now.
+struct Gone;
+
+/// How the containers ended.
+struct End {
+    exit_code: i32,
+    reason: &'static str,
+    evicted: bool,
+}
+
+impl Kubelet {
+    /// Plays `pod` until it is gone.
+    pub(super) async fn play(self: Arc<Self>, pod: Pod, mut told: watch::Receiver<Told>, rng: fastrand::Rng) {
+        let mut life = Life {
+            kubelet: &self,
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            process: None,
+            lost: false,
+            rng,
+            pod,
+        };
+        {
+            let mut left = pin!(async {
+                // An error says that the pod is gone.
+                let _ = told.wait_for(|told| *told == Told::Deleting).await;
+            });
+            let lived = tokio::select! {
+                biased;
+                () = &mut left => false,
+                _ = life.live() => true,
+            };
+            if lived {
+                left.await;
+            }
+        }
+        if let Some(secret) = jit_source(&life.pod) {
+            self.secrets.forget(&secret.0);
+        }
+        if let Some(process) = life.process.take().filter(|_| !life.lost) {
+            process.terminate().await;
+        }
+        if told.has_changed().is_ok() && !life.lost {
+            // Gone already, or about to be.
+            let _ = life.release().await;
+        }
+    }
+
+    /// Repeats `call` until the API server answers.
+    async fn insist<T, F>(&self, call: impl Fn() -> F) -> Result<T, kube::Error>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let mut pause = PAUSES.0;
+        loop {
+            let permit = self.gate.acquire().await;
+            let result = call().await;
+            drop(permit);
+            match result {
+                Err(kube::Error::Api(status)) if !(status.code >= 500 || status.code == 429) => {
+                    return Err(kube::Error::Api(status));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the fleet's call failed; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+/// One pod at work.
+struct Life<'a> {
+    kubelet: &'a Kubelet,
+    name: String,
+    pod: Pod,
+    process: Option<Arc<Process>>,
+    /// Its node is gone: nobody says anything more, not even at its deletion.
+    lost: bool,
+    rng: fastrand::Rng,
+}
+
+impl Life<'_> {
+    async fn live(&mut self) -> Result<(), Gone> {
+        let status = self.pod.status.clone().unwrap_or_default();
+        match status.phase.as_deref() {
+            Some("Succeeded" | "Failed") => return Ok(()),
+            // Started by a fleet that is no more: its process died with it.
+            Some("Running") => return self.ended(&End::code(KILLED)).await,
+            _ => {}
+        }
+        let behaviour = self.settle().await?;
+        let delay = self.stretched(self.kubelet.settings.start_delay);
+        tokio::time::sleep(delay).await;
+        let jit = match jit_source(&self.pod) {
+            Some((secret, key)) => Some(self.secret(&secret, &key).await?),
+            None => None,
+        };
+        let started = self.now();
+        let (running, end) = {
+            let process = jit.as_deref().and_then(Identity::decode).map(|identity| {
+                let (github, clock) = (self.kubelet.github.clone(), self.kubelet.clock.clone());
+                Arc::new(Process::new(identity, github, clock))
+            });
+            self.process.clone_from(&process);
+            let exit_delay = self.stretched(self.kubelet.settings.exit_delay);
+            let status = running_status(&self.pod, &started);
+            tokio::join!(self.patch(status), async {
+                let end = run(process.as_deref(), behaviour).await;
+                tokio::time::sleep(exit_delay).await;
+                end
+            })
+        };
+        running?;
+        self.process = None;
+        match end {
+            Some(end) => self.ended_since(&end, &started).await,
+            None => {
+                self.lost = true;
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Finds a node and an image; waits while there is none.
+    async fn settle(&mut self) -> Result<Behaviour, Gone> {
+        let mut rule = self.kubelet.rule.clone();
+        let mut bound = self.pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        loop {
+            let behaviour = behaviour::of(&self.pod, &rule.borrow_and_update().clone());
+            if behaviour == Behaviour::Unschedulable {
+                self.patch(unschedulable(&self.now())).await?;
+            } else {
+                if !bound {
+                    self.bind().await?;
+                    bound = true;
+                }
+                if behaviour != Behaviour::ImagePullFails {
+                    return Ok(behaviour);
+                }
+                let reason = ("ImagePullBackOff", "Back-off pulling image");
+                let status = waiting_status(&self.pod, reason, &self.now());
+                self.patch(status).await?;
+            }
+            if rule.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn bind(&self) -> Result<(), Gone> {
+        let name = &self.name;
+        let target = json!({"apiVersion": "v1", "kind": "Node", "name": self.kubelet.settings.node});
+        let metadata = json!({"name": name, "uid": self.pod.metadata.uid});
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target});
+        let params = PostParams::default();
+        let bound: kube::Result<Value> = self
+            .kubelet
+            .insist(|| self.kubelet.pods.create_subresource("binding", name, &params, &binding))
+            .await;
+        match bound {
+            Ok(_) => Ok(()),
+            // Bound already: an answer was lost.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(_) => Err(Gone),
+        }
+    }
+
+    async fn secret(&self, name: &str, key: &str) -> Result<String, Gone> {
+        let secrets = &self.kubelet.secrets;
+        if let Ok(value) = tokio::time::timeout(SECRET_PATIENCE, secrets.value(name, key)).await {
+            return Ok(value);
+        }
+        let message = format!("secret \"{name}\" not found");
+        let status = waiting_status(&self.pod, ("CreateContainerConfigError", &message), &self.now());
+        self.patch(status).await?;
+        Ok(secrets.value(name, key).await)
+    }
+
+    async fn ended(&self, end: &End) -> Result<(), Gone> {
+        self.ended_since(end, &self.now()).await
+    }
+
+    async fn ended_since(&self, end: &End, started: &str) -> Result<(), Gone> {
+        self.patch(ended_status(&self.pod, end, started, &self.now())).await
+    }
+
+    async fn patch(&self, status: Value) -> Result<(), Gone> {
+        let patch = Patch::Merge(json!({"metadata": {"uid": self.pod.metadata.uid}, "status": status}));
+        let params = PatchParams::default();
+        let pods = &self.kubelet.pods;
+        let patched = self
+            .kubelet
+            .insist(|| pods.patch_status(&self.name, &params, &patch))
+            .await;
+        patched.map(drop).map_err(|error| {
+            tracing::debug!(pod = self.name, %error, "the fleet's pod went away");
+            Gone
+        })
+    }
+
+    /// Lets go of a pod that is being deleted.
+    async fn release(&self) -> Result<(), Gone> {
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: self.pod.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let pods = &self.kubelet.pods;
+        let deleted = self.kubelet.insist(|| pods.delete(&self.name, &params)).await;
+        deleted.map(drop).map_err(|_| Gone)
+    }
+
+    fn now(&self) -> String {
+        self.kubelet.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    fn stretched(&mut self, delay: Duration) -> Duration {
+        delay.mul_f64(1.0 + self.kubelet.settings.jitter * self.rng.f64())
+    }
+}
+
+/// Runs the runner's process as `behaviour` has it. `None`: nothing is heard of it any more.
+async fn run(process: Option<&Process>, behaviour: Behaviour) -> Option<End> {
+    let ordinary = async {
+        match process {
+            Some(process) => process.run().await,
+            None => BAD_CONFIGURATION,
+        }
+    };
+    let (after, cut) = match behaviour {
+        Behaviour::NeverRegisters => return std::future::pending().await,
+        Behaviour::Crashes(code) => return Some(End::code(code)),
+        Behaviour::Evicted(after) => (after, Some(End::evicted())),
+        Behaviour::OutOfMemory(after) => (after, Some(End::out_of_memory())),
+        Behaviour::NodeLost(after) => (after, None),
+        Behaviour::Ordinary | Behaviour::Unschedulable | Behaviour::ImagePullFails => {
+            return Some(End::code(ordinary.await));
+        }
+    };
+    match tokio::time::timeout(after, ordinary).await {
+        Ok(code) => Some(End::code(code)),
+        Err(_) => cut,
+    }
+}
+
+impl End {
+    fn code(exit_code: i32) -> Self {
+        Self {
+            exit_code,
+            reason: if exit_code == 0 { "Completed" } else { "Error" },
+            evicted: false,
+        }
+    }
+
+    fn evicted() -> Self {
+        Self {
+            evicted: true,
+            ..Self::code(KILLED)
+        }
+    }
+
+    fn out_of_memory() -> Self {
+        Self {
+            reason: "OOMKilled",
+            ..Self::code(KILLED)
+        }
+    }
+}
+
+/// Name and key of the Secret that the runner's configuration comes from.
+fn jit_source(pod: &Pod) -> Option<(String, String)> {
+    let runner = containers(pod).iter().find(|c| c.name == RUNNER)?;
+    let variable = runner.env.iter().flatten().find(|e| e.name == JIT_ENV)?;
+    let reference = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
+    Some((reference.name.clone(), reference.key.clone()))
+}
+
+fn containers(pod: &Pod) -> &[Container] {
+    pod.spec.as_ref().map_or(&[], |spec| &spec.containers)
+}
+
+fn conditions(ready: bool, now: &str) -> Value {
+    let condition = |kind: &str, holds: bool| {
+        let status = if holds { "True" } else { "False" };
+        json!({"type": kind, "status": status, "lastTransitionTime": now})
+    };
+    json!([
+        condition("PodScheduled", true),
+        condition("Initialized", true),
+        condition("ContainersReady", ready),
+        condition("Ready", ready),
+    ])
+}
+
+fn container_statuses(pod: &Pod, ready: bool, state: &Value) -> Vec<Value> {
+    let status = |c: &Container| {
+        let image = c.image.clone().unwrap_or_default();
+        json!({"name": c.name, "image": image, "imageID": "", "ready": ready, "started": ready, "restartCount": 0,
+            "state": state})
+    };
+    containers(pod).iter().map(status).collect()
+}
+
+fn unschedulable(now: &str) -> Value {
+    json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 node(s) were unschedulable.", "lastTransitionTime": now}]})
+}
+
+fn waiting_status(pod: &Pod, (reason, message): (&str, &str), now: &str) -> Value {
+    let state = json!({"waiting": {"reason": reason, "message": message}});
+    json!({"phase": "Pending", "startTime": now, "conditions": conditions(false, now),
+        "containerStatuses": container_statuses(pod, false, &state)})
+}
+
+fn running_status(pod: &Pod, now: &str) -> Value {
+    let state = json!({"running": {"startedAt": now}});
+    json!({"phase": "Running", "startTime": now, "conditions": conditions(true, now),
+        "containerStatuses": container_statuses(pod, true, &state)})
+}
+
+fn ended_status(pod: &Pod, end: &End, started: &str, now: &str) -> Value {
+    let state = json!({"terminated": {"exitCode": end.exit_code, "reason": end.reason, "startedAt": started,
+        "finishedAt": now}});
+    let phase = if end.exit_code == 0 { "Succeeded" } else { "Failed" };
+    let mut status = json!({"phase": phase, "conditions": conditions(false, now),
+        "containerStatuses": container_statuses(pod, false, &state)});
+    if end.evicted {
+        status["reason"] = json!("Evicted");
+        status["message"] = json!("The node was low on resource: memory.");
+    }
+    status
+}

@@ -1,0 +1,133 @@
+//! The daemon's file and its credentials, as an administrator would write them for this world.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    ACCOUNT, Addresses, DAEMON_NAMESPACE, GhartsLimits, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, TEAM,
+    WorldError,
+};
+
+/// The daemon's PAT, in the directory of its file.
+pub const GITHUB_TOKEN_FILE: &str = "github-token";
+
+/// What the file says about the machine that the daemon runs on.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// None: the daemon is handed a client.
+    pub kubeconfig: Option<PathBuf>,
+    /// None: the daemon's default.
+    pub listen: Option<SocketAddr>,
+    /// For people who watch the daemon in a terminal.
+    pub human_logs: bool,
+}
+
+/// Writes a file that only its owner may read; an older one is replaced.
+pub fn write_private(path: &Path, text: &str) -> Result<(), WorldError> {
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        // `mode` counts only for a new file.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|source| WorldError::File {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+pub(super) fn write_credentials(dir: &Path, pat: &str) -> Result<(), WorldError> {
+    fs::create_dir_all(dir).map_err(|source| WorldError::File {
+        path: dir.display().to_string(),
+        source,
+    })?;
+    write_private(&dir.join(GITHUB_TOKEN_FILE), pat)
+}
+
+/// A path as YAML: JSON's quoting is YAML's too.
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.display().to_string()).to_string()
+}
+
+pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, place: &Place) -> String {
+    let mut text = format!(
+        "# A daemon in the simulated world.\ngithub:\n  configUrl: {}\n  auth:\n    pat: {{ tokenFile: {} }}\n",
+        addresses.config_url(),
+        quoted(&dir.join(GITHUB_TOKEN_FILE)),
+    );
+    if options.sets.iter().any(|set| set.provisioner == Provisioner::Gharts) {
+        text.push_str(&gharts_section(&options.gharts_limits, addresses));
+    }
+    let _ = writeln!(text, "kubernetes:\n  namespace: {RUNNER_NAMESPACE}");
+    if let Some(kubeconfig) = &place.kubeconfig {
+        let _ = writeln!(text, "  kubeconfig: {}", quoted(kubeconfig));
+    }
+    if let Some(listen) = place.listen {
+        let _ = writeln!(text, "server: {{ listen: {listen} }}");
+    }
+    if place.human_logs {
+        text.push_str("logging: { format: human, level: info }\n");
+    }
+    if let Some(max) = options.max_runners {
+        let _ = writeln!(text, "maxRunners: {max}");
+    }
+    text.push_str("scaleSets:\n");
+    for set in &options.sets {
+        text.push_str(&set_section(set));
+    }
+    text
+}
+
+fn gharts_section(limits: &GhartsLimits, addresses: &Addresses) -> String {
+    format!(
+        "gharts:
+  baseUrl: {base}
+  team: {TEAM}
+  oidc:
+    provider: kubernetes
+    audience: {base}
+    serviceAccount: {ACCOUNT}
+    namespace: {DAEMON_NAMESPACE}
+  # The simulated GHARTS answers at once. A real one gives 2.4 to 4 calls a second and freezes at 16 in flight;
+  # the defaults are 3 per second, burst 6, 4 in flight.
+  limits: {{ requestsPerSecond: {rate}, burst: {burst}, maxInFlight: {in_flight} }}
+",
+        base = addresses.gharts,
+        rate = limits.requests_per_second,
+        burst = limits.burst,
+        in_flight = limits.max_in_flight,
+    )
+}
+
+fn set_section(set: &SetOptions) -> String {
+    let provisioner = match set.provisioner {
+        Provisioner::Gharts => "gharts",
+        Provisioner::ScaleSet => "scaleSet",
+    };
+    let mut text = format!(
+        "  - name: {}\n    minRunners: {}\n    maxRunners: {}\n    provisioner: {provisioner}\n    template:\n",
+        set.name, set.min_runners, set.max_runners
+    );
+    if !set.annotations.is_empty() {
+        text.push_str("      metadata:\n        annotations:\n");
+        for (key, value) in &set.annotations {
+            let _ = writeln!(text, "          {key}: {}", serde_json::Value::from(value.as_str()));
+        }
+    }
+    text.push_str(
+        "      spec:\n        containers:\n          - name: runner\n            image: \
+         ghcr.io/actions/actions-runner:latest\n",
+    );
+    text
+}
