@@ -17,9 +17,9 @@
 //! | [`cli`] | one file per command; the only users of `sim` beside tests |
 //! | [`app`] | composition root: the only file that knows every concrete type |
 //! | [`control`] | the loop: event -> fold(state) -> plan -> execute; owns all state |
+//! | [`runner`] | pods: manifest (pure), observe (pure), cluster |
 //! | [`plan`] | PURE: the runner's life, want, allocate, plan, one reason per unserved unit |
 //! | [`provision`] | the `Provisioner` trait and what stands behind it |
-//! | [`runner`] | pods: manifest (pure), observe (pure), cluster |
 //! | [`gharts`], [`scaleset`] | the two wire protocols |
 //! | [`admission`] | gates in front of each destination: rate, calls in flight, round robin |
 //! | [`identity`] | tokens and who hands them out |

@@ -1,6 +1,9 @@
 //! RSA keys of the simulated issuers: sign JWTs, publish a JWKS.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_lc_rs::{
     encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der},
@@ -61,6 +64,19 @@ impl SigningKey {
                 encoding,
             }),
         })
+    }
+
+    /// The process's one key of this name. Keys of a simulated world secure nothing, and making one takes a
+    /// second in a debug build: worlds that follow each other in one process share theirs.
+    pub fn shared(kid: &str) -> Result<Self, KeyError> {
+        static KEYS: Mutex<BTreeMap<String, SigningKey>> = Mutex::new(BTreeMap::new());
+        let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = keys.get(kid) {
+            return Ok(key.clone());
+        }
+        let key = Self::generate(kid)?;
+        keys.insert(kid.to_owned(), key.clone());
+        Ok(key)
     }
 
     pub fn kid(&self) -> &str {

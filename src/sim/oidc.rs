@@ -121,7 +121,7 @@ impl Oidc {
             state: Arc::new(Mutex::new(State {
                 rng: fastrand::Rng::with_seed(seed),
                 clients: BTreeMap::new(),
-                keys: vec![SigningKey::generate("key-1")?],
+                keys: vec![SigningKey::shared("key-1")?],
                 keys_made: 1,
                 ttl: Duration::from_secs(3600),
                 token_ailment: None,
@@ -177,7 +177,7 @@ impl Oidc {
             state.keys_made += 1;
             state.keys_made
         };
-        let key = SigningKey::generate(&format!("key-{number}"))?;
+        let key = SigningKey::shared(&format!("key-{number}"))?;
         let mut state = self.lock();
         if !keep_old {
             state.keys.clear();
@@ -225,7 +225,7 @@ impl Oidc {
         };
         match key {
             Some(key) => key.sign(&Value::Object(all)),
-            None => SigningKey::generate("none")?.sign(&Value::Object(all)),
+            None => SigningKey::shared("none")?.sign(&Value::Object(all)),
         }
     }
 

@@ -23,7 +23,7 @@ use serde_json::json;
 
 fn cluster() -> Model {
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let model = Model::new(7, clock, SigningKey::generate("k").unwrap());
+    let model = Model::new(7, clock, SigningKey::shared("k").unwrap());
     model.add_namespace("runners");
     model
 }
@@ -204,7 +204,7 @@ async fn a_service_accounts_token_dies_with_its_time_and_its_account() {
 async fn one_seed_makes_one_world() {
     let uid = |seed: u64| {
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-        let model = Model::new(seed, clock, SigningKey::generate("k").unwrap());
+        let model = Model::new(seed, clock, SigningKey::shared("k").unwrap());
         model.get("namespaces", "", "default").unwrap()["metadata"]["uid"].clone()
     };
     assert_eq!(uid(1), uid(1));

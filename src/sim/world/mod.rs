@@ -195,7 +195,7 @@ impl Services {
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let network = Network::new();
         let pat = format!("ghp_{:032x}", rng.u128(..));
-        let app_key = SigningKey::generate("gharts-app")?;
+        let app_key = SigningKey::shared("gharts-app")?;
         let github = GitHub::start(
             github_setup(&options, &addresses, &pat, &app_key, rng.u64(..)),
             clock.clone(),
@@ -325,7 +325,7 @@ impl World {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self, WorldError> {
-        let kubernetes = Model::new(options.seed, clock.clone(), SigningKey::generate("service-accounts")?);
+        let kubernetes = Model::new(options.seed, clock.clone(), SigningKey::shared("service-accounts")?);
         let admin = kubernetes::client(&kubernetes, kubernetes.admin_token(), RUNNER_NAMESPACE);
         let token = install(&admin).await?;
         let keys = kubernetes.clone();

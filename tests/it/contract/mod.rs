@@ -181,7 +181,7 @@ impl Reply {
 impl Cluster {
     fn simulated() -> Self {
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-        let model = Model::new(fastrand::u64(..), clock, SigningKey::generate("test").unwrap());
+        let model = Model::new(fastrand::u64(..), clock, SigningKey::shared("test").unwrap());
         let namespace = "contract".to_owned();
         model.add_namespace(&namespace);
         Self {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::harness::{API, BASE, PAT, Sim, decode, secs, sim};
 
 fn app_sim() -> (Sim, SigningKey) {
-    let key = SigningKey::generate("app").unwrap();
+    let key = SigningKey::shared("app").unwrap();
     let sim = sim(|setup| {
         setup.scopes = ["acme", "acme/web", "enterprises/corp"].map(str::to_owned).into();
         setup.apps.push(App {
@@ -58,7 +58,7 @@ async fn b24_an_app_exchanges_its_jwt_by_client_id_or_app_id() {
 #[tokio::test(start_paused = true)]
 async fn wrong_app_jwts_answer_401_in_githubs_form() {
     let (sim, key) = app_sim();
-    let stranger = SigningKey::generate("other").unwrap();
+    let stranger = SigningKey::shared("other").unwrap();
     let id = || json!("Iv1.abc");
     for (what, reply) in [
         ("issuer", exchange(&sim, &key, json!("Iv1.zzz"), -60, 480).await),

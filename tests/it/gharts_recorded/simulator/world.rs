@@ -157,7 +157,7 @@ fn setup(flavour: Flavour, network: &Network, oidc: &Oidc, clock: &Clock) -> Set
             config_url: "https://github.com/acme".to_owned(),
             app: "4711".to_owned(),
             installation: 815,
-            key: SigningKey::generate("app").unwrap(),
+            key: SigningKey::shared("app").unwrap(),
         },
         transport: Arc::new(network.clone()),
         clock: clock.clone(),
