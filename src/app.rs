@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub use checks::{Check, CheckFailure, checks};
-pub use compose::Externals;
+pub use compose::{Externals, externals};
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]

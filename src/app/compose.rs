@@ -60,8 +60,8 @@ pub(super) struct Outputs {
     pub(super) status: watch::Sender<Arc<Status>>,
 }
 
-/// The machine's own world.
-pub(super) async fn externals(config: &Config) -> Result<Externals, Error> {
+/// The machine's own world: real sockets, and the cluster that the file names.
+pub async fn externals(config: &Config) -> Result<Externals, Error> {
     let (github, gharts) = transports(config)?;
     Ok(Externals {
         github,

@@ -2,8 +2,12 @@
 
 mod check;
 mod config_cmd;
+#[cfg(feature = "sim")]
+mod demo;
 mod output;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 
 use std::{panic, path::PathBuf, process::ExitCode};
@@ -72,6 +76,16 @@ enum Command {
     Check(FileArgs),
     /// What a running daemon does: per scale set the demand, the runners, and why there are not more.
     Status(status::StatusArgs),
+    /// See it at work, without GitHub, GHARTS or a cluster: everything simulated, over real sockets.
+    ///
+    /// Ends by itself. Exit code 0 only if every job finished, nothing leaked and no limit was exceeded.
+    #[cfg(feature = "sim")]
+    Demo(demo::DemoArgs),
+    /// Serve the simulated GitHub, GHARTS, OIDC provider and Kubernetes on loopback.
+    ///
+    /// `run --config DIR/config.yaml` works with it unchanged, in another terminal.
+    #[cfg(feature = "sim")]
+    Sim(sim::SimArgs),
     /// The configuration file: an example, its JSON schema, or what is in effect.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -142,6 +156,10 @@ fn dispatch(command: Command) -> Exit {
         Command::Run(args) => run::run(&runtime, &args),
         Command::Check(args) => runtime.block_on(check::run(&args)),
         Command::Status(args) => runtime.block_on(status::run(&args)),
+        #[cfg(feature = "sim")]
+        Command::Demo(args) => runtime.block_on(demo::run(&args)),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => runtime.block_on(sim::run(&args)),
         Command::Config(command) => config_cmd::run(&command),
     }
 }

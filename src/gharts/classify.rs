@@ -231,7 +231,6 @@ fn message(status: u16, verdict: Verdict, said: &Said) -> String {
 }
 
 /// Longest piece of a stranger's text that goes into a message.
-const WORDS_MAX: usize = 300;
 /// The server's words for a person: a database's statement says nothing to one, and much to a stranger.
 pub(crate) fn words(text: &str) -> String {
     let text = text.split("[SQL:").next().unwrap_or_default();

@@ -6,6 +6,7 @@
 //! `sim` and `demo` serve the same routers on sockets. Nothing outside `sim`, `cli` and tests imports this,
 //! and this shares no protocol code with the daemon: two halves that agree by construction prove nothing.
 
+pub mod control;
 pub mod fleet;
 pub mod gharts;
 pub mod github;
@@ -13,4 +14,6 @@ pub mod keys;
 pub mod kubernetes;
 pub mod network;
 pub mod oidc;
+pub mod serve;
+pub mod witness;
 pub mod world;

@@ -1,5 +1,12 @@
 //! The one integration binary: modules by behaviour.
-#![allow(clippy::pedantic, clippy::missing_panics_doc, reason = "tests are sentences")]
+#![allow(
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests are sentences; a failed one shall say so by panicking"
+)]
 
 mod architecture;
 mod config;

@@ -281,6 +281,7 @@ impl World {
         agent.connection = Some(connection.clone());
         agent.connected = true;
         let name = agent.name.clone();
+        self.connected.insert(name.clone(), now.wall);
         self.used_jits.insert(id, name);
         self.heard(id, secret, now)?;
         Ok(connection)

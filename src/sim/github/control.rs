@@ -294,6 +294,11 @@ impl GitHub {
         })
     }
 
+    /// When the runner of that name connected, also when it is gone by now.
+    pub fn connected(&self, runner: &str) -> Option<Timestamp> {
+        self.with(|world, _| world.connected.get(runner).copied())
+    }
+
     /// The queue token of the set's session dies now. False: no such set, or nobody has a session.
     pub fn expire_queue_token(&self, set: &str) -> bool {
         self.on_session(set, World::expire_queue_token)

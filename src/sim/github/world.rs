@@ -94,6 +94,8 @@ pub(super) struct World {
     pub(super) request_ids: HashMap<i64, JobKey>,
     /// Names of the agents whose JIT configuration a runner has used, also when they are gone.
     pub(super) used_jits: HashMap<AgentId, String>,
+    /// When each runner connected, by name, also when it is gone.
+    pub(super) connected: HashMap<String, Timestamp>,
     /// Names of runners whose one job is over.
     pub(super) finished_runners: HashSet<String>,
     pub(super) violations: Vec<Violation>,
@@ -131,6 +133,7 @@ impl World {
             job_ids: HashMap::new(),
             request_ids: HashMap::new(),
             used_jits: HashMap::new(),
+            connected: HashMap::new(),
             finished_runners: HashSet::new(),
             violations: Vec::new(),
             calls: BTreeMap::new(),

@@ -2,13 +2,14 @@
 //! what it cost.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Api,
@@ -18,7 +19,7 @@ use kube::{
 use serde::Serialize;
 
 use super::{Model, RUNNER_NAMESPACE, Services, WorldError, account_name};
-use crate::shutdown::Tasks;
+use crate::{clock::Clock, shutdown::Tasks};
 
 const SELECTOR: &str = "app.kubernetes.io/managed-by=gharts-listener";
 /// On our pods: the full name of the set.
@@ -30,6 +31,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct Counters {
     state: Arc<Mutex<State>>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -38,8 +40,18 @@ struct State {
     live: HashMap<String, String>,
     max_live: usize,
     max_live_by_set: BTreeMap<String, usize>,
-    created: u64,
+    /// When each pod was first seen, and when it was gone.
+    pods: HashMap<String, PodTimes>,
     exceeded: Vec<Excess>,
+}
+
+/// What the watch saw of one pod.
+#[derive(Clone, Copy, Debug)]
+pub struct PodTimes {
+    pub created: Timestamp,
+    /// Its containers have ended, or its deletion began.
+    pub ended: Option<Timestamp>,
+    pub gone: Option<Timestamp>,
 }
 
 /// A pod that nothing called for.
@@ -54,8 +66,11 @@ pub struct Excess {
 }
 
 impl Counters {
-    pub(super) fn start(admin: &kube::Client, services: Services, tasks: &Tasks) -> Self {
-        let counters = Self { state: Arc::default() };
+    pub fn start(admin: &kube::Client, services: Services, clock: &Clock, tasks: &Tasks) -> Self {
+        let counters = Self {
+            state: Arc::default(),
+            clock: clock.clone(),
+        };
         let pods: Api<Pod> = Api::namespaced(admin.clone(), RUNNER_NAMESPACE);
         let stop = tasks.token().clone();
         let watching = counters.clone();
@@ -68,15 +83,21 @@ impl Counters {
     async fn follow(&self, pods: Api<Pod>, services: Services) {
         let config = watcher::Config::default().labels(SELECTOR);
         let mut events = pin!(watcher(pods, config));
+        let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
-                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => self.seen(&pod, &services),
-                Ok(watcher::Event::Delete(pod)) => {
-                    self.lock()
-                        .live
-                        .remove(pod.metadata.name.as_deref().unwrap_or_default());
+                Ok(watcher::Event::Apply(pod)) => self.seen(&pod, &services),
+                Ok(watcher::Event::InitApply(pod)) => {
+                    listed.extend(pod.metadata.name.clone());
+                    self.seen(&pod, &services);
                 }
-                Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+                Ok(watcher::Event::Delete(pod)) => self.gone(pod.metadata.name.as_deref().unwrap_or_default()),
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitDone) => {
+                    for pod in self.missing_from(&listed) {
+                        self.gone(&pod);
+                    }
+                }
                 Err(_) => tokio::time::sleep(WATCH_PAUSE).await,
             }
         }
@@ -85,15 +106,47 @@ impl Counters {
     fn seen(&self, pod: &Pod, services: &Services) {
         let name = pod.metadata.name.clone().unwrap_or_default();
         if !is_live(pod) {
-            self.lock().live.remove(&name);
+            self.ended(&name);
             return;
         }
         let annotations = pod.metadata.annotations.as_ref();
         let set = annotations.and_then(|a| a.get(SCALE_SET)).cloned().unwrap_or_default();
         let mut state = self.lock();
         if !state.live.contains_key(&name) {
-            state.take_in(name, set, services);
+            state.take_in(name, set, services, self.clock.now());
         }
+    }
+
+    fn ended(&self, pod: &str) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.live.remove(pod);
+        if let Some(times) = state.pods.get_mut(pod) {
+            times.ended.get_or_insert(now);
+        }
+    }
+
+    fn gone(&self, pod: &str) {
+        self.ended(pod);
+        let now = self.clock.now();
+        if let Some(times) = self.lock().pods.get_mut(pod) {
+            times.gone = Some(now);
+        }
+    }
+
+    fn missing_from(&self, listed: &HashSet<String>) -> Vec<String> {
+        let state = self.lock();
+        state
+            .live
+            .keys()
+            .filter(|pod| !listed.contains(*pod))
+            .cloned()
+            .collect()
+    }
+
+    /// What was seen of a pod.
+    pub fn pod(&self, name: &str) -> Option<PodTimes> {
+        self.lock().pods.get(name).copied()
     }
 
     /// Most runner pods that lived at one time, over all sets.
@@ -110,8 +163,8 @@ impl Counters {
     }
 
     /// Pods made so far.
-    pub fn created(&self) -> u64 {
-        self.lock().created
+    pub fn created(&self) -> usize {
+        self.lock().pods.len()
     }
 
     pub fn exceeded(&self) -> Vec<Excess> {
@@ -124,9 +177,14 @@ impl Counters {
 }
 
 impl State {
-    fn take_in(&mut self, pod: String, set: String, services: &Services) {
+    fn take_in(&mut self, pod: String, set: String, services: &Services, now: Timestamp) {
         self.live.insert(pod.clone(), set.clone());
-        self.created += 1;
+        let times = PodTimes {
+            created: now,
+            ended: None,
+            gone: None,
+        };
+        self.pods.insert(pod.clone(), times);
         self.max_live = self.max_live.max(self.live.len());
         let of_set: Vec<&str> = self
             .live
@@ -207,6 +265,12 @@ impl Leaks {
         })
     }
 
+    /// What is left of runners, while the daemon still holds its sessions.
+    #[must_use]
+    pub fn without_sessions(self) -> Self {
+        Self { sessions: 0, ..self }
+    }
+
     /// Nothing is left.
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
@@ -220,7 +284,7 @@ pub struct DaemonWrites {
 }
 
 impl DaemonWrites {
-    pub(super) fn of(model: &Model) -> Self {
+    pub fn of(model: &Model) -> Self {
         let daemon = account_name();
         let mut by_kind = BTreeMap::new();
         for (kind, count) in model.requests() {

@@ -14,7 +14,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 pub use self::{
     cluster::{ACCOUNT, DAEMON_NAMESPACE, RUNNER_NAMESPACE, account_name, install},
-    counts::{Counters, DaemonWrites, Leaks},
+    counts::{Counters, DaemonWrites, Excess, Leaks, PodTimes},
     settings::{GITHUB_TOKEN_FILE, Place, write_private},
 };
 use super::{
@@ -334,7 +334,7 @@ impl World {
             jwks: JwksSource::Fixed(Arc::new(move || keys.jwks())),
         };
         let services = Services::start(options, addresses, issuer, &clock, tasks)?;
-        let counters = Counters::start(&admin, services.clone(), tasks);
+        let counters = Counters::start(&admin, services.clone(), &clock, tasks);
         let fleet = services.start_fleet(&admin, &clock, tasks);
         Ok(Self {
             github: services.github.clone(),

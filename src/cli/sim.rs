@@ -1,0 +1,240 @@
+//! `sim`: the simulated world on loopback, for a daemon in another terminal and for people who test a client of
+//! their own.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, output};
+use crate::{
+    clock::Clock,
+    shutdown::Tasks,
+    sim::{
+        control,
+        fleet::FleetSettings,
+        gharts, github,
+        serve::{ServeOptions, Served, StartError, serve},
+        world::{GhartsLimits, Options, Provisioner, SetOptions},
+    },
+};
+
+/// The usual first port.
+const PORT_BASE: u16 = 18_080;
+
+/// Which version of GHARTS is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Flavour {
+    /// Today's service with the extension that registers runners with scale sets.
+    SetAware,
+    /// The first design's contract, unaware of scale sets.
+    Seed,
+}
+
+impl From<Flavour> for gharts::Flavour {
+    fn from(flavour: Flavour) -> Self {
+        match flavour {
+            Flavour::SetAware => Self::SetAware,
+            Flavour::Seed => Self::Seed,
+        }
+    }
+}
+
+/// How the simulated GitHub hands out jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Flow {
+    /// github.com: assigned within the announced capacity.
+    Github,
+    /// Older GitHub Enterprise Servers: offered, to be acquired.
+    Ghes,
+}
+
+impl From<Flow> for github::Flow {
+    fn from(flow: Flow) -> Self {
+        match flow {
+            Flow::Github => Self::GitHub,
+            Flow::Ghes => Self::Ghes,
+        }
+    }
+}
+
+/// Who registers the runners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Registrar {
+    Gharts,
+    #[value(name = "scaleSet", alias = "scale-set")]
+    ScaleSet,
+}
+
+impl From<Registrar> for Provisioner {
+    fn from(registrar: Registrar) -> Self {
+        match registrar {
+            Registrar::Gharts => Self::Gharts,
+            Registrar::ScaleSet => Self::ScaleSet,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = control::HELP)]
+pub(super) struct SimArgs {
+    /// Gets config.yaml, credentials, kubeconfig (the daemon's), admin.kubeconfig and sim.json (all addresses).
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// HTTP here, Kubernetes one above, the daemon's own port two above.
+    #[arg(long, value_name = "N", default_value_t = PORT_BASE, value_parser = clap::value_parser!(u16).range(1..=65_533))]
+    port_base: u16,
+    #[arg(long, value_enum, value_name = "FLAVOUR", default_value = "set-aware")]
+    gharts: Flavour,
+    #[arg(long, value_enum, default_value = "github")]
+    flow: Flow,
+    /// A real cluster, with an administrator's rights: only Kubernetes is real then.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Somebody else plays scheduler, kubelets and runners.
+    #[arg(long)]
+    no_fleet: bool,
+    /// Scale sets of the written file: set-1, set-2, ...
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    scale_sets: u32,
+    #[arg(long, value_enum, default_value = "gharts")]
+    provisioner: Registrar,
+    /// Of each scale set.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    max_runners: u32,
+    /// Of each scale set.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_runners: u32,
+    /// Runners that GHARTS gives the team at one time.
+    #[arg(long, value_name = "N")]
+    quota: Option<u32>,
+    /// Milliseconds from a pod's binding to the start of its process.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    start_delay: u64,
+    /// Milliseconds from a job's end to the end of its process.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    exit_delay: u64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl SimArgs {
+    fn options(&self) -> Options {
+        let set = |n: u32| SetOptions {
+            min_runners: self.min_runners,
+            ..SetOptions::new(&format!("set-{n}"), self.provisioner.into(), self.max_runners)
+        };
+        let fleet = FleetSettings {
+            seed: self.seed,
+            start_delay: Duration::from_millis(self.start_delay),
+            exit_delay: Duration::from_millis(self.exit_delay),
+            ..FleetSettings::default()
+        };
+        Options {
+            seed: self.seed,
+            flavour: self.gharts.into(),
+            flow: self.flow.into(),
+            sets: (1..=self.scale_sets).map(set).collect(),
+            quota: self.quota,
+            gharts_limits: GhartsLimits::WIDE,
+            fleet: (!self.no_fleet).then_some(fleet),
+            ..Options::default()
+        }
+    }
+
+    fn place(&self) -> std::io::Result<ServeOptions> {
+        Ok(ServeOptions {
+            // The written file must work from any directory.
+            dir: std::path::absolute(&self.dir)?,
+            port_base: Some(self.port_base),
+            daemon: None,
+            kubeconfig: self.kubeconfig.clone(),
+            human_logs: true,
+        })
+    }
+}
+
+pub(super) async fn run(args: &SimArgs) -> Exit {
+    let tasks = Tasks::new();
+    let place = match args.place() {
+        Ok(place) => place,
+        Err(error) => {
+            output::error(&format!("--dir: {error}"), "name a directory that can be made");
+            return Exit::Usage;
+        }
+    };
+    let served = match serve(args.options(), &place, &Clock::system(), &tasks).await {
+        Ok(served) => served,
+        Err(error) => return failed(&error),
+    };
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        output::error("signals cannot be waited for", "raise the limit on open files");
+        return Exit::Temporary;
+    };
+    output::text(&greeting(&served, &place));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tasks.stop();
+    tasks.finished().await;
+    Exit::Well
+}
+
+/// Says why the world could not be made.
+pub(super) fn failed(error: &StartError) -> Exit {
+    let (remedy, exit) = match error {
+        StartError::Port { .. } => (
+            "stop what uses the port, or choose others with --port-base",
+            Exit::Usage,
+        ),
+        StartError::Kubeconfig { .. } => ("name a kubeconfig with an administrator's rights", Exit::Usage),
+        StartError::World(crate::sim::world::WorldError::File { .. }) => {
+            ("name a directory that can be written", Exit::Usage)
+        }
+        StartError::World(_) => (
+            "does the API server answer, and may this kubeconfig do everything?",
+            Exit::Temporary,
+        ),
+        StartError::Tls(_) => ("this should not happen; please report it", Exit::Temporary),
+    };
+    output::error(&error.to_string(), remedy);
+    exit
+}
+
+fn greeting(served: &Served, place: &ServeOptions) -> String {
+    let dir = place.dir.display();
+    let github = &served.addresses.github;
+    let first = served
+        .world
+        .services
+        .options
+        .sets
+        .first()
+        .map_or("set-1", |set| set.name.as_str());
+    let kubernetes = match &place.kubeconfig {
+        Some(path) => format!("real, of {}", path.display()),
+        None => "simulated".to_owned(),
+    };
+    format!(
+        "The simulated world is up; Ctrl-C ends it.
+
+  GitHub      {config_url}
+  GHARTS      {gharts}
+  OIDC        {oidc}
+  Kubernetes  {kubernetes}
+  Control     {github}/control   (sim --help explains it)
+  Addresses   {dir}/sim.json
+
+Next, in other terminals:
+  gharts-listener run --config {dir}/config.yaml
+  kubectl --kubeconfig {dir}/kubeconfig get pods --watch
+  curl -s {github}/control/jobs -d '{{\"scaleSet\":\"{first}\",\"count\":10,\"durationSeconds\":5}}'
+  curl -s {github}/control/state
+",
+        config_url = served.addresses.config_url(),
+        gharts = served.addresses.gharts,
+        oidc = served.addresses.oidc,
+    )
+}
