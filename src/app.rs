@@ -43,7 +43,7 @@ pub async fn run(config: Config, listener: TcpListener) -> Result<(), Error> {
     let temporary = |error: std::io::Error| Error::Temporary(error.to_string());
     let listener = tokio::net::TcpListener::from_std(listener).map_err(temporary)?;
     let mut signals = Signals::new().map_err(temporary)?;
-    let externals = compose::externals(&config).await?;
+    let externals = externals(&config).await?;
     let stop = CancellationToken::new();
     let mut daemon = std::pin::pin!(serve(config, externals, Some(listener), stop.clone()));
     tokio::select! {

@@ -1,5 +1,7 @@
 //! What each event changes in the world. Facts go in; nothing is decided and nothing is called here.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     AGENTS_EVERY, Control, SWEEP_EVERY, SWEEP_SOON,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
@@ -19,7 +21,7 @@ use crate::{
         cluster::{ClusterError, Kind, Sighting},
         observe,
     },
-    scaleset::{self, Agent, JobMessage, Message, Statistics},
+    scaleset::{self, Agent, JobMessage, Message},
     telemetry::metrics::{JobLabels, SetLabels},
 };
 
@@ -81,9 +83,7 @@ impl Control {
     fn place_freed(&mut self, now: Moment, set: &SetName) {
         let Some(world) = self.world.sets.get(set) else { return };
         let scope = Scope::Provisioner(world.provisioner.clone());
-        if let Some(hurdle) = self.world.hurdles.get_mut(&scope) {
-            hurdle.place_freed(now);
-        }
+        self.world.place_freed(now, &scope);
     }
 
     // ---- The queue ----------------------------------------------------------------------------------
@@ -104,14 +104,14 @@ impl Control {
                 set.session = Session::Polling;
                 state.polled = Some(now);
                 if let Some(statistics) = statistics {
-                    self.read(now, began, name, statistics);
+                    self.world.read(now, began, name, statistics.into());
                 }
                 return Folded {
                     ack: Some(done),
                     ..Folded::default()
                 };
             }
-            QueueEvent::Statistics { statistics, began } => self.read(now, began, name, statistics),
+            QueueEvent::Statistics { statistics, began } => self.world.read(now, began, name, statistics.into()),
             QueueEvent::Polled => state.polled = Some(now),
             QueueEvent::Message { message, began, done } => {
                 return Folded {
@@ -123,19 +123,9 @@ impl Control {
         Folded::default()
     }
 
-    fn read(&mut self, now: Moment, began: Moment, name: &SetName, statistics: Statistics) {
-        let Some(set) = self.world.sets.get_mut(name) else {
-            return;
-        };
-        set.demand.read(now, began, statistics.into());
-        for runner in set.runners.values_mut() {
-            runner.statistics_began(began);
-        }
-    }
-
     fn fold_message(&mut self, now: Moment, began: Moment, name: &SetName, message: &Message) -> Vec<world::Event> {
         if let Some(statistics) = message.statistics {
-            self.read(now, began, name, statistics);
+            self.world.read(now, began, name, statistics.into());
         }
         let mut happenings = Vec::new();
         for entry in &message.entries {
@@ -227,8 +217,7 @@ impl Control {
             }
             Sighting::Gone(name) => self.fold_gone(now, &name),
             Sighting::ListBegins => {
-                let runners = self.world.sets.values().flat_map(|set| set.runners.values());
-                self.unlisted = runners.filter(|r| r.pod.is_some()).map(|r| r.name.clone()).collect();
+                self.listing = Some(BTreeSet::new());
                 Folded::default()
             }
             Sighting::ListEnds => self.fold_list_end(now),
@@ -240,7 +229,9 @@ impl Control {
     }
 
     fn fold_pod(&mut self, now: Moment, seen: observe::PodSeen) -> Folded {
-        self.unlisted.remove(&seen.name);
+        if let Some(listing) = &mut self.listing {
+            listing.insert(seen.name.clone());
+        }
         // Pods of sets that are not ours belong to another deployment in the same namespace.
         let Some(set) = self.world.sets.get_mut(&seen.set) else {
             return Folded::default();
@@ -266,27 +257,21 @@ impl Control {
     }
 
     fn fold_gone(&mut self, now: Moment, name: &RunnerName) -> Folded {
-        self.unlisted.remove(name);
-        for (set_name, set) in &mut self.world.sets {
-            if let Some(runner) = set.runners.get_mut(name) {
-                let happening = runner.pod_gone(now);
-                return Folded::happening(set_name, name, happening);
-            }
+        Folded {
+            happenings: self.world.pod_gone(now, name).into_iter().collect(),
+            ack: None,
         }
-        Folded::default()
     }
 
-    /// What the list did not name is gone. A pod made while the list was under way is not judged by it.
     fn fold_list_end(&mut self, now: Moment) -> Folded {
-        let mut folded = Folded::default();
-        for name in std::mem::take(&mut self.unlisted) {
-            folded.happenings.extend(self.fold_gone(now, &name).happenings);
-        }
+        let listed = self.listing.take().unwrap_or_default();
         if !self.world.synced {
-            tracing::info!("the pods of before are read");
-            self.world.synced = true;
+            tracing::info!(pods = listed.len(), "the pods of before are read");
         }
-        folded
+        Folded {
+            happenings: self.world.pods_listed(now, &listed),
+            ack: None,
+        }
     }
 
     // ---- Starts -------------------------------------------------------------------------------------
@@ -312,9 +297,7 @@ impl Control {
             }
             StartEvent::Finished(Ok(())) => {
                 self.starts.remove(name);
-                self.world.passed(now, &Scope::Cluster, |_| true);
-                self.world
-                    .passed(now, &Scope::Set(set.clone()), |code| code == Code::InvalidTemplate);
+                self.world.pod_accepted(now, set);
                 if let Some(runner) = self.world.runner(set, name) {
                     runner.started();
                 }
@@ -332,19 +315,17 @@ impl Control {
             state.last_error = None;
             state.granted_once = true;
         }
-        let Some(provisioner) = self.world.sets.get(set).map(|s| s.provisioner.clone()) else {
-            return;
-        };
+        let provisioner = self.world.sets.get(set).map(|s| s.provisioner.clone());
         for (name, world) in &mut self.world.sets {
-            if let Some(state) = self.sets.get(name).filter(|_| world.provisioner == provisioner) {
+            if let Some(state) = self
+                .sets
+                .get(name)
+                .filter(|_| Some(&world.provisioner) == provisioner.as_ref())
+            {
                 world.in_flight_max = state.setup.in_flight_max;
             }
         }
-        let scope = Scope::Provisioner(provisioner);
-        self.world.passed(now, &scope, |_| true);
-        self.world.passed(now, &Scope::Set(set.clone()), |code| {
-            !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
-        });
+        self.world.granted(now, set);
     }
 
     fn start_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, error: &StartError) -> Folded {
@@ -362,7 +343,8 @@ impl Control {
                 state.last_error = Some((reason.message.clone(), reason.code));
             }
             let jitter = self.rng.f64();
-            self.world.refused(now, scope, reason, jitter, retry_after);
+            let began = self.world.runner(set, name).map_or(now, |r| r.created);
+            self.world.refused(now, began, scope, reason, jitter, retry_after);
         }
         let happening = self
             .world
@@ -391,7 +373,7 @@ impl Control {
     // ---- Registrations ------------------------------------------------------------------------------
 
     fn fold_agents(&mut self, now: Moment, began: Moment, agents: &[Agent]) -> Folded {
-        let by_name: std::collections::BTreeMap<&str, &Agent> = agents.iter().map(|a| (a.name.as_str(), a)).collect();
+        let by_name: BTreeMap<&str, &Agent> = agents.iter().map(|a| (a.name.as_str(), a)).collect();
         let mut folded = Folded::default();
         for (set_name, set) in &mut self.world.sets {
             for (name, runner) in &mut set.runners {
@@ -424,15 +406,8 @@ impl Control {
                 if failure == Failure::JitTimeout {
                     self.give_up_start(&name);
                 }
-                if failure.speaks_against_set() {
-                    let code = match failure {
-                        Failure::Deprecated => Code::RunnerDeprecated,
-                        _ => Code::PodsFailing,
-                    };
-                    let reason = Reason::new(code, format!("runner {name} failed: {}", failure.as_str()));
-                    let jitter = self.rng.f64();
-                    self.world.refused(now, Scope::Set(set), reason, jitter, None);
-                }
+                let jitter = self.rng.f64();
+                self.world.runner_failed(now, &set, &name, failure, jitter);
             }
             Happening::Registered | Happening::JobStarted => {
                 let stage = match happening {
@@ -443,9 +418,7 @@ impl Control {
                     let took = now.since(runner.created);
                     self.setup.metrics.stage(set.as_str(), stage, took);
                 }
-                self.world.passed(now, &Scope::Set(set), |code| {
-                    matches!(code, Code::PodsFailing | Code::RunnerDeprecated)
-                });
+                self.world.runner_works(now, &set);
             }
             Happening::Ended => tracing::info!(%set, runner = %name, "runner ended"),
         }

@@ -140,9 +140,8 @@ pub struct Control {
     sweep: Schedule,
     sweeps: u32,
     first_seen: BTreeMap<i64, Moment>,
-    /// Runners whose pods were known before the list of pods that is under way was asked for, and which it has
-    /// not named yet: at its end those are gone.
-    unlisted: BTreeSet<RunnerName>,
+    /// Names that the list of pods under way has brought so far, while one is.
+    listing: Option<BTreeSet<RunnerName>>,
     draining_since: Option<Moment>,
     reported: Option<Moment>,
     started: Moment,
@@ -242,7 +241,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         sweep: Schedule::default(),
         sweeps: 0,
         first_seen: BTreeMap::new(),
-        unlisted: BTreeSet::new(),
+        listing: None,
         draining_since: None,
         reported: None,
         started: timeline.now(),

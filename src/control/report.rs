@@ -136,7 +136,7 @@ impl Control {
             },
         );
         metrics.bounds(&labels, set.min_runners, set.max_runners);
-        metrics.desired(&labels, set.wants_to_create(now));
+        metrics.desired(&labels, set.wants_to_create());
         metrics.capacity(name, status.capacity);
         metrics.runners(name, status.runners.iter().map(|(state, n)| (state.as_str(), *n)));
         metrics.reasons(name, status.reasons.iter().map(|r| r.code.as_str()));

@@ -14,8 +14,26 @@ use super::{
 };
 use crate::ids::SetName;
 
+/// What one set gets of what it lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Creations to begin now.
+    pub granted: u32,
+    /// What kept it from getting more.
+    pub stopped_by: Option<Stop>,
+}
+
+/// A shared limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Total,
+    InFlight,
+    /// Its own reason says which.
+    Hurdle,
+}
+
 /// How many creations each set may begin now.
-pub fn allocate(world: &World, wants: &[Want], now: Moment) -> BTreeMap<SetName, u32> {
+pub fn allocate(world: &World, wants: &[Want], now: Moment) -> BTreeMap<SetName, Share> {
     let mut rooms = Rooms::of(world, now);
     let mut open: Vec<Candidate<'_>> = world
         .sets
@@ -30,22 +48,20 @@ pub fn allocate(world: &World, wants: &[Want], now: Moment) -> BTreeMap<SetName,
             granted: 0,
         })
         .collect();
-    let mut grants = BTreeMap::new();
+    let mut shares = BTreeMap::new();
     while let Some(best) = best(&open) {
         let candidate = &mut open[best];
-        if !rooms.take(candidate) {
-            let done = open.swap_remove(best);
-            grants.insert(done.set.name.clone(), done.granted);
-            continue;
+        let stopped_by = rooms.take(candidate).err();
+        if stopped_by.is_none() {
+            candidate.granted += 1;
+            candidate.unmet -= 1;
         }
-        candidate.granted += 1;
-        candidate.unmet -= 1;
-        if candidate.unmet == 0 {
-            let done = open.swap_remove(best);
-            grants.insert(done.set.name.clone(), done.granted);
+        if stopped_by.is_some() || candidate.unmet == 0 {
+            let Candidate { set, granted, .. } = open.swap_remove(best);
+            shares.insert(set.name.clone(), Share { granted, stopped_by });
         }
     }
-    grants
+    shares
 }
 
 struct Candidate<'a> {
@@ -56,13 +72,15 @@ struct Candidate<'a> {
     granted: u32,
 }
 
-/// The place in `open` whose unmet demand per runner (had or granted) is greatest; ties by name.
+/// The place in `open` whose unmet demand per runner (had or granted) is greatest: whoever has none comes before
+/// all who have some. Ties: the greater need, then by name.
 fn best(open: &[Candidate<'_>]) -> Option<usize> {
-    let need = |c: &Candidate<'_>| (u64::from(c.unmet), u64::from(c.live) + u64::from(c.granted) + 1);
+    let need = |c: &Candidate<'_>| (u64::from(c.unmet), u64::from(c.live) + u64::from(c.granted));
     (0..open.len()).max_by(|a, b| {
         let ((ua, la), (ub, lb)) = (need(&open[*a]), need(&open[*b]));
         (ua * lb)
             .cmp(&(ub * la))
+            .then(ua.cmp(&ub))
             .then_with(|| open[*b].set.name.cmp(&open[*a].set.name))
     })
 }
@@ -109,14 +127,16 @@ impl Rooms {
     }
 
     /// Takes one place out of every limit that concerns the candidate, or none.
-    fn take(&mut self, candidate: &Candidate<'_>) -> bool {
-        let in_flight = self.in_flight.get(&candidate.set.provisioner).copied().unwrap_or(0);
-        let hurdles_ok = candidate
-            .scopes
-            .iter()
-            .all(|s| self.hurdles.get(s).is_none_or(|left| *left > 0));
-        if self.total == 0 || in_flight == 0 || !hurdles_ok {
-            return false;
+    fn take(&mut self, candidate: &Candidate<'_>) -> Result<(), Stop> {
+        let shut = |scope: &Scope| self.hurdles.get(scope) == Some(&0);
+        if self.total == 0 {
+            return Err(Stop::Total);
+        }
+        if candidate.scopes.iter().any(shut) {
+            return Err(Stop::Hurdle);
+        }
+        if self.in_flight.get(&candidate.set.provisioner).copied().unwrap_or(0) == 0 {
+            return Err(Stop::InFlight);
         }
         self.total -= 1;
         if let Some(left) = self.in_flight.get_mut(&candidate.set.provisioner) {
@@ -127,7 +147,7 @@ impl Rooms {
                 *left -= 1;
             }
         }
-        true
+        Ok(())
     }
 }
 
@@ -148,22 +168,32 @@ fn starting(set: &SetWorld) -> u32 {
     )
 }
 
-/// Why a set got less than it lacks, though nothing of its own stops it.
-pub fn shortfall(world: &World, set: &SetWorld, want: &Want, live: u32) -> Reason {
-    let total: u32 = world.sets.values().map(SetWorld::live).sum();
-    match world.max_runners {
-        Some(max) if total >= max => Reason::new(
-            Code::MaxRunnersTotal,
-            format!("{total} of at most {max} runners over all scale sets"),
-        ),
-        _ => Reason::new(
+/// Why a set got less than it lacks; hurdles speak for themselves.
+pub fn shortfall(world: &World, set: &SetWorld, want: &Want, stop: Stop) -> Option<Reason> {
+    match stop {
+        Stop::Total => Some(total_reached(world)),
+        Stop::InFlight => Some(Reason::new(
             Code::Starting,
             format!(
-                "{live} runners, {} more wanted; {} takes {} requests at once",
-                want.missing, set.provisioner, set.in_flight_max
+                "{} runners, {} more wanted; {} takes {} requests at once",
+                set.live(),
+                want.missing,
+                set.provisioner,
+                set.in_flight_max
             ),
-        ),
+        )),
+        Stop::Hurdle => None,
     }
+}
+
+/// The total over all sets is used up.
+pub fn total_reached(world: &World) -> Reason {
+    let total: u32 = world.sets.values().map(SetWorld::live).sum();
+    let max = world.max_runners.unwrap_or(u32::MAX);
+    Reason::new(
+        Code::MaxRunnersTotal,
+        format!("{total} of at most {max} runners over all scale sets"),
+    )
 }
 
 /// What the total over all sets leaves to one that has `live` runners.

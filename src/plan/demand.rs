@@ -35,8 +35,10 @@ pub struct Demand {
     reading: Option<Reading>,
     /// When the request that brought the newest reading began: what ended before is in it.
     began: Moment,
-    /// When `assigned` last changed.
+    /// When the jobs assigned or running last changed.
     changed: Moment,
+    /// Assigned jobs that never started beside an idle runner: they count no more until statistics change.
+    ghosts: u32,
     /// First and newest of an unbroken row of zero readings.
     zeros: Option<(Moment, Moment)>,
     last_nonzero: u32,
@@ -47,8 +49,12 @@ pub struct Demand {
 impl Demand {
     /// Takes a reading whose request began at `began`.
     pub fn read(&mut self, now: Moment, began: Moment, reading: Reading) {
-        if self.reading.is_none_or(|old| old.assigned != reading.assigned) {
+        if self
+            .reading
+            .is_none_or(|old| (old.assigned, old.running) != (reading.assigned, reading.running))
+        {
             self.changed = now;
+            self.ghosts = 0;
         }
         if reading.assigned > 0 {
             self.zeros = None;
@@ -62,9 +68,11 @@ impl Demand {
         self.reading = Some(reading);
     }
 
+    /// Statistics that know of assigned jobs lead; only beside a zero is the message all that tells of one.
     pub fn job_assigned(&mut self, now: Moment, job: &str) {
-        if self.ledger.len() < LEDGER_MAX {
-            self.ledger.insert(job.to_owned(), now);
+        let statistics_lead = self.reading.is_some_and(|r| r.assigned > 0);
+        if !statistics_lead && self.ledger.len() < LEDGER_MAX {
+            self.ledger.entry(job.to_owned()).or_insert(now);
         }
     }
 
@@ -82,34 +90,51 @@ impl Demand {
         self.began
     }
 
-    /// Jobs that runners are made for. `idle_since`: since when an online runner has been idle without a
-    /// break, if one has; `busy`: our runners with a job.
-    pub fn to_create(&self, now: Moment, idle_since: Option<Moment>, busy: u32) -> u32 {
+    /// Lets time pass: ghosts are told from jobs, old messages are forgotten. `idle_since`: since when an
+    /// online runner has been idle without a break, if one has; `busy`: our runners with a job.
+    pub fn pass_time(&mut self, now: Moment, idle_since: Option<Moment>, busy: u32) {
+        self.ledger.retain(|_, at| now.since(*at) < LEDGER_LIFE);
+        let Some(reading) = self.reading else { return };
+        if self.ghost_at(idle_since).is_some_and(|at| at <= now) {
+            let working = busy.max(count(reading.running));
+            self.ghosts = count(reading.assigned).saturating_sub(working);
+        }
+    }
+
+    /// When what is assigned and has not started turns out to be no job.
+    fn ghost_at(&self, idle_since: Option<Moment>) -> Option<Moment> {
+        let assigned = self.reading.is_some_and(|r| r.assigned > 0);
+        idle_since
+            .filter(|_| assigned && self.ghosts == 0)
+            .map(|idle| idle.max(self.changed) + GHOST_AFTER)
+    }
+
+    /// Jobs that runners are made for; `busy`: our runners with a job.
+    pub fn to_create(&self, busy: u32) -> u32 {
         let Some(reading) = self.reading else { return 0 };
         let assigned = count(reading.assigned);
         if assigned == 0 {
-            let waiting = self.ledger.values().filter(|at| now.since(**at) < LEDGER_LIFE).count();
             // Statistics that forgot the waiting jobs forgot the running ones as well.
-            return match u32::try_from(waiting).unwrap_or(u32::MAX) {
+            return match u32::try_from(self.ledger.len()).unwrap_or(u32::MAX) {
                 0 => 0,
                 waiting => waiting.saturating_add(busy),
             };
         }
-        let stuck = idle_since.is_some_and(|idle| now.since(idle.max(self.changed)) >= GHOST_AFTER);
-        if stuck {
-            assigned.min(busy.max(count(reading.running)))
-        } else {
-            assigned
-        }
+        assigned.saturating_sub(self.ghosts).max(busy.min(assigned))
     }
 
-    /// Jobs that runners are kept for: as [`Self::to_create`], but a zero counts only once confirmed.
-    pub fn to_keep(&self, now: Moment, idle_since: Option<Moment>, busy: u32) -> u32 {
-        let wanted = self.to_create(now, idle_since, busy);
-        if wanted == 0 && !self.zero_confirmed() {
-            return self.last_nonzero;
+    /// Jobs that runners are kept for: as [`Self::to_create`], but a zero counts only once confirmed, and
+    /// before the first reading nothing is known to be surplus.
+    pub fn to_keep(&self, busy: u32) -> u32 {
+        if self.reading.is_none() {
+            return u32::MAX;
         }
-        wanted
+        let wanted = self.to_create(busy);
+        if self.zero_confirmed() {
+            wanted
+        } else {
+            wanted.max(self.last_nonzero)
+        }
     }
 
     /// Whether the newest zero has been confirmed (true as well when demand is not zero).
@@ -123,13 +148,10 @@ impl Demand {
         self.reading.map_or(0, |r| count(r.available))
     }
 
-    /// When [`Self::to_create`] changes by itself.
+    /// When [`Self::pass_time`] has something to do.
     pub fn wake_at(&self, now: Moment, idle_since: Option<Moment>) -> Option<Moment> {
-        let ghost = idle_since
-            .filter(|_| self.reading.is_some_and(|r| r.assigned > 0))
-            .map(|idle| idle.max(self.changed) + GHOST_AFTER);
-        let ledger = self.ledger.values().min().map(|at| *at + LEDGER_LIFE);
-        [ghost, ledger].into_iter().flatten().filter(|at| *at > now).min()
+        let ledger = self.ledger.values().map(|at| *at + LEDGER_LIFE);
+        ledger.chain(self.ghost_at(idle_since)).filter(|at| *at > now).min()
     }
 }
 
@@ -157,12 +179,27 @@ mod tests {
         let mut demand = Demand::default();
         demand.read(at(0), at(0), assigned(5));
         demand.read(at(10), at(10), assigned(0));
-        assert_eq!(demand.to_create(at(11), None, 0), 0);
-        assert_eq!(demand.to_keep(at(11), None, 0), 5);
+        assert_eq!(demand.to_create(0), 0);
+        assert_eq!(demand.to_keep(0), 5);
         demand.read(at(20), at(20), assigned(0));
-        assert_eq!(demand.to_keep(at(21), None, 0), 5);
+        assert_eq!(demand.to_keep(0), 5);
         demand.read(at(40), at(40), assigned(0));
-        assert_eq!(demand.to_keep(at(41), None, 0), 0);
+        assert_eq!(demand.to_keep(0), 0);
+    }
+
+    #[test]
+    fn b14_a_job_that_comes_beside_an_unconfirmed_zero_takes_nothing_away() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(5));
+        demand.read(at(10), at(10), assigned(0));
+        demand.job_assigned(at(11), "a");
+        assert_eq!((demand.to_create(0), demand.to_keep(0)), (1, 5));
+    }
+
+    #[test]
+    fn b14_without_any_reading_nothing_is_made_and_nothing_is_surplus() {
+        let demand = Demand::default();
+        assert_eq!((demand.to_create(3), demand.to_keep(3)), (0, u32::MAX));
     }
 
     #[test]
@@ -170,15 +207,33 @@ mod tests {
         let mut demand = Demand::default();
         demand.read(at(0), at(0), assigned(2));
         let idle = Some(at(5));
-        assert_eq!(demand.to_create(at(604), idle, 1), 2);
-        assert_eq!(demand.to_create(at(605), idle, 1), 1);
-        assert_eq!(
-            demand.to_create(at(605), None, 1),
-            2,
-            "without an idle runner it may be real"
-        );
+        assert_eq!(demand.wake_at(at(5), idle), Some(at(605)));
+        demand.pass_time(at(604), idle, 1);
+        assert_eq!(demand.to_create(1), 2);
+        demand.pass_time(at(605), None, 1);
+        assert_eq!(demand.to_create(1), 2, "without an idle runner it may be real");
+        demand.pass_time(at(605), idle, 1);
+        assert_eq!(demand.to_create(1), 1);
+        demand.pass_time(at(700), None, 1);
+        assert_eq!(demand.to_create(1), 1, "also once the idle runner is gone");
+        assert_eq!(demand.to_create(2), 2, "a runner that is busy after all counts");
         demand.read(at(700), at(700), assigned(3));
-        assert_eq!(demand.to_create(at(701), idle, 1), 3);
+        assert_eq!(demand.to_create(1), 3);
+    }
+
+    #[test]
+    fn b14_a_start_beside_the_same_number_of_assigned_jobs_is_a_change() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(2));
+        let started = Reading {
+            running: 1,
+            ..assigned(2)
+        };
+        demand.read(at(500), at(500), started);
+        demand.pass_time(at(700), Some(at(5)), 1);
+        assert_eq!(demand.to_create(1), 2);
+        demand.pass_time(at(1100), Some(at(5)), 1);
+        assert_eq!(demand.to_create(1), 1);
     }
 
     #[test]
@@ -187,16 +242,37 @@ mod tests {
         demand.read(at(0), at(0), assigned(0));
         demand.job_assigned(at(1), "a");
         demand.job_assigned(at(1), "b");
-        assert_eq!(demand.to_create(at(2), None, 0), 2);
+        assert_eq!(demand.to_create(0), 2);
+        assert_eq!(demand.to_create(3), 5, "the running ones were forgotten as well");
         demand.job_left_queue("a");
-        assert_eq!(demand.to_create(at(2), None, 0), 1);
+        assert_eq!(demand.to_create(0), 1);
         demand.read(at(3), at(3), assigned(1));
-        assert_eq!(demand.to_create(at(4), None, 0), 1);
+        assert_eq!(demand.to_create(0), 1);
         demand.read(at(5), at(5), assigned(0));
-        assert_eq!(
-            demand.to_create(at(6), None, 0),
-            0,
-            "the ledger ended with true statistics"
-        );
+        assert_eq!(demand.to_create(0), 0, "the ledger ended with true statistics");
+    }
+
+    #[test]
+    fn a_message_beside_statistics_that_know_its_job_leaves_nothing_behind() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(1));
+        demand.job_assigned(at(0), "a");
+        demand.read(at(30), at(30), assigned(0));
+        assert_eq!(demand.to_create(0), 0);
+    }
+
+    #[test]
+    fn a_job_of_which_nothing_more_is_heard_is_forgotten_and_redelivery_does_not_prolong_it() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(0));
+        demand.job_assigned(at(0), "a");
+        demand.job_assigned(at(100), "b");
+        demand.job_assigned(at(300), "a");
+        assert_eq!(demand.wake_at(at(300), None), Some(at(600)));
+        demand.pass_time(at(600), None, 0);
+        assert_eq!(demand.to_create(0), 1);
+        assert_eq!(demand.wake_at(at(600), None), Some(at(700)));
+        demand.pass_time(at(700), None, 0);
+        assert_eq!(demand.to_create(0), 0);
     }
 }

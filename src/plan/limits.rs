@@ -38,12 +38,16 @@ pub enum Scope {
 pub struct Hurdle {
     pub reason: Reason,
     pub since: Moment,
+    /// The newest refusal of a call that was begun in its knowledge.
+    pub raised: Moment,
     /// No try before.
     pub until: Moment,
     /// Refusals in a row.
     pub step: u32,
     /// The newest try succeeded: go on, one by one.
     pub recovering: bool,
+    /// A place was given back since the newest refusal.
+    freed: Option<Moment>,
 }
 
 /// Where a refusal belongs and how it is retried.
@@ -64,24 +68,49 @@ pub fn steps(code: Code) -> &'static [u64] {
 }
 
 impl Hurdle {
-    /// After a refusal. `jitter` in 0..1 spreads the tries of many; `retry_after` is the server's own word.
-    pub fn raise(old: Option<&Self>, now: Moment, reason: Reason, jitter: f64, retry_after: Option<Duration>) -> Self {
+    /// After a refusal of a call that was begun at `began`. `jitter` in 0..1 spreads the tries of many;
+    /// `retry_after` is the server's own word.
+    pub fn raise(
+        old: Option<&Self>,
+        now: Moment,
+        began: Moment,
+        reason: Reason,
+        jitter: f64,
+        retry_after: Option<Duration>,
+    ) -> Self {
         let same = old.filter(|h| h.reason.code == reason.code);
+        let told = now + retry_after.unwrap_or_default();
+        if let Some(old) = same {
+            if began <= old.raised && old.until > now {
+                // Calls that were under way together are refused together: that is one refusal, not a row.
+                let until = old.until.max(told);
+                return Self { until, ..old.clone() };
+            }
+            if old.freed.is_some_and(|freed| began < freed) {
+                // The place was given back too late for this call, not for the next.
+                let until = told;
+                return Self {
+                    until,
+                    freed: None,
+                    ..old.clone()
+                };
+            }
+        }
         let step = same.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
         let steps = steps(reason.code);
         let base = usize::try_from(step)
             .ok()
             .and_then(|i| steps.get(i).or(steps.last()))
             .map_or(RECHECK, |s| Duration::from_secs(*s));
-        let pause = base
-            .mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0))
-            .max(retry_after.unwrap_or_default());
+        let pause = base.mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0));
         Self {
             since: same.map_or(now, |h| h.since),
+            raised: now,
             reason,
-            until: now + pause,
+            until: (now + pause).max(told),
             step,
             recovering: false,
+            freed: None,
         }
     }
 
@@ -91,13 +120,15 @@ impl Hurdle {
         self.recovering = true;
         self.until = now;
         self.step = 0;
+        self.freed = None;
         !matches!(self.reason.code, Code::QuotaExceeded | Code::ResourceQuota)
     }
 
     /// One of our own places was given back: try at once.
     pub fn place_freed(&mut self, now: Moment) {
-        if self.reason.code == Code::QuotaExceeded {
+        if matches!(self.reason.code, Code::QuotaExceeded | Code::ResourceQuota) {
             self.until = self.until.min(now);
+            self.freed = Some(now);
         }
     }
 

@@ -11,11 +11,14 @@ mod moment;
 pub mod orphans;
 pub mod reason;
 pub mod runner;
+#[cfg(test)]
+mod tests;
 pub mod want;
 pub mod world;
 
 use std::collections::BTreeMap;
 
+use allocate::Share;
 pub use moment::Moment;
 use reason::{Code, Reason};
 use runner::{Call, Purpose};
@@ -39,31 +42,32 @@ pub struct Plan {
     pub wake_at: Option<Moment>,
 }
 
-/// Plans for every set, and whether the agents list is needed.
+/// A plan for every set.
 pub fn plan(world: &World, now: Moment) -> BTreeMap<SetName, Plan> {
-    let wants: Vec<want::Want> = world.sets.values().map(|set| want::want(world, set, now)).collect();
-    let grants = allocate::allocate(world, &wants, now);
+    let wants: Vec<want::Want> = world.sets.values().map(|set| want::want(world, set)).collect();
+    let shares = allocate::allocate(world, &wants, now);
     world
         .sets
         .values()
         .zip(wants)
         .map(|(set, want)| {
-            let granted = grants.get(&set.name).copied().unwrap_or(0);
-            (set.name.clone(), plan_set(world, set, &want, granted, now))
+            let share = shares.get(&set.name).copied().unwrap_or_default();
+            (set.name.clone(), plan_set(world, set, &want, share, now))
         })
         .collect()
 }
 
-fn plan_set(world: &World, set: &SetWorld, want: &want::Want, granted: u32, now: Moment) -> Plan {
+fn plan_set(world: &World, set: &SetWorld, want: &want::Want, share: Share, now: Moment) -> Plan {
     let live = set.live();
     let mut reasons = want.reasons.clone();
-    if granted < want.missing && reasons.iter().all(|r| r.code.is_normal()) {
-        reasons.push(allocate::shortfall(world, set, want, live));
+    if let Some(stop) = share.stopped_by {
+        reasons.extend(allocate::shortfall(world, set, want, stop));
     }
     if reasons.is_empty() {
         reasons.push(Reason::new(Code::DemandMet, "every job has its runner"));
     }
     reasons.sort_by_key(|r| r.code);
+    reasons.dedup_by_key(|r| r.code);
 
     // After a refusal capacity rises only with a registration in hand; lowering it takes nothing back.
     let capacity = if want.free {
@@ -89,14 +93,14 @@ fn plan_set(world: &World, set: &SetWorld, want: &want::Want, granted: u32, now:
     let wake_at = set
         .runners
         .values()
-        .filter_map(|r| r.wake_at(&set.timeouts))
+        .filter_map(|r| r.wake_at(now, &set.timeouts))
         .chain(
             set.scopes()
                 .iter()
                 .filter_map(|s| world.hurdles.get(s))
                 .map(|h| h.until),
         )
-        .chain(set.surplus_since.map(|at| at + set.timeouts.idle))
+        .chain(want::wake_at(set, now))
         .chain(set.demand.wake_at(now, set.idle_since()))
         .filter(|at| *at > now)
         .min();
@@ -108,7 +112,7 @@ fn plan_set(world: &World, set: &SetWorld, want: &want::Want, granted: u32, now:
         .max(set.demand.available().min(1));
     let purpose = |i: u32| if i < jobs { Purpose::Demand } else { Purpose::Spare };
     Plan {
-        create: (0..granted).map(purpose).collect(),
+        create: (0..share.granted).map(purpose).collect(),
         retire,
         calls,
         capacity,

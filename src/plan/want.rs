@@ -1,7 +1,7 @@
 //! Step one: what one scale set wants, looking at itself alone.
 
 use super::{
-    Moment,
+    Moment, allocate,
     reason::{Code, Reason},
     world::{SetWorld, World},
 };
@@ -21,27 +21,30 @@ pub struct Want {
 }
 
 /// What `set` wants now.
-pub fn want(world: &World, set: &SetWorld, now: Moment) -> Want {
+pub fn want(world: &World, set: &SetWorld) -> Want {
     let mut reasons = Vec::new();
-    let jobs = set.demand.to_create(now, set.idle_since(), set.busy());
-    let target = set.wants_to_create(now);
+    let jobs = set.demand.to_create(set.busy());
     let live = set.live();
-    let lacking = target.saturating_sub(set.covering());
+    let lacking = set.wants_to_create().saturating_sub(set.covering());
     let room = set.max_runners.saturating_sub(live);
     let mut missing = lacking.min(room);
 
     let hurdles: Vec<_> = set.scopes().iter().filter_map(|s| world.hurdles.get(s)).collect();
     reasons.extend(hurdles.iter().map(|h| h.reason.clone()));
-    if !hurdles.is_empty() && missing == 0 && room > 0 && set.demand.available() > 0 {
+    if !hurdles.is_empty() && missing == 0 && room > 0 && set.could_use() > set.covering() {
         // Jobs wait at GitHub for capacity, and capacity waits for a runner: try one, idle.
         missing = 1;
     }
-    if jobs.saturating_add(set.min_runners) > set.max_runners || (live >= set.max_runners && set.demand.available() > 0)
-    {
+    let unheard = set.demand.available() > 0;
+    if jobs.saturating_add(set.min_runners) > set.max_runners || (live >= set.max_runners && unheard) {
         reasons.push(Reason::new(
             Code::MaxRunners,
             format!("{live} of at most {} runners", set.max_runners),
         ));
+    }
+
+    if unheard && allocate::total_share(world, live) <= live {
+        reasons.push(allocate::total_reached(world));
     }
 
     let mut stopped = false;
@@ -73,29 +76,55 @@ pub fn want(world: &World, set: &SetWorld, now: Moment) -> Want {
 
 /// Surplus runners to retire now: those not yet registered first, then the youngest idle.
 pub fn retire(set: &SetWorld, now: Moment) -> Vec<RunnerName> {
-    let surplus = surplus(set, now);
-    let due = set
-        .surplus_since
-        .is_some_and(|since| now.since(since) >= set.timeouts.idle);
-    if surplus == 0 || !due {
+    let due = retire_at(set).is_some_and(|at| at <= now);
+    if !due {
         return Vec::new();
     }
-    let mut candidates: Vec<_> = set
-        .runners
-        .values()
-        .filter_map(|r| r.spare_since().map(|(online, since)| (online, since, &r.name)))
-        .filter(|(_, since, _)| now.since(*since) >= set.timeouts.idle)
-        .collect();
-    candidates.sort_by_key(|(online, since, name)| (*online, std::cmp::Reverse(*since), (*name).clone()));
+    let mut candidates: Vec<_> = candidates(set).filter(|c| c.ripe <= now).collect();
+    candidates.sort_by_key(|c| (c.online, std::cmp::Reverse(c.since), c.name));
     candidates
         .into_iter()
-        .take(usize::try_from(surplus).unwrap_or(usize::MAX))
-        .map(|(_, _, name)| name.clone())
+        .take(usize::try_from(surplus(set)).unwrap_or(usize::MAX))
+        .map(|c| c.name.clone())
         .collect()
 }
 
+/// When [`retire`] changes by itself.
+pub fn wake_at(set: &SetWorld, now: Moment) -> Option<Moment> {
+    let due = retire_at(set)?;
+    let ripe = candidates(set).map(|c| c.ripe.max(due));
+    ripe.filter(|at| *at > now).min()
+}
+
+/// When the surplus will have lasted long enough.
+fn retire_at(set: &SetWorld) -> Option<Moment> {
+    set.surplus_since
+        .filter(|_| surplus(set) > 0)
+        .map(|since| since + set.timeouts.idle)
+}
+
+struct Candidate<'a> {
+    name: &'a RunnerName,
+    online: bool,
+    since: Moment,
+    /// An idle runner gets its whole idle time, however long the surplus has lasted.
+    ripe: Moment,
+}
+
+fn candidates(set: &SetWorld) -> impl Iterator<Item = Candidate<'_>> {
+    set.runners.values().filter_map(|r| {
+        let (online, since) = r.spare_since()?;
+        Some(Candidate {
+            name: &r.name,
+            online,
+            since,
+            ripe: if online { since + set.timeouts.idle } else { since },
+        })
+    })
+}
+
 /// Runners beyond what demand keeps.
-pub fn surplus(set: &SetWorld, now: Moment) -> u32 {
+pub fn surplus(set: &SetWorld) -> u32 {
     let waiting_or_working = super::world::count(set.runners.values().filter(|r| r.is_live() && r.covers_job()));
-    waiting_or_working.saturating_sub(set.wants_to_keep(now))
+    waiting_or_working.saturating_sub(set.wants_to_keep())
 }

@@ -1,13 +1,16 @@
 //! All that the planner knows: scale sets with their demand and runners, and the hurdles between them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Moment,
-    demand::Demand,
+    demand::{Demand, Reading},
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Happening, Runner},
+    runner::{Failure, Happening, Runner},
     want,
 };
 use crate::{
@@ -42,43 +45,125 @@ impl World {
                 }
             }
             set.runners.retain(|_, r| !r.is_over(now));
-            set.surplus_since = match (want::surplus(set, now), set.surplus_since) {
+            let (idle_since, busy) = (set.idle_since(), set.busy());
+            set.demand.pass_time(now, idle_since, busy);
+            set.surplus_since = match (want::surplus(set), set.surplus_since) {
                 (0, _) => None,
                 (_, since) => since.or(Some(now)),
             };
         }
-        self.drop_recovered(now);
+        self.drop_recovered();
         events
     }
 
     /// A hurdle that recovers falls when nobody behind it lacks anything.
-    fn drop_recovered(&mut self, now: Moment) {
+    fn drop_recovered(&mut self) {
         let sets = &self.sets;
         self.hurdles.retain(|scope, hurdle| {
             let lacks = |set: &SetWorld| {
                 set.scopes().contains(scope)
-                    && (set.wants_to_create(now) > set.covering()
-                        || set.demand.available() > 0
-                        || set.awaiting_grant() > 0)
+                    && set.session.blocks().is_none()
+                    && (set.could_use() > set.covering() || set.awaiting_grant() > 0)
             };
             !hurdle.recovering || sets.values().any(lacks)
         });
     }
 
-    /// A refusal stops everybody in `scope`.
-    pub fn refused(&mut self, now: Moment, scope: Scope, reason: Reason, jitter: f64, retry_after: Option<Duration>) {
-        let hurdle = Hurdle::raise(self.hurdles.get(&scope), now, reason, jitter, retry_after);
+    /// A refusal of a call that was begun at `began` stops everybody in `scope`.
+    pub fn refused(
+        &mut self,
+        now: Moment,
+        began: Moment,
+        scope: Scope,
+        reason: Reason,
+        jitter: f64,
+        retry_after: Option<Duration>,
+    ) {
+        let hurdle = Hurdle::raise(self.hurdles.get(&scope), now, began, reason, jitter, retry_after);
         self.hurdles.insert(scope, hurdle);
     }
 
-    /// A creation succeeded that `scope` could have stopped; `codes`: the hurdles that it disproves.
-    pub fn passed(&mut self, now: Moment, scope: &Scope, disproves: impl Fn(Code) -> bool) {
+    /// A creation succeeded that `scope` could have stopped; `disproves`: the hurdles that it disproves.
+    fn passed(&mut self, now: Moment, scope: &Scope, disproves: impl Fn(Code) -> bool) {
         let Some(hurdle) = self.hurdles.get_mut(scope) else {
             return;
         };
         if disproves(hurdle.reason.code) && hurdle.passed(now) {
             self.hurdles.remove(scope);
         }
+    }
+
+    /// A JIT configuration was granted: nothing at the provisioner, and nothing that it says of the set, stops.
+    pub fn granted(&mut self, now: Moment, set: &SetName) {
+        let Some(world) = self.sets.get(set) else { return };
+        let scope = Scope::Provisioner(world.provisioner.clone());
+        self.passed(now, &scope, |_| true);
+        self.passed(now, &Scope::Set(set.clone()), |code| {
+            !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
+        });
+    }
+
+    /// Pod and Secret were created: nothing at the cluster stops.
+    pub fn pod_accepted(&mut self, now: Moment, set: &SetName) {
+        self.passed(now, &Scope::Cluster, |_| true);
+        self.passed(now, &Scope::Set(set.clone()), |code| code == Code::InvalidTemplate);
+    }
+
+    /// A runner came online: the set's pods do not fail.
+    pub fn runner_works(&mut self, now: Moment, set: &SetName) {
+        self.passed(now, &Scope::Set(set.clone()), |code| {
+            matches!(code, Code::PodsFailing | Code::RunnerDeprecated)
+        });
+    }
+
+    /// A runner failed; its set backs off where the next one would fail too.
+    pub fn runner_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, failure: Failure, jitter: f64) {
+        if !failure.speaks_against_set() {
+            return;
+        }
+        let code = match failure {
+            Failure::Deprecated => Code::RunnerDeprecated,
+            _ => Code::PodsFailing,
+        };
+        let began = self.runner(set, name).map_or(now, |r| r.created);
+        let reason = Reason::new(code, format!("runner {name} failed: {}", failure.as_str()));
+        self.refused(now, began, Scope::Set(set.clone()), reason, jitter, None);
+    }
+
+    /// One of our own places behind `scope` was given back: it is tried for at once.
+    pub fn place_freed(&mut self, now: Moment, scope: &Scope) {
+        if let Some(hurdle) = self.hurdles.get_mut(scope) {
+            hurdle.place_freed(now);
+        }
+    }
+
+    /// Statistics of a request that began at `began`.
+    pub fn read(&mut self, now: Moment, began: Moment, set: &SetName, reading: Reading) {
+        let Some(set) = self.sets.get_mut(set) else { return };
+        set.demand.read(now, began, reading);
+        for runner in set.runners.values_mut() {
+            runner.statistics_began(began);
+        }
+    }
+
+    /// The pod of runner `name` no longer exists.
+    pub fn pod_gone(&mut self, now: Moment, name: &RunnerName) -> Option<Event> {
+        self.place_freed(now, &Scope::Cluster);
+        self.sets.values_mut().find_map(|set| {
+            let happening = set.runners.get_mut(name)?.pod_gone(now)?;
+            Some((set.name.clone(), name.clone(), happening))
+        })
+    }
+
+    /// A full list of pods ended: of those that had been seen before, what it does not name is gone.
+    pub fn pods_listed(&mut self, now: Moment, listed: &BTreeSet<RunnerName>) -> Vec<Event> {
+        self.synced = true;
+        let runners = self.sets.values().flat_map(|set| set.runners.values());
+        let gone: Vec<RunnerName> = runners
+            .filter(|r| r.pod_was_watched() && !listed.contains(&r.name))
+            .map(|r| r.name.clone())
+            .collect();
+        gone.iter().filter_map(|name| self.pod_gone(now, name)).collect()
     }
 
     pub fn runner(&mut self, set: &SetName, name: &RunnerName) -> Option<&mut Runner> {
@@ -171,15 +256,23 @@ impl SetWorld {
         count(self.runners.values().filter(|r| r.awaits_grant()))
     }
 
-    /// Spare runners (`minRunners`) among those that cover something.
-    pub fn wants_to_create(&self, now: Moment) -> u32 {
-        let jobs = self.demand.to_create(now, self.idle_since(), self.busy());
+    /// Runners that the jobs and the spare places need, within the set's own limit.
+    pub fn wants_to_create(&self) -> u32 {
+        let jobs = self.demand.to_create(self.busy());
         jobs.saturating_add(self.min_runners).min(self.max_runners)
     }
 
-    pub fn wants_to_keep(&self, now: Moment) -> u32 {
-        let jobs = self.demand.to_keep(now, self.idle_since(), self.busy());
+    /// As [`Self::wants_to_create`], but slow to believe that there are fewer jobs.
+    pub fn wants_to_keep(&self) -> u32 {
+        let jobs = self.demand.to_keep(self.busy());
         jobs.saturating_add(self.min_runners).min(self.max_runners)
+    }
+
+    /// With what waits at GitHub for capacity.
+    pub fn could_use(&self) -> u32 {
+        self.wants_to_create()
+            .saturating_add(self.demand.available())
+            .min(self.max_runners)
     }
 
     /// The scopes whose hurdles stop this set.

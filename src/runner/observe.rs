@@ -72,7 +72,13 @@ fn progress(status: Option<&PodStatus>, created: Moment, moment: &impl Fn(Timest
     let at = |time: Option<&Time>| time.map_or(created, |t| moment(t.0));
     let phase = status.phase.as_deref().unwrap_or_default();
     if let Some(state) = runner_state(status) {
-        if let Some(end) = &state.terminated {
+        // A pod that was evicted or lost its node says so itself; how its container died is then no news of it.
+        let taken_away = phase == "Failed" && status.reason.is_some();
+        if let Some(end) = state
+            .terminated
+            .as_ref()
+            .filter(|end| end.exit_code == 0 || !taken_away)
+        {
             return PodProgress::Ended(PodEnd {
                 exit_code: Some(end.exit_code),
                 reason: end.reason.clone().unwrap_or_else(|| phase.to_owned()),
@@ -173,6 +179,13 @@ mod tests {
                 {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]})),
             ended(Some(0), "Completed")
+        );
+        // b32: the kubelet killed the container of a pod that it evicted.
+        assert_eq!(
+            read_status(&json!({"phase": "Failed", "reason": "Evicted", "containerStatuses": [
+                {"name": "runner", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}]})),
+            ended(None, "Evicted")
         );
         assert_eq!(
             read_status(&json!({"phase": "Failed", "reason": "Evicted"})),

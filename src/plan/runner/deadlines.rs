@@ -1,0 +1,148 @@
+//! What time does to a runner: deadlines that pass, calls that fall due, and when to look again.
+
+use super::{
+    super::Moment, Call, Failure, Happening, PENDING_TOTAL, PROVISIONING, PodProgress, RETIRING, Runner, State, Todo,
+    VERDICT,
+};
+use crate::config::Timeouts;
+
+#[derive(Clone, Copy)]
+enum Deadline {
+    Fail(Failure),
+    AfterJob,
+    RetryRemoval,
+    Verdict,
+}
+
+impl Runner {
+    /// Applies deadlines that have passed. Idempotent.
+    pub fn pass_time(&mut self, now: Moment, timeouts: &Timeouts) -> Option<Happening> {
+        let (at, deadline) = self.deadline(timeouts)?;
+        if at > now {
+            return None;
+        }
+        match deadline {
+            Deadline::Fail(failure) => return Some(self.fail(now, failure)),
+            Deadline::AfterJob => {
+                self.delete_pod.demand(now);
+                self.remove_agent.demand(now);
+            }
+            Deadline::RetryRemoval => {
+                if let State::Retiring { since, .. } = &mut self.state {
+                    *since = now;
+                }
+                self.remove_agent.hurry(now);
+            }
+            Deadline::Verdict => {
+                self.covers = false;
+                if std::mem::take(&mut self.suspect) {
+                    return Some(self.fail(now, Failure::ExitedWithoutJob));
+                }
+            }
+        }
+        None
+    }
+
+    fn deadline(&self, t: &Timeouts) -> Option<(Moment, Deadline)> {
+        let fail = |at, failure| Some((at, Deadline::Fail(failure)));
+        match self.state {
+            State::Provisioning { since, .. } => fail(since + PROVISIONING, Failure::JitTimeout),
+            State::Pending { since } => {
+                let (at, failure) = self.pending_deadline(since, t);
+                fail(at, failure)
+            }
+            State::Busy { .. } => t.total.and_then(|d| fail(self.created + d, Failure::TotalLifetime)),
+            State::JobDone { since } if self.delete_pod == Todo::No && self.pod.is_some() => {
+                Some((since + t.after_job, Deadline::AfterJob))
+            }
+            State::Retiring { since, .. } if self.remove_agent != Todo::Done => {
+                Some((since + RETIRING, Deadline::RetryRemoval))
+            }
+            State::Ended { at } if self.covers || self.suspect => Some((at + VERDICT, Deadline::Verdict)),
+            State::Idle { .. }
+            | State::JobDone { .. }
+            | State::Retiring { .. }
+            | State::Ended { .. }
+            | State::Failed { .. } => None,
+        }
+    }
+
+    /// A pod that runs has registered unless an agents list says otherwise: while there is none, nobody knows,
+    /// and after a restart nobody has looked yet.
+    fn pending_deadline(&self, since: Moment, t: &Timeouts) -> (Moment, Failure) {
+        let total = |from: Moment| (from + PENDING_TOTAL, Failure::PendingTotal);
+        match self.pod.as_ref().map(|p| &p.progress) {
+            Some(PodProgress::Running { since }) => {
+                let at = (*since).max(self.known_since) + t.registration;
+                let overdue = self.not_online.is_some_and(|listed| listed >= at);
+                let total = total(self.known_since);
+                if overdue {
+                    total.min((at, Failure::Registration))
+                } else {
+                    total
+                }
+            }
+            Some(PodProgress::Preparing { since }) => {
+                total(self.created).min((*since + t.image_pull, Failure::ImagePull))
+            }
+            _ => total(self.created).min((since + t.scheduling, Failure::Scheduling)),
+        }
+    }
+
+    /// While a runner process may run, its registration goes first: a service that refuses a busy one is the
+    /// only proof. Otherwise the pod goes first: its capacity is free at once.
+    fn agent_first(&self) -> bool {
+        match self.state {
+            State::Retiring { .. } => true,
+            State::Failed { failure, .. } => failure != Failure::TotalLifetime && self.pod_runs(),
+            _ => false,
+        }
+    }
+
+    /// The calls to make now, in the order in which they matter.
+    pub fn due(&self, now: Moment) -> Vec<Call> {
+        let mut calls = Vec::new();
+        if self.mark_busy.is_due(now) && self.is_busy() && self.pod.is_some() {
+            calls.push(Call::MarkBusy);
+        }
+        if self.starting {
+            return calls;
+        }
+        let agent_blocks = self.agent_first() && self.remove_agent != Todo::Done;
+        if self.delete_pod.is_due(now) && !agent_blocks && self.pod.is_some() {
+            calls.push(Call::DeletePod);
+        }
+        if self.remove_agent.is_due(now) {
+            calls.push(Call::RemoveAgent);
+        }
+        if self.remove_record.is_due(now) && !agent_blocks {
+            calls.push(Call::RemoveRecord);
+        }
+        if self.check_secret.is_due(now) && matches!(self.state, State::Pending { .. }) {
+            calls.push(Call::CheckSecret);
+        }
+        calls
+    }
+
+    /// When [`Self::pass_time`], [`Self::due`] or [`Self::is_over`] will have something new by themselves.
+    pub fn wake_at(&self, now: Moment, timeouts: &Timeouts) -> Option<Moment> {
+        let todos = [
+            self.remove_agent,
+            self.delete_pod,
+            self.remove_record,
+            self.mark_busy,
+            self.check_secret,
+        ];
+        let forget = match self.state {
+            State::Ended { at } | State::Failed { at, .. } => Some(at + VERDICT),
+            _ => None,
+        };
+        todos
+            .into_iter()
+            .filter_map(Todo::due_at)
+            .chain(self.deadline(timeouts).map(|(at, _)| at))
+            .chain(forget)
+            .filter(|at| *at > now)
+            .min()
+    }
+}

@@ -1,0 +1,177 @@
+//! The words of a runner's life: what is heard of it, what it may fail of, what is called for it.
+
+use super::super::Moment;
+
+/// Why a runner failed. Stable codes, for metrics, events and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Failure {
+    JitTimeout,
+    JitRefused,
+    PodRefused,
+    SecretRefused,
+    LostSecret,
+    Scheduling,
+    ImagePull,
+    Registration,
+    PendingTotal,
+    RegistrationLost,
+    CrashedBeforeJob,
+    OutOfMemory,
+    Evicted,
+    PodDeleted,
+    Deprecated,
+    ExitedWithoutJob,
+    TotalLifetime,
+}
+
+impl Failure {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::JitTimeout => "jit_timeout",
+            Self::JitRefused => "jit_refused",
+            Self::PodRefused => "pod_refused",
+            Self::SecretRefused => "secret_refused",
+            Self::LostSecret => "lost_secret",
+            Self::Scheduling => "scheduling_timeout",
+            Self::ImagePull => "image_pull_timeout",
+            Self::Registration => "registration_timeout",
+            Self::PendingTotal => "pending_timeout",
+            Self::RegistrationLost => "registration_lost",
+            Self::CrashedBeforeJob => "crashed_before_job",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Evicted => "evicted",
+            Self::PodDeleted => "pod_deleted",
+            Self::Deprecated => "runner_deprecated",
+            Self::ExitedWithoutJob => "exited_without_job",
+            Self::TotalLifetime => "total_timeout",
+        }
+    }
+
+    /// Whether the set's template or image is likely at fault, so that the next runner would fail too: such
+    /// failures make the set back off.
+    pub fn speaks_against_set(self) -> bool {
+        matches!(
+            self,
+            Self::Scheduling
+                | Self::ImagePull
+                | Self::Registration
+                | Self::PendingTotal
+                | Self::CrashedBeforeJob
+                | Self::OutOfMemory
+                | Self::Deprecated
+                | Self::ExitedWithoutJob
+        )
+    }
+}
+
+/// What a pod looks like from outside: all that the daemon keeps of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFacts {
+    pub uid: String,
+    pub created: Moment,
+    pub progress: PodProgress,
+    /// Somebody asked for its deletion.
+    pub deleting: bool,
+    /// Bound to a node: its deletion waits for the kubelet unless it has ended.
+    pub bound: bool,
+}
+
+/// How far the container `runner` has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodProgress {
+    Unscheduled,
+    /// On a node since then; images, volumes, init containers.
+    Preparing {
+        since: Moment,
+    },
+    Running {
+        since: Moment,
+    },
+    /// The container terminated, or the pod ended without it.
+    Ended(PodEnd),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEnd {
+    /// `None`: the pod ended without the container's status (evicted, node lost).
+    pub exit_code: Option<i32>,
+    /// Kubernetes' word: `Completed`, `Error`, `OOMKilled`, `Evicted`, ...
+    pub reason: String,
+}
+
+/// The job that `JobStarted` bound to a runner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    pub id: String,
+    pub request_id: i64,
+    pub repository: String,
+    pub display_name: String,
+    pub workflow_ref: String,
+    pub workflow_run_id: i64,
+}
+
+impl PodFacts {
+    /// After a DELETE the object stays until the kubelet lets go.
+    pub(super) fn lingers(&self) -> bool {
+        self.bound && !matches!(self.progress, PodProgress::Ended(_))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A job may start on it at any moment: not safe to evict.
+    Demand,
+    /// One of `minRunners`: safe to evict until it is busy.
+    Spare,
+}
+
+/// A call about one runner, to be made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    /// `DELETE agents/{id}`: refused while the runner is busy.
+    RemoveAgent,
+    DeletePod,
+    /// `DELETE` at GHARTS.
+    RemoveRecord,
+    /// Labels and annotations of the job.
+    MarkBusy,
+    /// `dryRun` create of the Secret: 201 says that it is missing.
+    CheckSecret,
+}
+
+/// What the executor reports of a [`Call`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallResult {
+    Done,
+    /// `RemoveAgent`, `RemoveRecord`: it executes a job.
+    Busy,
+    /// `CheckSecret`: there is none.
+    Missing,
+    Failed,
+}
+
+/// How an agents list shows one runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentSight {
+    Absent,
+    Offline,
+    Online { busy: bool },
+}
+
+/// What a step in a runner's life means to its set: for metrics, logs, back-off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    Failed(Failure),
+    Registered,
+    JobStarted,
+    Ended,
+}
+
+/// What the pod of an adopted runner tells beside its facts.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub pod: PodFacts,
+    pub agent_id: Option<i64>,
+    pub gharts_id: Option<String>,
+    pub job: Option<Job>,
+}

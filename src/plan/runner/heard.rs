@@ -1,0 +1,343 @@
+//! What each fact changes in a runner's life. Facts may come twice, late and in any order.
+
+use super::{
+    super::Moment, AgentSight, Call, CallResult, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, NEWS, PodEnd,
+    PodFacts, PodProgress, Runner, State, Todo,
+};
+
+/// Kubernetes' word for a container that the kernel killed for its memory.
+const OOM_KILLED: &str = "OOMKilled";
+
+impl Runner {
+    // ---- Its start ----------------------------------------------------------------------------------
+
+    pub fn granted(&mut self, agent_id: Option<i64>, gharts_id: Option<String>) {
+        self.agent_id = agent_id.or(self.agent_id);
+        self.gharts_id = gharts_id.or_else(|| self.gharts_id.take());
+        if let State::Provisioning { granted, .. } = &mut self.state {
+            *granted = true;
+        }
+    }
+
+    /// Our own create was answered. The watch may have shown the pod before, and its end as well.
+    pub fn pod_created(&mut self, now: Moment, uid: &str) -> Option<Happening> {
+        if self.pod.is_some() || self.vanished {
+            return None;
+        }
+        let facts = PodFacts {
+            uid: uid.to_owned(),
+            created: now,
+            progress: PodProgress::Unscheduled,
+            deleting: false,
+            bound: false,
+        };
+        self.take_pod(now, facts)
+    }
+
+    /// Pod and Secret are there.
+    pub fn started(&mut self) {
+        self.starting = false;
+    }
+
+    /// The start failed, or was given up after its deadline; `registered`: a registration may exist.
+    pub fn start_failed(&mut self, now: Moment, failure: Failure, registered: bool) -> Option<Happening> {
+        self.starting = false;
+        // A runner that has had a job was started, whatever an answer that got lost made of it.
+        let happening = match (&self.job, &self.pod) {
+            (None, _) if !self.is_busy() && self.is_live() => Some(self.fail(now, failure)),
+            (_, None) if self.is_live() => {
+                self.end(now, false, false);
+                Some(Happening::Ended)
+            }
+            _ => None,
+        };
+        if !registered {
+            self.remove_agent = Todo::Done;
+            self.remove_record = Todo::Done;
+        }
+        if self.pod.is_none() {
+            // Should a create whose answer was lost have made one all the same, its sight asks again.
+            self.delete_pod.give_up();
+        }
+        happening
+    }
+
+    // ---- Its pod ------------------------------------------------------------------------------------
+
+    /// The watch showed the pod.
+    pub fn pod_seen(&mut self, now: Moment, facts: PodFacts) -> Option<Happening> {
+        self.watched = true;
+        self.take_pod(now, facts)
+    }
+
+    fn take_pod(&mut self, now: Moment, facts: PodFacts) -> Option<Happening> {
+        self.pod_since.get_or_insert(now);
+        if matches!(self.state, State::Provisioning { .. }) {
+            self.state = State::Pending { since: now };
+        }
+        let deleting = facts.deleting;
+        let end = match &facts.progress {
+            PodProgress::Ended(end) => Some(end.clone()),
+            _ => None,
+        };
+        self.pod = Some(facts);
+        if deleting {
+            // Somebody has asked for it: nobody needs to ask again.
+            self.delete_pod = Todo::Done;
+        }
+        match end {
+            Some(end) => self.container_ended(now, &end),
+            None if deleting && matches!(self.state, State::Pending { .. } | State::Idle { .. }) => {
+                Some(self.fail(now, Failure::PodDeleted))
+            }
+            None => {
+                if !self.is_live() {
+                    self.delete_pod.demand(now);
+                }
+                None
+            }
+        }
+    }
+
+    /// The pod no longer exists.
+    pub fn pod_gone(&mut self, now: Moment) -> Option<Happening> {
+        self.pod = None;
+        self.vanished = true;
+        self.delete_pod = Todo::Done;
+        let end = PodEnd {
+            exit_code: None,
+            reason: "deleted".to_owned(),
+        };
+        self.container_ended(now, &end)
+    }
+
+    fn container_ended(&mut self, now: Moment, end: &PodEnd) -> Option<Happening> {
+        self.delete_pod.demand(now);
+        let zero = end.exit_code == Some(0);
+        match self.state {
+            State::Ended { .. } | State::Failed { .. } => return None,
+            // Without the proof that no job ran, exit 0 most likely means that one did.
+            State::Retiring { .. } => self.end(now, false, zero && self.remove_agent != Todo::Done),
+            State::JobDone { .. } => self.end(now, zero, false),
+            State::Busy { .. } => self.end(now, zero, true),
+            State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
+                let deleted = self.pod.as_ref().is_none_or(|p| p.deleting);
+                if !zero {
+                    return Some(self.fail(now, failure_of(end, deleted)));
+                }
+                // Most likely a job so short that its messages are still on their way. Of an adopted one that
+                // was never seen idle they may have come before the restart; a deleted one may just have obeyed.
+                let unheard = self.adopted && matches!(self.state, State::Pending { .. });
+                self.suspect = !deleted && !unheard;
+                self.end(now, self.suspect, true);
+            }
+        }
+        Some(Happening::Ended)
+    }
+
+    /// An ephemeral runner that exits 0 after a job has been `deregistered` by the service already.
+    fn end(&mut self, now: Moment, deregistered: bool, covers: bool) {
+        self.state = State::Ended { at: now };
+        self.covers = covers && !self.job_completed;
+        self.mark_busy.give_up();
+        self.delete_pod.demand(now);
+        if self.has_record {
+            self.remove_record.demand(now);
+        }
+        if !deregistered {
+            self.remove_agent.demand(now);
+        }
+    }
+
+    pub(super) fn fail(&mut self, now: Moment, failure: Failure) -> Happening {
+        self.state = State::Failed { at: now, failure };
+        self.covers = false;
+        self.remove_agent.demand(now);
+        self.delete_pod.demand(now);
+        if self.has_record {
+            self.remove_record.demand(now);
+        }
+        Happening::Failed(failure)
+    }
+
+    // ---- Its job ------------------------------------------------------------------------------------
+
+    pub fn job_started(&mut self, now: Moment, job: Job) -> Option<Happening> {
+        let first = self.job.is_none();
+        self.job.get_or_insert(job);
+        self.suspect = false;
+        match self.state {
+            State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
+                self.state = State::Busy { since: now };
+            }
+            State::Retiring { .. } | State::Failed { .. } if first && self.may_still_work() => self.work_on(now),
+            _ => {}
+        }
+        if first && self.is_busy() {
+            self.mark_busy.renew(now);
+        }
+        first.then_some(Happening::JobStarted)
+    }
+
+    /// `JobCompleted` named this runner.
+    pub fn job_completed(&mut self, now: Moment) {
+        self.job_completed = true;
+        self.covers = false;
+        self.suspect = false;
+        self.job.get_or_insert_default();
+        match self.state {
+            State::Retiring { .. } if !self.may_still_work() => {}
+            State::Provisioning { .. }
+            | State::Pending { .. }
+            | State::Idle { .. }
+            | State::Busy { .. }
+            | State::Retiring { .. } => {
+                self.state = State::JobDone { since: now };
+                self.mark_busy.give_up();
+                self.give_up_removal();
+            }
+            State::JobDone { .. } | State::Ended { .. } | State::Failed { .. } => {}
+        }
+    }
+
+    /// Its removal was decided, but its pod runs (as far as a pod that retires does) and nobody has asked for
+    /// its deletion yet.
+    fn may_still_work(&self) -> bool {
+        let runs = match self.state {
+            State::Retiring { .. } => self.pod.is_some(),
+            State::Failed { failure, .. } => {
+                !matches!(failure, Failure::TotalLifetime | Failure::Deprecated) && self.pod_runs()
+            }
+            _ => false,
+        };
+        runs && !self.delete_pod.begun()
+    }
+
+    /// Busy after all.
+    fn work_on(&mut self, now: Moment) {
+        self.state = State::Busy { since: now };
+        self.give_up_removal();
+    }
+
+    fn give_up_removal(&mut self) {
+        self.remove_agent.give_up();
+        self.delete_pod.give_up();
+        self.remove_record.give_up();
+    }
+
+    /// Statistics whose request began at `began` know every end before that.
+    pub fn statistics_began(&mut self, began: Moment) {
+        if matches!(self.state, State::Ended { at } if at < began) {
+            self.covers = false;
+        }
+    }
+
+    // ---- Its registration ---------------------------------------------------------------------------
+
+    /// An agents list whose request began at `began` shows this runner so.
+    pub fn agent_seen(&mut self, now: Moment, began: Moment, sight: AgentSight, id: Option<i64>) -> Option<Happening> {
+        self.agent_id = self.agent_id.or(id);
+        match (sight, &self.state) {
+            (AgentSight::Absent, State::Pending { .. } | State::Idle { .. }) => {
+                if self.pod_since.is_none_or(|since| since >= began) {
+                    return None;
+                }
+                self.not_online = Some(began);
+                self.absent = self.absent.saturating_add(1);
+                if self.absent >= LISTS_TO_LOSE {
+                    return Some(self.fail(now, Failure::RegistrationLost));
+                }
+                None
+            }
+            (AgentSight::Offline, _) => {
+                self.absent = 0;
+                self.not_online = Some(began);
+                None
+            }
+            (AgentSight::Online { busy }, State::Pending { .. } | State::Idle { .. }) => {
+                self.absent = 0;
+                let first = matches!(self.state, State::Pending { .. });
+                if busy {
+                    self.found_busy(now);
+                } else if first {
+                    self.state = State::Idle { since: now };
+                }
+                first.then_some(Happening::Registered)
+            }
+            _ => None,
+        }
+    }
+
+    fn found_busy(&mut self, now: Moment) {
+        self.work_on(now);
+        if self.mark_busy == Todo::No {
+            self.mark_busy.renew(now + NEWS);
+        }
+    }
+
+    /// Surplus: registration first, since only its removal proves that no job runs.
+    pub fn retire(&mut self, now: Moment) {
+        let online = matches!(self.state, State::Idle { .. });
+        if matches!(self.state, State::Pending { .. } | State::Idle { .. }) {
+            self.state = State::Retiring { since: now, online };
+            self.remove_agent.renew(now);
+        }
+    }
+
+    // ---- Its calls ----------------------------------------------------------------------------------
+
+    /// The executor has taken up a call.
+    pub fn begin(&mut self, call: Call) {
+        self.todo(call).begin();
+    }
+
+    /// A call that [`Self::due`] asked for was answered. The answer to a call that was given up meanwhile (a job
+    /// arrived, the pod vanished) changes nothing.
+    pub fn called(&mut self, now: Moment, call: Call, result: CallResult) -> Option<Happening> {
+        if !matches!(self.todo(call), Todo::InFlight { .. }) {
+            return None;
+        }
+        match result {
+            CallResult::Missing => {
+                *self.todo(call) = Todo::Done;
+                if matches!(self.state, State::Pending { .. }) {
+                    return Some(self.fail(now, Failure::LostSecret));
+                }
+            }
+            CallResult::Busy if self.may_still_work() => self.found_busy(now),
+            CallResult::Busy | CallResult::Failed => self.todo(call).again(now),
+            CallResult::Done => {
+                *self.todo(call) = Todo::Done;
+                self.done(now, call);
+            }
+        }
+        None
+    }
+
+    fn done(&mut self, now: Moment, call: Call) {
+        let lingers = self.pod.as_ref().is_some_and(PodFacts::lingers);
+        match (call, &self.state) {
+            (Call::RemoveAgent, State::Retiring { .. }) => {
+                self.delete_pod.demand(now);
+                if self.has_record {
+                    self.remove_record.demand(now);
+                }
+            }
+            // An unbound pod is gone with its DELETE; another one when the watch says so.
+            (Call::DeletePod, State::Retiring { .. } | State::JobDone { .. }) if !lingers => {
+                self.end(now, false, false);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn failure_of(end: &PodEnd, deleted: bool) -> Failure {
+    match end.exit_code {
+        _ if deleted => Failure::PodDeleted,
+        Some(EXIT_DEPRECATED) => Failure::Deprecated,
+        Some(_) if end.reason == OOM_KILLED => Failure::OutOfMemory,
+        Some(_) => Failure::CrashedBeforeJob,
+        None => Failure::Evicted,
+    }
+}

@@ -1,0 +1,274 @@
+//! A runner's life, pure: what was seen moves its state, time moves it by deadlines, and [`Runner::due`] says
+//! which calls it needs now. The table of the design (section 2) is this folder; each row has tests.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `facts` | the words: pods, jobs, calls, failures |
+//! | `heard` | what each fact changes |
+//! | `deadlines` | what time changes, which calls are due, when to look again |
+//! | `todo` | one call and its retries |
+
+mod deadlines;
+mod facts;
+mod heard;
+#[cfg(test)]
+mod tests;
+mod todo;
+
+use std::time::Duration;
+
+pub use facts::{
+    Adopted, AgentSight, Call, CallResult, Failure, Happening, Job, PodEnd, PodFacts, PodProgress, Purpose,
+};
+use todo::Todo;
+
+use super::Moment;
+use crate::ids::RunnerName;
+
+/// From the decision to the JIT configuration in hand; GHARTS' own worst case is 20 to 30 s.
+pub const PROVISIONING: Duration = Duration::from_secs(45);
+/// A JIT configuration lives an hour: a pod that has not registered by now never will in time.
+pub const PENDING_TOTAL: Duration = Duration::from_mins(50);
+/// A removal without an answer is tried again after this.
+pub const RETIRING: Duration = Duration::from_secs(30);
+/// How long an ended runner stands for the job it ran, and how long we wait to hear of one at all.
+pub const VERDICT: Duration = Duration::from_mins(1);
+/// A runner found busy waits so long for the news of its job, so that one patch tells it all.
+pub const NEWS: Duration = Duration::from_secs(10);
+/// A registration absent from this many lists in a row, each begun after the pod was made, is lost.
+const LISTS_TO_LOSE: u8 = 2;
+/// `runner` exit code of a version that GitHub no longer serves.
+pub const EXIT_DEPRECATED: i32 = 7;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    Provisioning {
+        since: Moment,
+        granted: bool,
+    },
+    Pending {
+        since: Moment,
+    },
+    Idle {
+        since: Moment,
+    },
+    Busy {
+        since: Moment,
+    },
+    JobDone {
+        since: Moment,
+    },
+    /// Removal decided, or last tried, then; `online` as it was before.
+    Retiring {
+        since: Moment,
+        online: bool,
+    },
+    Ended {
+        at: Moment,
+    },
+    Failed {
+        at: Moment,
+        failure: Failure,
+    },
+}
+
+/// One runner.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    pub name: RunnerName,
+    pub purpose: Purpose,
+    pub state: State,
+    /// When it was decided, or its pod made, for adopted ones.
+    pub created: Moment,
+    pub agent_id: Option<i64>,
+    pub gharts_id: Option<String>,
+    /// As the watch (or our own create) showed it last; `None` before the pod exists and after it is gone.
+    pub pod: Option<PodFacts>,
+    pub job: Option<Job>,
+    /// Found through its pod after a restart: what was heard of it before is forgotten.
+    adopted: bool,
+    /// When it was decided or adopted.
+    known_since: Moment,
+    /// When its pod was first known, by our own clock.
+    pod_since: Option<Moment>,
+    /// The watch has shown the pod, so that the watch will show its end as well.
+    watched: bool,
+    /// The pod has been and gone: an older answer must not bring it back.
+    vanished: bool,
+    job_completed: bool,
+    /// Ended runners only: stands for its job until the news of the end has certainly reached us.
+    covers: bool,
+    /// Ended runners only: exit 0, not our doing, and no job heard of yet.
+    suspect: bool,
+    absent: u8,
+    /// When the newest agents list began that did not show it online.
+    not_online: Option<Moment>,
+    remove_agent: Todo,
+    delete_pod: Todo,
+    remove_record: Todo,
+    mark_busy: Todo,
+    check_secret: Todo,
+    /// The provisioner keeps records of its own, which must be taken back.
+    has_record: bool,
+    /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
+    starting: bool,
+}
+
+impl Runner {
+    /// A runner whose creation was decided just now.
+    pub fn decided(name: RunnerName, purpose: Purpose, now: Moment, has_record: bool) -> Self {
+        Self {
+            name,
+            purpose,
+            state: State::Provisioning {
+                since: now,
+                granted: false,
+            },
+            created: now,
+            agent_id: None,
+            gharts_id: None,
+            pod: None,
+            job: None,
+            adopted: false,
+            known_since: now,
+            pod_since: None,
+            watched: false,
+            vanished: false,
+            job_completed: false,
+            covers: false,
+            suspect: false,
+            absent: 0,
+            not_online: None,
+            remove_agent: Todo::No,
+            delete_pod: Todo::No,
+            remove_record: Todo::No,
+            mark_busy: Todo::No,
+            check_secret: Todo::No,
+            has_record,
+            starting: true,
+        }
+    }
+
+    /// A runner found through its pod after a restart.
+    pub fn adopted(name: RunnerName, purpose: Purpose, now: Moment, found: Adopted, has_record: bool) -> Self {
+        let mut runner = Self::decided(name, purpose, now, has_record);
+        runner.adopted = true;
+        runner.starting = false;
+        runner.created = found.pod.created;
+        runner.agent_id = found.agent_id;
+        runner.gharts_id = found.gharts_id;
+        runner.state = if found.job.is_some() {
+            State::Busy { since: now }
+        } else {
+            State::Pending {
+                since: found.pod.created,
+            }
+        };
+        if found.job.is_some() {
+            runner.mark_busy = Todo::Done;
+        }
+        runner.job = found.job;
+        if matches!(
+            found.pod.progress,
+            PodProgress::Unscheduled | PodProgress::Preparing { .. }
+        ) {
+            runner.check_secret.demand(now);
+        }
+        runner
+    }
+
+    /// Counts against limits.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, State::Ended { .. } | State::Failed { .. })
+    }
+
+    /// Stands for one job of the demand (or one spare place).
+    pub fn covers_job(&self) -> bool {
+        match self.state {
+            State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } | State::Busy { .. } => true,
+            State::JobDone { .. } | State::Retiring { .. } | State::Failed { .. } => false,
+            State::Ended { .. } => self.covers,
+        }
+    }
+
+    /// JIT request under way.
+    pub fn awaits_grant(&self) -> bool {
+        matches!(self.state, State::Provisioning { granted: false, .. })
+    }
+
+    pub fn is_busy(&self) -> bool {
+        matches!(self.state, State::Busy { .. })
+    }
+
+    pub fn idle_since(&self) -> Option<Moment> {
+        match self.state {
+            State::Idle { since } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// May be retired when surplus: whether it is online, and since when it waits for work. Runners still
+    /// asking for their JIT configuration are not cancelled: cancelling leaks.
+    pub fn spare_since(&self) -> Option<(bool, Moment)> {
+        match self.state {
+            State::Pending { since } => Some((false, since)),
+            State::Idle { since } => Some((true, since)),
+            _ => None,
+        }
+    }
+
+    /// Its agent is neither known to be online nor known to be over: the agents list would tell.
+    pub fn is_unconfirmed(&self) -> bool {
+        matches!(self.state, State::Pending { .. }) && self.pod_runs()
+    }
+
+    /// Nothing is left to do or to remember. A pod that the watch has shown is remembered until the watch shows
+    /// its end: forgotten earlier, a late word of it would look like a stranger's pod to adopt.
+    pub fn is_over(&self, now: Moment) -> bool {
+        let end = match self.state {
+            State::Ended { at } if !self.covers && !self.suspect => at,
+            State::Failed { at, .. } => at,
+            _ => return false,
+        };
+        let open = [self.remove_agent, self.delete_pod, self.remove_record];
+        let pod_is_over =
+            self.pod.is_none() || (!self.watched && self.delete_pod == Todo::Done && now.since(end) >= VERDICT);
+        !self.starting && pod_is_over && !open.into_iter().any(Todo::open)
+    }
+
+    /// Lower-case name of the state, for status and metrics.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Provisioning { .. } => "provisioning",
+            State::Pending { .. } => "pending",
+            State::Idle { .. } => "idle",
+            State::Busy { .. } => "busy",
+            State::JobDone { .. } => "jobDone",
+            State::Retiring { .. } => "retiring",
+            State::Ended { .. } => "ended",
+            State::Failed { .. } => "failed",
+        }
+    }
+
+    /// The watch has shown its pod, so that a later list without it means that it is gone. A pod known from our
+    /// own create alone may be younger than the list.
+    pub fn pod_was_watched(&self) -> bool {
+        self.pod.is_some() && self.watched
+    }
+
+    fn pod_runs(&self) -> bool {
+        self.pod
+            .as_ref()
+            .is_some_and(|p| matches!(p.progress, PodProgress::Running { .. }))
+    }
+
+    fn todo(&mut self, call: Call) -> &mut Todo {
+        match call {
+            Call::RemoveAgent => &mut self.remove_agent,
+            Call::DeletePod => &mut self.delete_pod,
+            Call::RemoveRecord => &mut self.remove_record,
+            Call::MarkBusy => &mut self.mark_busy,
+            Call::CheckSecret => &mut self.check_secret,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What goes when there is too much (B13, B14).
+
+use super::*;
+use crate::plan::runner::AgentSight;
+
+fn names(plan: &Plan) -> Vec<&str> {
+    plan.retire.iter().map(RunnerName::as_str).collect()
+}
+
+/// Two readings of zero, 30 s apart.
+fn zero(world: &mut World, now: i64) {
+    for secs in [now - 30, now] {
+        world.read(at(secs), at(secs), &SetName::new("a"), assigned(0));
+        world.advance(at(secs));
+    }
+}
+
+#[test]
+fn b13_surplus_goes_after_its_idle_time_youngest_first() {
+    let mut world = world([set("a")
+        .with(0, assigned(3))
+        .with_idle(1, 10)
+        .with_idle(1, 20)
+        .with_idle(1, 15)]);
+    world.read(at(60), at(60), &SetName::new("a"), assigned(1));
+    world.advance(at(60));
+    let plan = plan_of(&world, "a", 60);
+    assert_eq!((names(&plan), plan.wake_at), (vec![], Some(at(180))));
+    assert_eq!(names(&plan_of(&world, "a", 180)), ["a-1", "a-2"]);
+}
+
+#[test]
+fn b13_not_yet_registered_runners_go_first_and_young_idle_ones_wait() {
+    let mut world = world([set("a").with(0, assigned(3)).with_idle(2, 0)]);
+    let set = world.sets.get_mut("a").unwrap();
+    *set = set.clone().with_decided(1, 0);
+    let late = set.runners.get_mut("a-2").unwrap();
+    late.pod_created(at(80), "u");
+    late.started();
+    let flapped = set.runners.get_mut("a-1").unwrap();
+    *flapped = Runner::decided(flapped.name.clone(), Purpose::Demand, at(0), true);
+    flapped.pod_created(at(0), "u");
+    flapped.started();
+    flapped.agent_seen(at(100), at(100), AgentSight::Online { busy: false }, None);
+    zero(&mut world, 60);
+    assert_eq!(names(&plan_of(&world, "a", 179)), Vec::<&str>::new());
+    let plan = plan_of(&world, "a", 180);
+    assert_eq!((names(&plan), plan.wake_at), (vec!["a-2", "a-0"], Some(at(220))));
+    assert_eq!(names(&plan_of(&world, "a", 220)), ["a-2", "a-1", "a-0"]);
+}
+
+#[test]
+fn b14_nothing_is_surplus_before_the_first_reading_nor_before_a_zero_is_confirmed() {
+    let mut unheard = world([set("a").with_idle(3, 0)]);
+    unheard.advance(at(0));
+    assert_eq!(names(&plan_of(&unheard, "a", 9000)), Vec::<&str>::new());
+
+    let mut once = world([set("a").with(0, assigned(3)).with_idle(3, 0)]);
+    once.read(at(10), at(10), &SetName::new("a"), assigned(0));
+    once.advance(at(10));
+    let plan = plan_of(&once, "a", 9000);
+    assert_eq!(names(&plan), Vec::<&str>::new());
+    assert!(plan.listen_closely, "a second reading is asked for");
+}
+
+#[test]
+fn b10_spare_runners_are_no_surplus() {
+    let spare = SetWorld {
+        min_runners: 2,
+        ..set("a")
+    };
+    let mut world = world([spare.with(0, assigned(1)).with_idle(3, 0)]);
+    zero(&mut world, 60);
+    assert_eq!(plan_of(&world, "a", 180).retire.len(), 1);
+}
+
+#[test]
+fn nothing_retires_and_nothing_is_made_while_draining() {
+    let mut world = world([set("a").with(0, assigned(0)).with_idle(3, 0)]);
+    zero(&mut world, 60);
+    world.draining = true;
+    let plan = plan_of(&world, "a", 9000);
+    assert_eq!((plan.retire, plan.create), (vec![], vec![]));
+}
