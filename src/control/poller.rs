@@ -19,7 +19,7 @@ use crate::{
         reason::{Code, Reason},
         world,
     },
-    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
+    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, Statistics, ensure},
     telemetry::Metrics,
 };
 
@@ -34,7 +34,7 @@ const POLL_FLOOR: Duration = Duration::from_secs(1);
 /// A rise of the capacity interrupts the poll at most so often.
 const RISE_FLOOR: Duration = Duration::from_secs(1);
 /// Between two questions for offers that found no capacity when they were made.
-const OFFERS_EVERY: Duration = Duration::from_secs(5);
+const OFFERS_EVERY: Duration = Duration::from_secs(1);
 /// How often statistics are fetched beside the poll while the loop listens closely.
 const CLOSE_LISTENING: Duration = Duration::from_secs(30);
 /// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
@@ -87,6 +87,14 @@ struct Course {
     /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
     offers: bool,
     next_offers: tokio::time::Instant,
+}
+
+impl Course {
+    /// Offers are left over, and there is capacity for them now.
+    fn offers_wait(&self, session: &Session, capacity: u32) -> bool {
+        let room = |s: &Statistics| s.total_available_jobs > 0 && i64::from(capacity) > s.total_assigned_jobs;
+        self.offers && session.statistics.as_ref().is_some_and(room)
+    }
 }
 
 impl From<LoopGone> for End {
@@ -267,6 +275,9 @@ impl Poller {
                 course.last_rise = self.timeline.clock().instant();
                 return Ok(None);
             }
+            () = tokio::time::sleep_until(course.next_offers), if course.offers_wait(session, announce.capacity) => {
+                return Ok(None);
+            }
             () = tokio::time::sleep_until(course.next_refresh), if announce.listen_closely => None,
             polled = connection.poll_renewing(session, course.last_message_id, announce.capacity) => Some(polled?),
         };
@@ -336,13 +347,10 @@ impl Poller {
         capacity: u32,
     ) -> Result<(), Error> {
         let now = self.timeline.clock().instant();
-        let Some(statistics) = session.statistics else {
-            return Ok(());
-        };
-        let room = i64::from(capacity) > statistics.total_assigned_jobs;
-        if !course.offers || !room || statistics.total_available_jobs <= 0 || now < course.next_offers {
+        if now < course.next_offers || !course.offers_wait(session, capacity) {
             return Ok(());
         }
+        let assigned = session.statistics.map_or(0, |s| s.total_assigned_jobs);
         course.next_offers = now + OFFERS_EVERY;
         let jobs = self.connection.acquirable_jobs(session.set_id).await?;
         let ids: Vec<i64> = jobs
@@ -351,8 +359,7 @@ impl Poller {
             .filter(|id| *id > 0)
             .collect();
         course.offers = !ids.is_empty();
-        self.acquire(session, &ids, capacity, statistics.total_assigned_jobs)
-            .await
+        self.acquire(session, &ids, capacity, assigned).await
     }
 
     /// Acquires within capacity.

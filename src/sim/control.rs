@@ -292,7 +292,7 @@ async fn settings(State(world): State<Controlled>) -> Json<Value> {
         "adminTokenTtlSeconds": settings.admin_token_ttl.as_secs(),
         "sessionTtlSeconds": settings.session_ttl.0.as_secs(),
         "assignedJobsRunOn": settings.assigned_jobs_run_on,
-        "latencyMs": settings.latency.as_millis() as u64,
+        "latencyMs": u64::try_from(settings.latency.as_millis()).unwrap_or(u64::MAX),
     }))
 }
 

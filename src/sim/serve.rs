@@ -228,7 +228,7 @@ async fn issuer_of(admin: &kube::Client) -> Result<TrustedIssuer, StartError> {
 async fn fetch(admin: &kube::Client, path: &str) -> Result<Value, StartError> {
     let request = http::Request::get(path)
         .body(Vec::new())
-        .map_err(|error| kube::Error::HttpError(error))?;
+        .map_err(kube::Error::HttpError)?;
     let text = admin.request_text(request).await?;
     let value = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
     Ok(value)

@@ -5,6 +5,7 @@ mod harness;
 use std::time::Duration;
 
 use gharts_listener::sim::{
+    fleet::Behaviour,
     github::{Flow, NewJobs},
     world::{ORGANIZATION, Options, Provisioner, SetOptions},
 };
@@ -57,4 +58,49 @@ async fn b10_idle_runners_are_kept_ready_on_top_of_demand() {
         .until("two idle runners again", |world| world.counters.live() == 2)
         .await;
     assert_eq!(running.world.counters.exceeded(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b31_a_set_whose_pods_crashed_is_served_once_the_cause_is_gone() {
+    let running = Running::start(with_provisioner(Provisioner::Gharts)).await;
+    let fleet = running.world.fleet.clone().unwrap();
+    fleet.behave(|_| Behaviour::Crashes(3));
+    let jobs = running.queue(&NewJobs::for_set(ORGANIZATION, "linux", 3)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(running.world.github.unfinished_jobs(), 3, "nobody registered");
+    fleet.behave(|_| Behaviour::Ordinary);
+    running.until_finished(&jobs, Duration::from_secs(800)).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b30_a_pod_that_waits_for_a_node_serves_its_job_when_there_is_one() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let fleet = running.world.fleet.clone().unwrap();
+    fleet.behave(|_| Behaviour::Unschedulable);
+    let jobs = running.queue(&NewJobs::for_set(ORGANIZATION, "linux", 2)).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(
+        running.world.counters.created(),
+        2,
+        "one pod per job, and no more while they wait"
+    );
+    fleet.behave(|_| Behaviour::Ordinary);
+    running.until_finished(&jobs, Duration::from_secs(300)).await;
+    assert_eq!(running.end().await.counters.created(), 2);
+}
+
+/// Three hundred at once cost the fleet three writes each and no time.
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_three_hundred_is_served_without_a_surplus_pod() {
+    let running = Running::start(Options {
+        sets: vec![SetOptions::new("linux", Provisioner::ScaleSet, 300)],
+        ..Options::default()
+    })
+    .await;
+    let jobs = running.queue(&NewJobs::for_set(ORGANIZATION, "linux", 300)).await;
+    running.until_finished(&jobs, Duration::from_secs(120)).await;
+    let world = running.end().await;
+    assert_eq!(world.counters.created(), 300);
+    assert!(world.daemon_writes().total() <= 4 * 300, "{:?}", world.daemon_writes());
 }

@@ -127,14 +127,13 @@ impl Report {
                 times.p50, times.p99
             );
         }
-        match self.verdict {
-            "ok" => text.push_str("\nVerdict: every job finished, nothing leaked, no limit was exceeded.\n"),
-            _ => {
-                let _ = writeln!(text, "\nVerdict: bad: {}.", self.why.join("; "));
-                if !self.leaked.is_clean() {
-                    let _ = writeln!(text, "  left behind: {:?}", self.leaked);
-                }
-            }
+        if self.verdict == "ok" {
+            text.push_str("\nVerdict: every job finished, nothing leaked, no limit was exceeded.\n");
+            return text;
+        }
+        let _ = writeln!(text, "\nVerdict: bad: {}.", self.why.join("; "));
+        if !self.leaked.is_clean() {
+            let _ = writeln!(text, "  left behind: {:?}", self.leaked);
         }
         text
     }

@@ -168,13 +168,11 @@ impl Life<'_> {
         };
         running?;
         self.process = None;
-        match end {
-            Some(end) => self.ended_since(&end, &started).await,
-            None => {
-                self.lost = true;
-                std::future::pending().await
-            }
-        }
+        let Some(end) = end else {
+            self.lost = true;
+            return std::future::pending().await;
+        };
+        self.ended_since(&end, &started).await
     }
 
     /// Finds a node and an image; waits while there is none.

@@ -223,7 +223,7 @@ impl Roster {
                     .play(pod, told.subscribe(), fastrand::Rng::with_seed(self.rng.u64(..)));
                 let stop = self.tasks.token().clone();
                 self.tasks.spawn("fleet pod", async move {
-                    stop.run_until_cancelled(play).await;
+                    stop.run_until_cancelled(Box::pin(play)).await;
                 });
                 self.pods.insert(name, Entry { uid, told });
             }

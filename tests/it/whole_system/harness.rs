@@ -1,4 +1,5 @@
 //! One world and one daemon in it, watched by a deadline in virtual time.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::{
     path::PathBuf,
@@ -24,22 +25,22 @@ const TICK: Duration = Duration::from_millis(250);
 /// Longest wait for any condition.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-pub fn with_provisioner(provisioner: Provisioner) -> Options {
+pub(super) fn with_provisioner(provisioner: Provisioner) -> Options {
     Options {
         sets: vec![SetOptions::new("linux", provisioner, 10)],
         ..Options::default()
     }
 }
 
-pub struct Running {
-    pub world: World,
+pub(super) struct Running {
+    pub(super) world: World,
     tasks: Tasks,
     stop: CancellationToken,
     daemon: JoinHandle<Result<(), app::Error>>,
 }
 
 impl Running {
-    pub async fn start(options: Options) -> Self {
+    pub(super) async fn start(options: Options) -> Self {
         let tasks = Tasks::new();
         let clock = Clock::simulated("2026-11-23T00:00:00Z".parse().unwrap());
         let seed = options.seed;
@@ -68,14 +69,14 @@ impl Running {
     }
 
     /// Queues jobs once the set is there to take them.
-    pub async fn queue(&self, jobs: &NewJobs) -> Vec<JobHandle> {
+    pub(super) async fn queue(&self, jobs: &NewJobs) -> Vec<JobHandle> {
         let set = jobs.set.clone().unwrap();
         self.until("a session", |world| world.github.set(&set).is_some_and(|s| s.polling))
             .await;
         self.world.github.queue_jobs(jobs)
     }
 
-    pub async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
         let waiting = async {
             while !condition(&self.world) {
                 assert!(!self.daemon.is_finished(), "the daemon ended");
@@ -92,7 +93,7 @@ impl Running {
         }
     }
 
-    pub async fn until_finished(&self, jobs: &[JobHandle], within: Duration) {
+    pub(super) async fn until_finished(&self, jobs: &[JobHandle], within: Duration) {
         let begun = self.world.clock.instant();
         self.until("the end of every job", |world| {
             jobs.iter()
@@ -104,7 +105,7 @@ impl Running {
     }
 
     /// Waits until nothing is left of any runner, drains the daemon, and judges the world.
-    pub async fn end(self) -> World {
+    pub(super) async fn end(self) -> World {
         let mut leaks = self.world.leaks().await.unwrap();
         for _ in 0..2400 {
             leaks = self.world.leaks().await.unwrap();
