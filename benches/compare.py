@@ -42,6 +42,7 @@ def parse_arguments():
     parser.add_argument("--memory", default="1,10,100", help="idle scale sets to weigh the daemon with (default 1,10,100)")
     parser.add_argument("--only", choices=(LEAST, DAEMON), help="one contestant, for profiling")
     parser.add_argument("--keep-logs", type=pathlib.Path, help="folder for the programs' output")
+    parser.add_argument("--verbose", action="store_true", help="every turn's figures, as they come")
     parser.add_argument("--json", type=pathlib.Path, help="file for every figure of every turn")
     return parser.parse_args()
 
@@ -76,6 +77,7 @@ class Audit:
     """What happened to runners at the API server, from the audit log, read as it grows."""
 
     def __init__(self, path):
+        self.path = path
         self.file = open(path, encoding="utf-8")
         self.rest = ""
         self.forget()
@@ -89,7 +91,14 @@ class Audit:
         self.refused = collections.Counter()
 
     def read(self):
-        lines = (self.rest + self.file.read()).split("\n")
+        text = self.rest + self.file.read()
+        # At 100 MB the API server puts the log aside and begins another.
+        if os.stat(self.path).st_ino != os.fstat(self.file.fileno()).st_ino:
+            text += self.file.read()
+            self.file.close()
+            self.file = open(self.path, encoding="utf-8")
+            text += self.file.read()
+        lines = text.split("\n")
         self.rest = lines.pop()
         for line in lines:
             # Most lines are reads: decoding them all would take the machine from the contestants.
@@ -406,6 +415,8 @@ def main():
             print(f"round {round + 1}: {name}", file=sys.stderr, flush=True)
             for key, values in turn(args, audit, cluster, name, count).items():
                 figures[name][key] += values
+                if args.verbose:
+                    print(f"  {key}: {', '.join(map(number, values))}", file=sys.stderr, flush=True)
     idle = {}
     for place, sets in enumerate(n for n in args.memory.split(",") if n.strip()):
         print(f"memory of the daemon with {sets} idle scale sets", file=sys.stderr, flush=True)

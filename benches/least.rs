@@ -31,7 +31,7 @@ use gharts_listener::{
     plan::runner::Purpose,
     runner::{keys, manifest::Blueprint},
 };
-use kube::api::{DeleteParams, PostParams, Request, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, PostParams, Request, WatchEvent, WatchParams};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
@@ -71,8 +71,9 @@ async fn main() -> anyhow::Result<()> {
             }
         });
     }
+    let mut version = program.version().await?;
     loop {
-        if let Err(error) = program.watch().await {
+        if let Err(error) = program.watch(&mut version).await {
             eprintln!("least: watch: {error:#}");
         }
     }
@@ -277,17 +278,31 @@ struct Program {
     alive: Mutex<HashSet<String>>,
 }
 
+/// As much of a list as has to be read: from when on to watch.
+#[derive(Deserialize)]
+struct Listed {
+    metadata: Version,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    resource_version: String,
+}
+
 /// As much of a pod as has to be read.
 #[derive(Clone, Debug, Deserialize)]
 struct Seen {
-    metadata: Name,
+    metadata: Metadata,
     #[serde(default)]
     status: Phase,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Name {
+#[serde(rename_all = "camelCase")]
+struct Metadata {
     name: String,
+    resource_version: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -356,15 +371,25 @@ impl Program {
         Ok(())
     }
 
-    /// Removes every runner that has ended, until the API server ends the watch.
-    async fn watch(self: &Arc<Self>) -> anyhow::Result<()> {
+    /// Since when to watch.
+    async fn version(&self) -> anyhow::Result<String> {
+        let list = Request::new(&self.pods).list(&ListParams::default().limit(1))?;
+        let now: Listed = self.cluster.request(list).await?;
+        Ok(now.metadata.resource_version)
+    }
+
+    /// Removes every runner that has ended, until the API server ends the watch, which under load it does often.
+    async fn watch(self: &Arc<Self>, version: &mut String) -> anyhow::Result<()> {
         let selector = format!("{}={}", keys::MANAGED_BY, keys::MANAGED_BY_VALUE);
-        let request = Request::new(&self.pods).watch(&WatchParams::default().labels(&selector), "0")?;
+        let request = Request::new(&self.pods).watch(&WatchParams::default().labels(&selector), version)?;
         let mut events = std::pin::pin!(self.cluster.request_events::<Seen>(request).await?);
         while let Some(event) = events.try_next().await? {
-            let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = event else {
-                continue;
+            let pod = match event {
+                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => pod,
+                WatchEvent::Error(error) => bail!("{}", error.message),
+                WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => continue,
             };
+            version.clone_from(&pod.metadata.resource_version);
             let is_over = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
             if is_over && self.alive().remove(&pod.metadata.name) {
                 let program = self.clone();

@@ -66,38 +66,72 @@ pub async fn serve(
     listener: Option<tokio::net::TcpListener>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let clock = externals.clock.clone();
-    let tasks = Tasks::new();
-    let (status_in, status) = watch::channel(Arc::new(first_status(clock.now())));
-    let heartbeat = Arc::new(Heartbeat::new(&clock));
-    let metrics = Metrics::new(false);
-    let serving = tasks.child();
-    if let Some(listener) = listener {
-        let sources = Sources {
-            status,
-            heartbeat: heartbeat.clone(),
-            metrics: metrics.clone(),
-        };
-        server::serve(listener, sources, &serving);
-    }
-    let outputs = compose::Outputs {
-        metrics,
-        heartbeat,
-        status: status_in,
-    };
-    let core = tasks.spawn("control", {
-        let (tasks, stop) = (tasks.clone(), stop.clone());
-        async move {
-            if let Some(setup) = compose::setup(config, externals, outputs, &tasks, &stop).await? {
-                control::run(setup, stop).await;
-            }
-            Ok(())
+    Daemon::new(config, externals).serve(listener, stop).await
+}
+
+/// The daemon before it runs: what it will say of itself can be asked for already.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    externals: Externals,
+    outputs: compose::Outputs,
+    sources: Sources,
+}
+
+impl Daemon {
+    pub fn new(config: Config, externals: Externals) -> Self {
+        let clock = &externals.clock;
+        let (status_in, status) = watch::channel(Arc::new(first_status(clock.now())));
+        let heartbeat = Arc::new(Heartbeat::new(clock));
+        let metrics = Metrics::new(false);
+        Self {
+            sources: Sources {
+                status,
+                heartbeat: heartbeat.clone(),
+                metrics: metrics.clone(),
+            },
+            outputs: compose::Outputs {
+                metrics,
+                heartbeat,
+                status: status_in,
+            },
+            config,
+            externals,
         }
-    });
-    let ended = core.await;
-    serving.stop();
-    serving.finished().await;
-    ended.map_err(|panic| Error::Core(panic.to_string()))?
+    }
+
+    /// What its port serves: status, heartbeat, metrics.
+    pub fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+
+    /// See [`serve`].
+    pub async fn serve(self, listener: Option<tokio::net::TcpListener>, stop: CancellationToken) -> Result<(), Error> {
+        let Self {
+            config,
+            externals,
+            outputs,
+            sources,
+        } = self;
+        let tasks = Tasks::new();
+        let serving = tasks.child();
+        if let Some(listener) = listener {
+            server::serve(listener, sources, &serving);
+        }
+        let core = tasks.spawn("control", {
+            let (tasks, stop) = (tasks.clone(), stop.clone());
+            async move {
+                if let Some(setup) = compose::setup(config, externals, outputs, &tasks, &stop).await? {
+                    control::run(setup, stop).await;
+                }
+                Ok(())
+            }
+        });
+        let ended = core.await;
+        serving.stop();
+        serving.finished().await;
+        ended.map_err(|panic| Error::Core(panic.to_string()))?
+    }
 }
 
 /// SIGTERM and SIGINT, one by one.

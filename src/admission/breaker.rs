@@ -5,9 +5,14 @@
 //!
 //! What counts as a failure is the caller's judgement: a refusal is an answer, and a server that answers lives.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
+
+use crate::clock::Clock;
 
 /// Failures in a row that open it.
 pub const FAILURES_TO_OPEN: u32 = 5;
@@ -64,6 +69,53 @@ impl Breaker {
 
     pub fn is_open(&self) -> bool {
         self.next_probe.is_some()
+    }
+}
+
+/// One breaker for all who call its server. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct SharedBreaker {
+    breaker: Arc<Mutex<Breaker>>,
+    clock: Clock,
+}
+
+impl SharedBreaker {
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            breaker: Arc::default(),
+            clock,
+        }
+    }
+
+    /// Whether one call may go out now, if only as a probe.
+    pub fn admits(&self) -> bool {
+        let now = self.clock.instant();
+        !matches!(self.with(|breaker| breaker.admit(now)), Admission::Wait(_))
+    }
+
+    /// What a call came to.
+    pub fn report(&self, lives: bool) {
+        let now = self.clock.instant();
+        let (was, is) = self.with(|breaker| {
+            let was = breaker.is_open();
+            if lives {
+                breaker.succeeded();
+            } else {
+                breaker.failed(now);
+            }
+            (was, breaker.is_open())
+        });
+        match (was, is) {
+            (false, true) => {
+                tracing::warn!("a server keeps failing: what can wait waits, but for one probe every 30 s");
+            }
+            (true, false) => tracing::info!("the server answers again"),
+            _ => {}
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
+        act(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

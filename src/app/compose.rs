@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::{
-    admission::gate::Gate,
+    admission::{SharedBreaker, gate::Gate},
     clock::Clock,
     config::{Config, Gharts, GitHub, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
     control::{ScopeLabels, SetParts, SetSetup, Setup},
@@ -187,6 +187,7 @@ async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &Cancellation
 struct GitHubSide {
     connection: Arc<Connection>,
     gate: Gate,
+    breaker: SharedBreaker,
     provisioner: Arc<dyn Provisioner>,
     key: String,
     max_in_flight: u32,
@@ -205,6 +206,7 @@ impl GitHubSide {
         );
         Self {
             gate: Gate::new(Some(&github.limits), externals.clock.clone()),
+            breaker: SharedBreaker::new(externals.clock.clone()),
             provisioner: Arc::new(ScaleSetProvisioner::new(connection.clone())),
             connection,
             key: format!("GitHub at {}", github.config_url.url),
@@ -217,6 +219,7 @@ impl GitHubSide {
 struct GhartsSide {
     provisioner: Arc<dyn Provisioner>,
     gate: Gate,
+    breaker: SharedBreaker,
     key: String,
     max_in_flight: u32,
 }
@@ -235,6 +238,7 @@ impl GhartsSide {
         Self {
             provisioner: Arc::new(provisioner),
             gate: Gate::new(Some(&gharts.limits), externals.clock.clone()),
+            breaker: SharedBreaker::new(externals.clock.clone()),
             key: format!("GHARTS at {}", gharts.base_url),
             max_in_flight: gharts.limits.max_in_flight,
         }
@@ -345,10 +349,11 @@ fn set_setup(
     gharts: Option<&GhartsSide>,
 ) -> Result<SetSetup, Error> {
     let blueprint = Blueprint::new(&set.name, &set.template);
-    let (provisioner, gate, key, in_flight_max, has_records, word) = match set.provisioner {
+    let (provisioner, gate, breaker, key, in_flight_max, has_records, word) = match set.provisioner {
         ProvisionerKind::ScaleSet => (
             github.provisioner.clone(),
             github.gate.clone(),
+            github.breaker.clone(),
             github.key.clone(),
             github.max_in_flight,
             false,
@@ -361,6 +366,7 @@ fn set_setup(
             (
                 gharts.provisioner.clone(),
                 gharts.gate.clone(),
+                gharts.breaker.clone(),
                 gharts.key.clone(),
                 gharts.max_in_flight,
                 true,
@@ -401,6 +407,7 @@ fn set_setup(
             provisioner,
             provisioner_key: key,
             provisioner_gate: gate,
+            provisioner_breaker: breaker,
             connection: github.connection.clone(),
             github_gate: github.gate.clone(),
         }),

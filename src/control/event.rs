@@ -56,7 +56,7 @@ pub(super) enum QueueEvent {
         statistics: Statistics,
         began: Moment,
     },
-    /// A poll was answered, if only by silence.
+    /// A poll was answered by silence.
     Polled,
     /// Answered when every entry is taken in: only then may the message be deleted.
     Message {

@@ -18,7 +18,10 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
-    admission::gate::{Gate, Urgency},
+    admission::{
+        SharedBreaker,
+        gate::{Gate, Urgency},
+    },
     ids::{Namer, RunnerName, SetName},
     plan::runner::{Call, CallResult, Failure, Job, Purpose},
     provision::{Class, Granted, JitRequest, Provisioner, Registration, ReleaseError, Released},
@@ -45,6 +48,9 @@ pub struct SetParts {
     pub provisioner_key: String,
     /// In front of the provisioner's service.
     pub provisioner_gate: Gate,
+    /// Of the provisioner's service. Creations have their back-off in the planner and count as probes; removals
+    /// and lists, which each runner would repeat by itself, wait while it is open.
+    pub provisioner_breaker: SharedBreaker,
     pub connection: Arc<Connection>,
     /// In front of GitHub's Actions service.
     pub github_gate: Gate,
@@ -88,6 +94,16 @@ pub(super) struct CallOrder {
     pub(super) gharts_id: Option<String>,
     pub(super) pod_uid: String,
     pub(super) job: Option<Job>,
+}
+
+impl SetParts {
+    /// Takes a registration back at the provisioner's service, once its breaker has admitted the call.
+    pub(super) async fn release(&self, registration: &Registration) -> Result<Released, ReleaseError> {
+        let released = self.provisioner.release(registration).await;
+        let failed = matches!(released, Err(ReleaseError::Failed(_)));
+        self.provisioner_breaker.report(!failed);
+        released
+    }
 }
 
 impl Executor {
@@ -203,9 +219,20 @@ impl Parts {
             work_folder: set.work_folder.clone(),
         };
         let permit = set.provisioner_gate.enter(Urgency::Create, &set.name).await;
+        if start.given_up.load(Ordering::Acquire) {
+            // Its deadline passed while it waited for its turn: nothing has been asked for yet.
+            return Err(StartError {
+                failure: Failure::JitTimeout,
+                registered: false,
+                cause: Cause::GivenUp,
+            });
+        }
         let began = self.timeline.clock().instant();
         let result = set.provisioner.provision(&request).await;
         drop(permit);
+        let refused = result.as_ref().err();
+        set.provisioner_breaker
+            .report(!refused.is_some_and(|refusal| refusal.class.is_outage()));
         let took = self.timeline.clock().instant().duration_since(began);
         let (status, code) = match &result {
             Ok(_) => ("success", String::new()),
@@ -249,6 +276,7 @@ impl Parts {
                 let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
                 (remove_agent(set, order).await, false)
             }
+            Call::RemoveRecord if !set.provisioner_breaker.admits() => (CallResult::Failed, false),
             Call::RemoveRecord => {
                 let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
                 let registration = Registration {
@@ -256,7 +284,7 @@ impl Parts {
                     agent_id: order.agent_id,
                     gharts_id: order.gharts_id.clone(),
                 };
-                match set.provisioner.release(&registration).await {
+                match set.release(&registration).await {
                     Ok(Released::Removed) => (CallResult::Done, true),
                     Ok(Released::AlreadyGone) => (CallResult::Done, false),
                     Err(ReleaseError::Busy) => (CallResult::Busy, false),

@@ -13,8 +13,8 @@ use crate::{
         Moment,
         limits::Scope,
         reason::{Code, Reason},
-        runner::{AgentSight, CallResult, Failure, Happening, Job, Runner},
-        world::{self, Session},
+        runner::{AgentSight, CallResult, Failure, Happening, Hearing, Job, Runner},
+        world::{self, Session, SetWorld},
     },
     provision::{Class, Refusal},
     runner::{
@@ -93,8 +93,21 @@ impl Control {
             return Folded::default();
         };
         match event {
-            QueueEvent::Registered { scale_set_id } => state.scale_set_id = Some(scale_set_id),
-            QueueEvent::Session(session) => set.session = session,
+            QueueEvent::Registered { scale_set_id } => {
+                let before = state.scale_set_id.replace(scale_set_id);
+                let scope = Scope::Set(name.clone());
+                let hurdle = self.world.hurdles.get(&scope);
+                // What was refused for the set that is gone says nothing about the new one.
+                if before != Some(scale_set_id) && hurdle.is_some_and(|h| h.reason.code == Code::Configuration) {
+                    self.world.hurdles.remove(&scope);
+                }
+            }
+            QueueEvent::Session(session) => {
+                if session != Session::Polling {
+                    set.hearing = None;
+                }
+                set.session = session;
+            }
             QueueEvent::Opened {
                 statistics,
                 began,
@@ -102,7 +115,7 @@ impl Control {
             } => {
                 tracing::info!(set = %name, ?statistics, "session open");
                 set.session = Session::Polling;
-                state.polled = Some(now);
+                heard(now, set);
                 if let Some(statistics) = statistics {
                     self.world.read(now, began, name, statistics.into());
                 }
@@ -112,8 +125,9 @@ impl Control {
                 };
             }
             QueueEvent::Statistics { statistics, began } => self.world.read(now, began, name, statistics.into()),
-            QueueEvent::Polled => state.polled = Some(now),
+            QueueEvent::Polled => heard(now, set),
             QueueEvent::Message { message, began, done } => {
+                heard(now, set);
                 return Folded {
                     happenings: self.fold_message(now, began, name, &message),
                     ack: Some(done),
@@ -434,6 +448,13 @@ impl Control {
             namespace: &scope.namespace,
         }
     }
+}
+
+/// The queue has answered.
+fn heard(now: Moment, set: &mut SetWorld) {
+    let since = set.hearing.map_or(now, |hearing| hearing.since);
+    set.hearing = Some(Hearing { since, last: now });
+    set.heard = Some(now);
 }
 
 /// Whom a refusal of the API server stops.

@@ -113,7 +113,6 @@ struct SetState {
     setup: SetSetup,
     announce: watch::Sender<Announce>,
     scale_set_id: Option<i64>,
-    polled: Option<Moment>,
     last_attempt: Option<Moment>,
     last_error: Option<(String, Code)>,
     granted_once: bool,
@@ -275,6 +274,9 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         session: Session::Registering,
         demand: crate::plan::demand::Demand::default(),
         runners: BTreeMap::new(),
+        heard: None,
+        hearing: None,
+        deaf: false,
         surplus_since: None,
     }
 }
@@ -351,7 +353,6 @@ impl SetState {
             setup,
             announce,
             scale_set_id: None,
-            polled: None,
             last_attempt: None,
             last_error: None,
             granted_once: false,

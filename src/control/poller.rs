@@ -19,7 +19,7 @@ use crate::{
         reason::{Code, Reason},
         world,
     },
-    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, Statistics, ensure},
+    scaleset::{self, Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
     telemetry::Metrics,
 };
 
@@ -35,10 +35,17 @@ const POLL_FLOOR: Duration = Duration::from_secs(1);
 const RISE_FLOOR: Duration = Duration::from_secs(1);
 /// Between two questions for offers that found no capacity when they were made.
 const OFFERS_EVERY: Duration = Duration::from_secs(1);
+/// Offers are asked for this long after a poll began: what is acquired must be within a capacity that GitHub has
+/// been told.
+const OFFERS_AFTER: Duration = Duration::from_millis(100);
 /// How often statistics are fetched beside the poll while the loop listens closely.
 const CLOSE_LISTENING: Duration = Duration::from_secs(30);
 /// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A queue that fails so often in a row is not heard: what was heard before may be long out of date, and no
+/// runner is made on it.
+const DEAF_AFTER: u32 = 2;
 
 /// What the loop wants announced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,13 +94,16 @@ struct Course {
     /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
     offers: bool,
     next_offers: tokio::time::Instant,
+    /// Calls that failed since the queue was last heard.
+    failures: u32,
 }
 
 impl Course {
-    /// Offers are left over, and there is capacity for them now.
-    fn offers_wait(&self, session: &Session, capacity: u32) -> bool {
-        let room = |s: &Statistics| s.total_available_jobs > 0 && i64::from(capacity) > s.total_assigned_jobs;
-        self.offers && session.statistics.as_ref().is_some_and(room)
+    /// Whether jobs wait that were offered before, and there is room for one.
+    fn has_offers(&self, session: &Session, capacity: u32) -> bool {
+        let waiting =
+            |s: scaleset::Statistics| s.total_available_jobs > 0 && i64::from(capacity) > s.total_assigned_jobs;
+        self.offers && session.statistics.is_some_and(waiting)
     }
 }
 
@@ -243,15 +253,22 @@ impl Poller {
             // Offers made to a dead session are not made again: the first turn asks for them.
             offers: true,
             next_offers: start,
+            failures: 0,
         };
-        let mut failures = 0;
         loop {
             match self.turn(session, &mut course).await {
                 Ok(Some(end)) => return Ok(end),
-                Ok(None) => failures = 0,
+                Ok(None) => {}
                 Err(error) if error.is_transient() => {
-                    failures += 1;
+                    course.failures += 1;
+                    let failures = course.failures;
                     tracing::warn!(set = %self.set, %error, failures, "the queue cannot be polled; trying again");
+                    if failures >= DEAF_AFTER {
+                        let failed = world::Session::Failed(reason(&error));
+                        if let Err(gone) = self.tell(QueueEvent::Session(failed)).await {
+                            return Ok(gone.into());
+                        }
+                    }
                     let pause = self.pause(failures).max(error.retry_after().unwrap_or_default());
                     if self.stopped_during(pause).await {
                         return Ok(End::Stopped);
@@ -265,8 +282,8 @@ impl Poller {
     /// One poll, or what interrupts it.
     async fn turn(&mut self, session: &mut Session, course: &mut Course) -> Result<Option<End>, Error> {
         let announce = *self.announce.borrow_and_update();
-        self.take_old_offers(session, course, announce.capacity).await?;
         let began = self.timeline.now();
+        let ask_at = course.next_offers.max(self.timeline.clock().instant() + OFFERS_AFTER);
         let connection = self.connection.clone();
         let polled = tokio::select! {
             biased;
@@ -275,7 +292,8 @@ impl Poller {
                 course.last_rise = self.timeline.clock().instant();
                 return Ok(None);
             }
-            () = tokio::time::sleep_until(course.next_offers), if course.offers_wait(session, announce.capacity) => {
+            () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.capacity) => {
+                self.take_old_offers(session, course, announce.capacity).await?;
                 return Ok(None);
             }
             () = tokio::time::sleep_until(course.next_refresh), if announce.listen_closely => None,
@@ -284,31 +302,44 @@ impl Poller {
         let Some(message) = polled else {
             course.next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
             self.refresh(session).await?;
-            return Ok(None);
+            return Ok(self.heard(course).await.err().map(End::from));
         };
-        if self.tell(QueueEvent::Polled).await.is_err() {
-            return Ok(Some(End::Stopped));
-        }
         if let Some(message) = message {
             let id = message.id;
             session.statistics = message.statistics.or(session.statistics);
             course.offers |= message.entries.iter().any(|e| matches!(e, JobMessage::Available(_)));
             self.handle(session, message, began, announce.capacity).await?;
             course.last_message_id = Some(id);
-            return Ok(None);
+            return Ok(self.heard(course).await.err().map(End::from));
+        }
+        if let Err(gone) = self.heard(course).await {
+            return Ok(Some(gone.into()));
+        }
+        if let Err(gone) = self.tell(QueueEvent::Polled).await {
+            return Ok(Some(gone.into()));
         }
         let elapsed = self.timeline.now().since(began);
         let stopped = self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await;
         Ok(stopped.then_some(End::Stopped))
     }
 
+    /// The queue answered, and the loop has taken it in.
+    async fn heard(&self, course: &mut Course) -> Result<(), LoopGone> {
+        if std::mem::take(&mut course.failures) >= DEAF_AFTER {
+            self.tell(QueueEvent::Session(world::Session::Polling)).await?;
+        }
+        Ok(())
+    }
+
     async fn refresh(&mut self, session: &mut Session) -> Result<(), Error> {
         let began = self.timeline.now();
         *session = self.connection.refresh_session(session).await?;
+        // A loop that is gone shows itself at the next poll.
         if let Some(statistics) = session.statistics {
-            // A loop that is gone shows itself at the next poll.
             let _ = self.tell(QueueEvent::Statistics { statistics, began }).await;
         }
+        // While statistics are fetched this often no poll lives to its end; the queue was heard all the same.
+        let _ = self.tell(QueueEvent::Polled).await;
         Ok(())
     }
 
@@ -346,12 +377,8 @@ impl Poller {
         course: &mut Course,
         capacity: u32,
     ) -> Result<(), Error> {
-        let now = self.timeline.clock().instant();
-        if now < course.next_offers || !course.offers_wait(session, capacity) {
-            return Ok(());
-        }
         let assigned = session.statistics.map_or(0, |s| s.total_assigned_jobs);
-        course.next_offers = now + OFFERS_EVERY;
+        course.next_offers = self.timeline.clock().instant() + OFFERS_EVERY;
         let jobs = self.connection.acquirable_jobs(session.set_id).await?;
         let ids: Vec<i64> = jobs
             .iter()
@@ -387,17 +414,8 @@ impl Poller {
 
     /// Says what is wrong and waits.
     async fn failed(&mut self, error: &Error, failures: u32) -> Result<(), LoopGone> {
-        let code = match error {
-            Error::Unauthorized(_) | Error::Credential(_) => Code::Credentials,
-            Error::Forbidden(_) => Code::NotAuthorized,
-            Error::NotFound { .. } => Code::Configuration,
-            Error::Invalid(_) => Code::InvalidRequest,
-            Error::RateLimited { .. } => Code::RateLimited,
-            Error::Transport { .. } => Code::Unreachable,
-            _ => Code::SessionFailed,
-        };
-        tracing::warn!(set = %self.set, %error, code = code.as_str(), "the scale set cannot be served; trying again");
-        let reason = Reason::new(code, error.to_string());
+        let reason = reason(error);
+        tracing::warn!(set = %self.set, %error, code = reason.code.as_str(), "the scale set cannot be served; trying again");
         self.tell(QueueEvent::Session(world::Session::Failed(reason))).await?;
         let pause = if error.is_transient() {
             self.pause(failures)
@@ -452,6 +470,20 @@ async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earlies
         std::future::pending::<()>().await;
     }
     tokio::time::sleep_until(earliest).await;
+}
+
+/// Why the set cannot be served.
+fn reason(error: &Error) -> Reason {
+    let code = match error {
+        Error::Unauthorized(_) | Error::Credential(_) => Code::Credentials,
+        Error::Forbidden(_) => Code::NotAuthorized,
+        Error::NotFound { .. } => Code::Configuration,
+        Error::Invalid(_) => Code::InvalidRequest,
+        Error::RateLimited { .. } => Code::RateLimited,
+        Error::Transport { .. } => Code::Unreachable,
+        _ => Code::SessionFailed,
+    };
+    Reason::new(code, error.to_string())
 }
 
 /// What an error that repeating cannot cure means for the session.

@@ -76,7 +76,7 @@ impl Control {
             }
             .to_owned(),
             session: set.session.name().to_owned(),
-            seconds_since_last_poll: state.polled.map(|at| now.since(at).as_secs()),
+            seconds_since_last_poll: set.heard.map(|at| now.since(at).as_secs()),
             min_runners: set.min_runners,
             max_runners: set.max_runners,
             demand: set
@@ -140,8 +140,8 @@ impl Control {
         metrics.capacity(name, status.capacity);
         metrics.runners(name, status.runners.iter().map(|(state, n)| (state.as_str(), *n)));
         metrics.reasons(name, status.reasons.iter().map(|r| r.code.as_str()));
-        if let Some(polled) = self.sets.get(name).and_then(|s| s.polled) {
-            metrics.poll_age(name, now.since(polled));
+        if let Some(heard) = set.heard {
+            metrics.poll_age(name, now.since(heard));
         }
     }
 

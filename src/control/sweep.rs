@@ -136,9 +136,13 @@ async fn remove_agents(parts: &Parts, set: &Arc<SetParts>, order: &Order, agents
 /// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
 async fn remove_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<u32> {
     let first = sets.first()?;
+    if !first.provisioner_breaker.admits() {
+        return None;
+    }
     let permit = first.provisioner_gate.enter(Urgency::Remove, &first.name).await;
     let records = first.provisioner.records().await;
     drop(permit);
+    first.provisioner_breaker.report(records.is_ok());
     let records = match records {
         Ok(records) => records.unwrap_or_default(),
         Err(refusal) => {
@@ -168,7 +172,7 @@ async fn remove_record(parts: &Parts, set: &SetParts, record: &RecordView) -> bo
         gharts_id: Some(record.gharts_id.clone()),
     };
     let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
-    match set.provisioner.release(&registration).await {
+    match set.release(&registration).await {
         Ok(_) => {
             tracing::info!(runner = record.name, "an orphaned record at GHARTS is removed");
             parts.metrics.orphan_removed(set.name.as_str(), "record");

@@ -164,7 +164,7 @@ fn starting(set: &SetWorld) -> u32 {
     super::world::count(
         set.runners
             .values()
-            .filter(|r| matches!(r.state, State::Provisioning { .. } | State::Pending { .. })),
+            .filter(|r| matches!(r.state, State::Provisioning { .. } | State::Pending { .. }) || r.awaits_verdict()),
     )
 }
 

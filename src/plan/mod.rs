@@ -101,6 +101,7 @@ fn plan_set(world: &World, set: &SetWorld, want: &want::Want, share: Share, now:
                 .map(|h| h.until),
         )
         .chain(want::wake_at(set, now))
+        .chain(want::deaf_at(set))
         .chain(set.demand.wake_at(now, set.idle_since()))
         .filter(|at| *at > now)
         .min();

@@ -1,11 +1,16 @@
 //! Step one: what one scale set wants, looking at itself alone.
 
+use std::time::Duration;
+
 use super::{
     Moment, allocate,
     reason::{Code, Reason},
-    world::{SetWorld, World},
+    world::{Session, SetWorld, World},
 };
 use crate::ids::RunnerName;
+
+/// A poll is held for about 50 s, and given up after 100: who has heard nothing for longer is deaf.
+pub const SILENCE: Duration = Duration::from_secs(110);
 
 /// One set's wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,16 @@ pub fn want(world: &World, set: &SetWorld) -> Want {
         reasons.push(reason);
         stopped = true;
     }
+    if set.deaf {
+        reasons.push(Reason::new(
+            Code::SessionFailed,
+            format!(
+                "the queue has not answered for {} s; what it last said may be over",
+                SILENCE.as_secs()
+            ),
+        ));
+        stopped = true;
+    }
     if !world.synced {
         reasons.push(Reason::new(
             Code::NotSynced,
@@ -94,6 +109,13 @@ pub fn wake_at(set: &SetWorld, now: Moment) -> Option<Moment> {
     let due = retire_at(set)?;
     let ripe = candidates(set).map(|c| c.ripe.max(due));
     ripe.filter(|at| *at > now).min()
+}
+
+/// When a queue that stays silent counts as not heard any more.
+pub fn deaf_at(set: &SetWorld) -> Option<Moment> {
+    set.heard
+        .filter(|_| set.session == Session::Polling)
+        .map(|at| at + SILENCE)
 }
 
 /// When the surplus will have lasted long enough.

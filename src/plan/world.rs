@@ -10,7 +10,7 @@ use super::{
     demand::{Demand, Reading},
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Failure, Happening, Runner},
+    runner::{Failure, Happening, Hearing, Runner},
     want,
 };
 use crate::{
@@ -40,6 +40,7 @@ impl World {
         let mut events = Vec::new();
         for set in self.sets.values_mut() {
             for runner in set.runners.values_mut() {
+                runner.hears(set.hearing);
                 if let Some(happening) = runner.pass_time(now, &set.timeouts) {
                     events.push((set.name.clone(), runner.name.clone(), happening));
                 }
@@ -47,6 +48,7 @@ impl World {
             set.runners.retain(|_, r| !r.is_over(now));
             let (idle_since, busy) = (set.idle_since(), set.busy());
             set.demand.pass_time(now, idle_since, busy);
+            set.deaf = want::deaf_at(set).is_some_and(|at| at <= now);
             set.surplus_since = match (want::surplus(set), set.surplus_since) {
                 (0, _) => None,
                 (_, since) => since.or(Some(now)),
@@ -185,6 +187,13 @@ pub struct SetWorld {
     /// Its provisioner keeps records of its own.
     pub has_records: bool,
     pub session: Session,
+    /// When the queue last answered, if only by silence: statistics from before a long deafness may speak of
+    /// jobs that are over.
+    pub heard: Option<Moment>,
+    /// `None`: no session polls, or its polls fail.
+    pub hearing: Option<Hearing>,
+    /// It has been silent for too long ([`want::SILENCE`]).
+    pub deaf: bool,
     pub demand: Demand,
     pub runners: BTreeMap<RunnerName, Runner>,
     /// Since when there have been more runners than demand wants, without a break.

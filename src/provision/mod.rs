@@ -87,6 +87,27 @@ pub enum Class {
 }
 
 impl Class {
+    /// Whether the service serves nobody, or not us, whatever is asked of it. The other refusals are about
+    /// this one runner: who gives such an answer lives.
+    pub fn is_outage(self) -> bool {
+        match self {
+            Self::Unreachable
+            | Self::UnknownOutcome
+            | Self::Upstream
+            | Self::IssuerDown
+            | Self::RateLimited
+            | Self::Credentials
+            | Self::ClockSkew
+            | Self::NotAuthorized => true,
+            Self::Quota
+            | Self::NameTaken
+            | Self::LabelPolicy
+            | Self::InvalidRequest
+            | Self::Configuration
+            | Self::BindingUnsupported => false,
+        }
+    }
+
     /// Stable code, for metrics, logs and status.
     pub fn as_str(self) -> &'static str {
         match self {

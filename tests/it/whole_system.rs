@@ -1,6 +1,14 @@
 //! The daemon, unchanged, in the simulated world under virtual time.
 
+mod cable;
+mod gharts;
+mod github;
 mod harness;
+mod life;
+mod operations;
+mod pods;
+mod queue;
+mod restarts;
 
 use std::time::Duration;
 

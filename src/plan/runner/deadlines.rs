@@ -58,7 +58,12 @@ impl Runner {
             State::Retiring { since, .. } if self.remove_agent != Todo::Done => {
                 Some((since + RETIRING, Deadline::RetryRemoval))
             }
-            State::Ended { at } if self.covers || self.suspect => Some((at + VERDICT, Deadline::Verdict)),
+            // Judged by what its queue does not say: only while the queue speaks to us.
+            State::Ended { at } if self.suspect => {
+                let heard = self.hearing.filter(|h| h.last >= at)?;
+                Some((at.max(heard.since) + VERDICT, Deadline::Verdict))
+            }
+            State::Ended { at } if self.covers => Some((at + VERDICT, Deadline::Verdict)),
             State::Idle { .. }
             | State::JobDone { .. }
             | State::Retiring { .. }

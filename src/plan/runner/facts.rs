@@ -110,13 +110,6 @@ pub struct Job {
     pub workflow_run_id: i64,
 }
 
-impl PodFacts {
-    /// After a DELETE the object stays until the kubelet lets go.
-    pub(super) fn lingers(&self) -> bool {
-        self.bound && !matches!(self.progress, PodProgress::Ended(_))
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A job may start on it at any moment: not safe to evict.
@@ -174,4 +167,24 @@ pub struct Adopted {
     pub agent_id: Option<i64>,
     pub gharts_id: Option<String>,
     pub job: Option<Job>,
+}
+
+/// How well a set's queue is heard: an ended runner is judged by what its queue does not say, so only while it
+/// speaks to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hearing {
+    /// Without a break since then.
+    pub since: Moment,
+    /// The newest poll that was answered.
+    pub last: Moment,
+}
+
+impl Default for Hearing {
+    /// Always and everything.
+    fn default() -> Self {
+        Self {
+            since: Moment::START,
+            last: Moment::from_millis(i64::MAX),
+        }
+    }
 }

@@ -315,7 +315,6 @@ impl Runner {
     }
 
     fn done(&mut self, now: Moment, call: Call) {
-        let lingers = self.pod.as_ref().is_some_and(PodFacts::lingers);
         match (call, &self.state) {
             (Call::RemoveAgent, State::Retiring { .. }) => {
                 self.delete_pod.demand(now);
@@ -323,8 +322,8 @@ impl Runner {
                     self.remove_record.demand(now);
                 }
             }
-            // An unbound pod is gone with its DELETE; another one when the watch says so.
-            (Call::DeletePod, State::Retiring { .. } | State::JobDone { .. }) if !lingers => {
+            // A pod in deletion is no capacity: its node may be lost, and nobody lets go of it.
+            (Call::DeletePod, State::Retiring { .. } | State::JobDone { .. }) => {
                 self.end(now, false, false);
             }
             _ => {}

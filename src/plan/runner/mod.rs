@@ -18,7 +18,7 @@ mod todo;
 use std::time::Duration;
 
 pub use facts::{
-    Adopted, AgentSight, Call, CallResult, Failure, Happening, Job, PodEnd, PodFacts, PodProgress, Purpose,
+    Adopted, AgentSight, Call, CallResult, Failure, Happening, Hearing, Job, PodEnd, PodFacts, PodProgress, Purpose,
 };
 use todo::Todo;
 
@@ -100,6 +100,7 @@ pub struct Runner {
     covers: bool,
     /// Ended runners only: exit 0, not our doing, and no job heard of yet.
     suspect: bool,
+    hearing: Option<Hearing>,
     absent: u8,
     /// When the newest agents list began that did not show it online.
     not_online: Option<Moment>,
@@ -137,6 +138,7 @@ impl Runner {
             job_completed: false,
             covers: false,
             suspect: false,
+            hearing: Some(Hearing::default()),
             absent: 0,
             not_online: None,
             remove_agent: Todo::No,
@@ -175,6 +177,16 @@ impl Runner {
             runner.check_secret.demand(now);
         }
         runner
+    }
+
+    /// How well its set's queue is heard; `None`: not at all.
+    pub fn hears(&mut self, hearing: Option<Hearing>) {
+        self.hearing = hearing;
+    }
+
+    /// It ended well without a job that we know of: whether it failed is not known yet.
+    pub fn awaits_verdict(&self) -> bool {
+        matches!(self.state, State::Ended { .. }) && self.suspect
     }
 
     /// Counts against limits.

@@ -445,8 +445,8 @@ fn b12_a_runner_that_does_not_end_after_its_job_goes_after_a_while() {
     life.passes(400);
     assert_eq!(life.due(400), [Call::DeletePod, Call::RemoveAgent]);
     life.call(400, Call::DeletePod, CallResult::Done);
-    assert_eq!(life.state(), "jobDone", "until the kubelet lets go");
-    assert_eq!(life.exits(410, 143, "Error"), Some(Happening::Ended));
+    assert_eq!(life.state(), "ended", "what is being deleted is no capacity, though the kubelet takes its time");
+    assert_eq!(life.exits(410, 143, "Error"), None);
     assert_eq!(
         life.due(410),
         [Call::RemoveAgent, Call::RemoveRecord],
@@ -648,7 +648,7 @@ fn b12_retiring_takes_registration_then_pod_then_record() {
     assert_eq!(life.due(200), [Call::DeletePod, Call::RemoveRecord]);
     life.call(200, Call::DeletePod, CallResult::Done);
     life.call(200, Call::RemoveRecord, CallResult::Done);
-    assert_eq!((life.state(), life.counts()), ("retiring", LIVE_WITHOUT_JOB));
+    assert_eq!((life.state(), life.counts()), ("ended", OVER));
     life.exits(201, 143, "Error");
     assert_eq!((life.state(), life.counts(), life.due(201)), ("ended", OVER, vec![]));
     life.runner.pod_gone(at(202));

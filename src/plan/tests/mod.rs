@@ -11,7 +11,7 @@ use crate::{
     config::Timeouts,
     plan::{
         demand::{Demand, Reading},
-        runner::{PodFacts, PodProgress, Runner},
+        runner::{Hearing, PodFacts, PodProgress, Runner},
         world::Session,
     },
 };
@@ -42,6 +42,9 @@ fn set(name: &str) -> SetWorld {
         session: Session::Polling,
         demand: Demand::default(),
         runners: BTreeMap::new(),
+        heard: None,
+        hearing: Some(Hearing::default()),
+        deaf: false,
         surplus_since: None,
     }
 }

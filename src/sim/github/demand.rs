@@ -12,14 +12,16 @@ use super::{
 /// A runner that was called for stays so for this long after newer statistics: its creation was under way.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// `totalAssignedJobs` as delivered, newest last; only the newest is older than [`GRACE`].
+/// Jobs that were delivered as assigned, or as waiting for more capacity (a client that was refused a runner
+/// before must have one before it announces a place for them). Newest last; only the newest is older than
+/// [`GRACE`].
 #[derive(Debug, Default)]
 pub(super) struct Told(VecDeque<(Instant, usize)>);
 
 impl Told {
-    fn assigned(&mut self, assigned: usize, now: Instant) {
+    fn jobs(&mut self, jobs: usize, now: Instant) {
         self.trim(now);
-        self.0.push_back((now, assigned));
+        self.0.push_back((now, jobs));
     }
 
     /// An entry counts until [`GRACE`] after its successor came.
@@ -31,23 +33,23 @@ impl Told {
 
     fn most(&mut self, now: Instant) -> usize {
         self.trim(now);
-        self.0.iter().map(|(_, assigned)| *assigned).max().unwrap_or(0)
+        self.0.iter().map(|(_, jobs)| *jobs).max().unwrap_or(0)
     }
 }
 
 impl World {
-    pub(super) fn tell_assigned(&mut self, tenant: TenantId, set: SetId, now: Now) {
+    pub(super) fn tell_demand(&mut self, tenant: TenantId, set: SetId, now: Now) {
         if let Ok(set) = self.set_mut(tenant, set) {
-            let assigned = set.total_assigned();
-            set.told.assigned(assigned, now.instant);
+            let jobs = set.total_assigned() + set.available.len();
+            set.told.jobs(jobs, now.instant);
         }
     }
 }
 
 impl GitHub {
-    /// How many jobs the client of the set `name` has been told are assigned to it: the most of what still
-    /// counts.
-    pub fn assigned_as_delivered(&self, name: &str) -> usize {
+    /// How many jobs the client of the set `name` has been told are assigned to it or wait for it: the most of
+    /// what still counts.
+    pub fn demand_as_delivered(&self, name: &str) -> usize {
         self.with(|world, now| {
             let mut sets = world.tenants.iter_mut().flat_map(|t| t.sets.values_mut());
             let set = sets.find(|set| set.name.eq_ignore_ascii_case(name));
@@ -69,10 +71,10 @@ mod tests {
     async fn what_was_delivered_counts_until_a_moment_after_newer_news() {
         let mut told = Told::default();
         assert_eq!(told.most(Instant::now()), 0);
-        told.assigned(3, Instant::now());
+        told.jobs(3, Instant::now());
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(told.most(Instant::now()), 3);
-        told.assigned(1, Instant::now());
+        told.jobs(1, Instant::now());
         assert_eq!(told.most(Instant::now()), 3);
         tokio::time::advance(GRACE + Duration::from_millis(1)).await;
         assert_eq!(told.most(Instant::now()), 1);

@@ -34,6 +34,9 @@ pub(super) struct Session {
     newest_poll: u64,
     /// As last announced: to find cheaters; assignment never looks at it.
     pub(super) announced: Option<u32>,
+    /// Jobs in all, when more were acquired than had been announced: the next poll must make it good, for a
+    /// rise may be used before a poll says it.
+    overdrawn: Option<usize>,
 }
 
 /// A batch of job messages under one id.
@@ -91,6 +94,7 @@ impl World {
                 polls_held: 0,
                 newest_poll: 0,
                 announced: None,
+                overdrawn: None,
             },
         );
         self.set_mut(tenant, set_id)?.session = Some(id.clone());
@@ -130,7 +134,7 @@ impl World {
     }
 
     fn session_json(&mut self, tenant: TenantId, set_id: SetId, id: &str, now: Now) -> Result<Value, Fault> {
-        self.tell_assigned(tenant, set_id, now);
+        self.tell_demand(tenant, set_id, now);
         let set = self.set(tenant, set_id)?;
         let session = self.sessions.get(id).ok_or_else(|| Fault::no_session(id))?;
         Ok(json!({
@@ -212,6 +216,15 @@ impl World {
         session.last_seen = now.instant;
         session.announced = Some(capacity);
         let (tenant, serial) = (session.tenant, session.newest_poll);
+        let overdrawn = session.overdrawn.take().filter(|total| *total > capacity as usize);
+        if let Some(total) = overdrawn {
+            let set = self.set(tenant, set)?.name.clone();
+            self.violations.push(Violation::AcquiredBeyondCapacity {
+                set,
+                announced: capacity,
+                total: u32::try_from(total).unwrap_or(u32::MAX),
+            });
+        }
         let wake = Arc::clone(&self.set(tenant, set)?.wake);
         wake.notify_waiters();
         Ok(Poll {
@@ -265,7 +278,7 @@ impl World {
             "body": Value::from(message.entries.clone()).to_string(),
             "statistics": self.statistics_json(set),
         });
-        self.tell_assigned(tenant, set_id, now);
+        self.tell_demand(tenant, set_id, now);
         Ok(Look::Message(answer))
     }
 
@@ -363,13 +376,10 @@ impl World {
             }
         }
         let set = self.set(tenant, set_id)?;
-        let (total, name) = (set.total_assigned(), set.name.clone());
-        if let Some(announced) = announced.filter(|a| !got.is_empty() && total > *a as usize) {
-            self.violations.push(Violation::AcquiredBeyondCapacity {
-                set: name,
-                announced,
-                total: u32::try_from(total).unwrap_or(u32::MAX),
-            });
+        let total = set.total_assigned();
+        let too_many = announced.is_some_and(|announced| total > announced as usize);
+        if let Some(session) = self.sessions.get_mut(&id).filter(|_| too_many && !got.is_empty()) {
+            session.overdrawn = Some(total);
         }
         Ok(got)
     }

@@ -57,7 +57,7 @@ pub(super) enum Timer {
 pub enum Violation {
     /// A JIT configuration was used by a second runner process.
     JitUsedTwice { runner: String },
-    /// More jobs were acquired than the last poll announced capacity for.
+    /// More jobs were acquired than the polls before and after announced capacity for.
     AcquiredBeyondCapacity { set: String, announced: u32, total: u32 },
     /// A scale set was deleted while jobs waited for it or ran on it.
     SetDeletedWithJobs { set: String, jobs: u32 },

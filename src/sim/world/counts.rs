@@ -203,7 +203,7 @@ impl State {
         let total = options.max_runners.map_or(usize::MAX, |max| max as usize);
         // A runner whose job is over covers none, though its pod still counts against the limits.
         let covering = services.github.unfinished(of_set.iter().copied());
-        let wanted = least + services.github.assigned_as_delivered(&set);
+        let wanted = least + services.github.demand_as_delivered(&set);
         if of_set.len() > limit || self.live.len() > total || covering > wanted {
             let (live, allowed) = (of_set.len(), limit.min(total).min(wanted));
             self.exceeded.push(Excess {

@@ -42,6 +42,15 @@ pub enum Provisioner {
     ScaleSet,
 }
 
+/// What the daemon shows GitHub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Credential {
+    #[default]
+    Pat,
+    /// The App that GHARTS uses too.
+    App,
+}
+
 /// One scale set of the daemon's file.
 #[derive(Clone, Debug)]
 pub struct SetOptions {
@@ -49,6 +58,8 @@ pub struct SetOptions {
     pub min_runners: u32,
     pub max_runners: u32,
     pub provisioner: Provisioner,
+    /// What GHARTS' policy sees; empty: the set's own.
+    pub gharts_labels: Vec<String>,
     /// Annotations of the pod template: a behaviour of the fleet, say.
     pub annotations: Vec<(String, String)>,
 }
@@ -60,6 +71,7 @@ impl SetOptions {
             min_runners: 0,
             max_runners,
             provisioner,
+            gharts_labels: Vec::new(),
             annotations: Vec::new(),
         }
     }
@@ -94,6 +106,7 @@ pub struct Options {
     pub seed: u64,
     pub flavour: Flavour,
     pub flow: Flow,
+    pub credential: Credential,
     pub sets: Vec<SetOptions>,
     /// Over all sets.
     pub max_runners: Option<u32>,
@@ -110,6 +123,7 @@ impl Default for Options {
             seed: 1,
             flavour: Flavour::SetAware,
             flow: Flow::GitHub,
+            credential: Credential::default(),
             sets: vec![SetOptions::new("linux", Provisioner::Gharts, 50)],
             max_runners: None,
             quota: None,
@@ -179,8 +193,11 @@ pub struct Services {
     pub network: Network,
     pub addresses: Addresses,
     pub options: Arc<Options>,
+    /// GHARTS' id of the user that the daemon's service account is there.
+    pub gharts_user: String,
     /// The daemon's PAT.
     pat: String,
+    app_key: SigningKey,
 }
 
 impl Services {
@@ -221,7 +238,7 @@ impl Services {
                 config_url: addresses.config_url(),
                 app: APP.0.to_string(),
                 installation: APP.1,
-                key: app_key,
+                key: app_key.clone(),
             },
             transport: Arc::new(network.clone()),
             clock: clock.clone(),
@@ -241,7 +258,9 @@ impl Services {
             network,
             addresses,
             options: Arc::new(options),
+            gharts_user: user,
             pat,
+            app_key,
         };
         services.attach();
         Ok(services)
@@ -279,7 +298,7 @@ impl Services {
 
     /// Writes the daemon's credentials into `dir` and gives the text of its file.
     pub fn config(&self, dir: &Path, place: &Place) -> Result<String, WorldError> {
-        settings::write_credentials(dir, &self.pat)?;
+        settings::write_credentials(dir, &self.pat, self.app_key.private_pem())?;
         Ok(settings::config_text(&self.options, &self.addresses, dir, place))
     }
 
@@ -378,11 +397,13 @@ impl World {
 
 /// Id and installation of the GitHub App that GHARTS holds.
 const APP: (u64, u64) = (4711, 815);
+/// Its client id.
+const APP_CLIENT: &str = "Iv1.0123456789abcdef";
 
 fn github_setup(options: &Options, addresses: &Addresses, pat: &str, app_key: &SigningKey, seed: u64) -> GitHubSetup {
     GitHubSetup {
         apps: vec![App {
-            client_id: "Iv1.0123456789abcdef".to_owned(),
+            client_id: APP_CLIENT.to_owned(),
             app_id: APP.0,
             installation_id: APP.1,
             public_pem: app_key.public_pem().to_owned(),

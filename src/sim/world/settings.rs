@@ -10,12 +10,14 @@ use std::{
 };
 
 use super::{
-    ACCOUNT, Addresses, DAEMON_NAMESPACE, GhartsLimits, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, TEAM,
-    WorldError,
+    ACCOUNT, APP, APP_CLIENT, Addresses, Credential, DAEMON_NAMESPACE, GhartsLimits, Options, Provisioner,
+    RUNNER_NAMESPACE, SetOptions, TEAM, WorldError,
 };
 
 /// The daemon's PAT, in the directory of its file.
 pub const GITHUB_TOKEN_FILE: &str = "github-token";
+/// The App's private key, beside it.
+const APP_KEY_FILE: &str = "github-app.pem";
 
 /// What the file says about the machine that the daemon runs on.
 #[derive(Clone, Debug, Default)]
@@ -47,11 +49,12 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), WorldError> {
     })
 }
 
-pub(super) fn write_credentials(dir: &Path, pat: &str) -> Result<(), WorldError> {
+pub(super) fn write_credentials(dir: &Path, pat: &str, app_key: &str) -> Result<(), WorldError> {
     fs::create_dir_all(dir).map_err(|source| WorldError::File {
         path: dir.display().to_string(),
         source,
     })?;
+    write_private(&dir.join(APP_KEY_FILE), app_key)?;
     write_private(&dir.join(GITHUB_TOKEN_FILE), pat)
 }
 
@@ -61,10 +64,17 @@ fn quoted(path: &Path) -> String {
 }
 
 pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, place: &Place) -> String {
+    let credential = match options.credential {
+        Credential::Pat => format!("pat: {{ tokenFile: {} }}", quoted(&dir.join(GITHUB_TOKEN_FILE))),
+        Credential::App => format!(
+            "app: {{ clientId: {APP_CLIENT}, installationId: {}, privateKeyFile: {} }}",
+            APP.1,
+            quoted(&dir.join(APP_KEY_FILE))
+        ),
+    };
     let mut text = format!(
-        "# A daemon in the simulated world.\ngithub:\n  configUrl: {}\n  auth:\n    pat: {{ tokenFile: {} }}\n",
+        "# A daemon in the simulated world.\ngithub:\n  configUrl: {}\n  auth:\n    {credential}\n",
         addresses.config_url(),
-        quoted(&dir.join(GITHUB_TOKEN_FILE)),
     );
     if options.sets.iter().any(|set| set.provisioner == Provisioner::Gharts) {
         text.push_str(&gharts_section(&options.gharts_limits, addresses));
@@ -116,9 +126,14 @@ fn set_section(set: &SetOptions) -> String {
         Provisioner::ScaleSet => "scaleSet",
     };
     let mut text = format!(
-        "  - name: {}\n    minRunners: {}\n    maxRunners: {}\n    provisioner: {provisioner}\n    template:\n",
+        "  - name: {}\n    minRunners: {}\n    maxRunners: {}\n    provisioner: {provisioner}\n",
         set.name, set.min_runners, set.max_runners
     );
+    if !set.gharts_labels.is_empty() {
+        let labels = serde_json::Value::from(set.gharts_labels.as_slice());
+        let _ = writeln!(text, "    gharts: {{ labels: {labels} }}");
+    }
+    text.push_str("    template:\n");
     if !set.annotations.is_empty() {
         text.push_str("      metadata:\n        annotations:\n");
         for (key, value) in &set.annotations {

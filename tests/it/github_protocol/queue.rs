@@ -223,6 +223,8 @@ async fn b5_the_offering_service_offers_once_and_assigns_what_is_acquired() {
     assert_eq!(session.poll(2, 0).await.status, 202, "an offer is made once");
     assert_eq!(sim.github.violations(), []);
     session.acquire(&[ids[2]]).await.expect(StatusCode::OK);
+    assert_eq!(sim.github.violations(), [], "the next poll may announce a rise");
+    session.poll(2, 0).await;
     let beyond = Violation::AcquiredBeyondCapacity {
         set: "linux".to_owned(),
         announced: 2,

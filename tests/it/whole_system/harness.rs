@@ -1,99 +1,270 @@
 //! One world and one daemon in it, watched by a deadline in virtual time.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use gharts_listener::{
-    app::{self, Externals},
     clock::Clock,
-    config,
+    config::{self, Config},
+    gharts::Client,
+    identity::{Cached, github_token_source, kubernetes::ServiceAccountTokens},
+    ids::{RunnerName, SetName},
+    provision::{JitRequest, Provisioner as _, gharts::GhartsProvisioner},
+    scaleset::{Authority, Connection, Session, Spec, ensure},
+    server::Sources,
     shutdown::Tasks,
     sim::{
         github::{JobHandle, JobState, NewJobs},
-        world::{Options, Provisioner, SetOptions, World},
+        world::{ACCOUNT, DAEMON_NAMESPACE, Leaks, ORGANIZATION, Options, Provisioner, SetOptions, World},
     },
+    status::{ReasonStatus, SetStatus},
 };
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+
+use super::life::Daemon;
 
 /// How often conditions are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// Longest wait for any condition.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(3600);
 
-pub(super) fn with_provisioner(provisioner: Provisioner) -> Options {
+pub fn with_provisioner(provisioner: Provisioner) -> Options {
     Options {
         sets: vec![SetOptions::new("linux", provisioner, 10)],
         ..Options::default()
     }
 }
 
-pub(super) struct Running {
-    pub(super) world: World,
-    tasks: Tasks,
-    stop: CancellationToken,
-    daemon: JoinHandle<Result<(), app::Error>>,
+/// `count` jobs of one minute for the set `set`.
+pub fn jobs(set: &str, count: usize) -> NewJobs {
+    NewJobs::for_set(ORGANIZATION, set, count)
 }
 
-impl Running {
-    pub(super) async fn start(options: Options) -> Self {
+/// One of several runs in a test: says which one it was that failed.
+pub struct Run(String);
+
+impl Run {
+    pub fn called(what: String) -> Self {
+        Self(what)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this run failed: {}", self.0);
+        }
+    }
+}
+
+/// A world whose daemon has not been started yet.
+pub struct Stage {
+    pub world: World,
+    config: Config,
+    tasks: Tasks,
+    seed: u64,
+}
+
+impl Stage {
+    pub async fn set(options: Options) -> Self {
+        Self::set_with(options, |text| text).await
+    }
+
+    /// With the daemon's file as `edit` leaves it.
+    pub async fn set_with(options: Options, edit: impl FnOnce(String) -> String) -> Self {
+        if let Ok(filter) = std::env::var("TEST_LOG") {
+            // The second world of a process finds the first one's.
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_test_writer()
+                .without_time()
+                .try_init();
+        }
         let tasks = Tasks::new();
         let clock = Clock::simulated("2026-11-23T00:00:00Z".parse().unwrap());
         let seed = options.seed;
-        let world = World::start(options, clock.clone(), &tasks).await.unwrap();
+        let world = World::start(options, clock, &tasks).await.unwrap();
         let dir = scratch();
-        let text = world.config(&dir).unwrap();
+        let text = edit(world.config(&dir).unwrap());
         let file = dir.join("config.yaml");
         std::fs::write(&file, text).unwrap();
         let config = config::load(&file, &config::Environment::new()).unwrap();
-        let externals = Externals {
-            github: world.services.transport(),
-            gharts: world.services.transport(),
-            kubernetes: world.daemon_client(),
-            clock,
-            seed,
-            owner: "daemon".to_owned(),
-        };
-        let stop = CancellationToken::new();
-        let daemon = tasks.spawn("daemon", app::serve(config, externals, None, stop.clone()));
         Self {
             world,
+            config,
             tasks,
-            stop,
-            daemon,
+            seed,
         }
     }
 
+    /// Another program with the daemon's GitHub credential.
+    pub fn rival(&self) -> Rival {
+        Rival::new(&self.config, &self.world)
+    }
+
+    pub fn start(self) -> Running {
+        let daemon = Daemon::launch(&self.world, &self.config, &self.tasks, self.seed);
+        Running {
+            sources: daemon.sources.clone(),
+            daemon,
+            world: self.world,
+            config: self.config,
+            tasks: self.tasks,
+            seed: self.seed,
+            lives: 0,
+        }
+    }
+}
+
+/// Another program with the same GitHub credential: an older daemon, a colleague's, an administrator's script.
+pub struct Rival {
+    pub connection: Connection,
+    /// With the daemon's identity, where its file names a GHARTS.
+    gharts: Option<GhartsProvisioner>,
+    runner_group: String,
+}
+
+impl Rival {
+    fn new(config: &Config, world: &World) -> Self {
+        let (transport, clock) = (world.services.transport(), world.clock.clone());
+        let source = github_token_source(&config.github, transport.clone(), clock.clone());
+        let token = Arc::new(Cached::new(source, clock.clone()));
+        let url = config.github.config_url.clone();
+        Self {
+            connection: Connection::new(transport, clock, url, Authority::Rest(token), 99),
+            gharts: config.gharts.as_ref().map(|gharts| gharts_as_daemon(gharts, world)),
+            runner_group: config.github.runner_group.clone(),
+        }
+    }
+
+    /// Registers a runner of that name through GHARTS.
+    pub async fn grant(&self, name: &str, scale_set_id: i64) {
+        let request = JitRequest {
+            set: SetName::new("linux"),
+            scale_set_id,
+            name: RunnerName::new(name),
+            labels: vec!["linux".to_owned()],
+            work_folder: "_work".to_owned(),
+        };
+        self.gharts.as_ref().unwrap().provision(&request).await.unwrap();
+    }
+
+    /// Finds or makes the set; its id.
+    pub async fn register(&self, set: &str) -> i64 {
+        let spec = Spec {
+            group: self.runner_group.clone(),
+            name: set.to_owned(),
+            labels: vec![set.to_owned()],
+            disable_update: true,
+            known_id: None,
+        };
+        ensure(&self.connection, &spec).await.unwrap().scale_set.id
+    }
+
+    /// Takes the set's one session.
+    pub async fn hold(&self, set: &str) -> Session {
+        let id = self.register(set).await;
+        self.connection.open_session(id, "rival").await.unwrap()
+    }
+}
+
+fn gharts_as_daemon(gharts: &config::Gharts, world: &World) -> GhartsProvisioner {
+    let (transport, clock) = (world.services.transport(), world.clock.clone());
+    let audience = world.services.addresses.gharts.clone();
+    let hour = Duration::from_secs(3600);
+    let tokens = ServiceAccountTokens::new(world.daemon_client(), DAEMON_NAMESPACE, ACCOUNT, &audience, hour);
+    let token = Arc::new(Cached::new(Arc::new(tokens), clock.clone()));
+    let client = Client::new(transport, clock.clone(), &gharts.base_url, token, gharts.timeout);
+    GhartsProvisioner::new(Arc::new(client), clock, gharts.team.clone())
+}
+
+pub struct Running {
+    pub world: World,
+    pub sources: Sources,
+    pub(super) config: Config,
+    pub(super) tasks: Tasks,
+    pub(super) daemon: Daemon,
+    pub(super) seed: u64,
+    /// Daemons that there were before this one.
+    pub(super) lives: u64,
+}
+
+impl Running {
+    pub async fn start(options: Options) -> Self {
+        Self::start_with(options, |text| text).await
+    }
+
+    /// With the daemon's file as `edit` leaves it.
+    pub async fn start_with(options: Options, edit: impl FnOnce(String) -> String) -> Self {
+        Stage::set_with(options, edit).await.start()
+    }
+
+    /// What the daemon says of a set; `None` before its first word.
+    pub fn said_of(&self, set: &str) -> Option<SetStatus> {
+        let status = self.sources.status.borrow().clone();
+        status.scale_sets.iter().find(|s| s.name == set).cloned()
+    }
+
+    /// The reason with this code, if the daemon gives it for the set now.
+    pub fn reason(&self, set: &str, code: &str) -> Option<ReasonStatus> {
+        let reasons = self.said_of(set)?.reasons;
+        reasons.into_iter().find(|r| r.code == code)
+    }
+
+    pub async fn until_reason(&self, set: &str, code: &str) -> ReasonStatus {
+        self.until(code, |_| self.reason(set, code).is_some()).await;
+        self.reason(set, code).unwrap()
+    }
+
+    pub async fn until_no_reason(&self, set: &str, code: &str) {
+        self.until(&format!("the end of {code}"), |_| self.reason(set, code).is_none())
+            .await;
+    }
+
+    /// Lets time pass; the daemon must live.
+    pub async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+        self.daemon.assert_alive();
+    }
+
+    /// How many of these jobs are in this state.
+    pub fn count(&self, jobs: &[JobHandle], state: JobState) -> usize {
+        let of = |job: &&JobHandle| self.world.github.job(&job.id).is_some_and(|j| j.state == state);
+        jobs.iter().filter(of).count()
+    }
+
     /// Queues jobs once the set is there to take them.
-    pub(super) async fn queue(&self, jobs: &NewJobs) -> Vec<JobHandle> {
+    pub async fn queue(&self, jobs: &NewJobs) -> Vec<JobHandle> {
         let set = jobs.set.clone().unwrap();
         self.until("a session", |world| world.github.set(&set).is_some_and(|s| s.polling))
             .await;
         self.world.github.queue_jobs(jobs)
     }
 
-    pub(super) async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
+    pub async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
         let waiting = async {
             while !condition(&self.world) {
-                assert!(!self.daemon.is_finished(), "the daemon ended");
+                self.daemon.assert_alive();
                 tokio::time::sleep(TICK).await;
             }
         };
         if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
             panic!(
-                "never came: {what}\nsets {:#?}\nlive {}\nviolations {:?}",
+                "never came: {what}\nsets {:#?}\nlive {}\nviolations {:?}\nstatus {:#?}",
                 self.world.github.sets(),
                 self.world.counters.live(),
-                self.world.github.violations()
+                self.world.github.violations(),
+                self.sources.status.borrow().scale_sets
             );
         }
     }
 
-    pub(super) async fn until_finished(&self, jobs: &[JobHandle], within: Duration) {
+    pub async fn until_finished(&self, jobs: &[JobHandle], within: Duration) {
         let begun = self.world.clock.instant();
         self.until("the end of every job", |world| {
             jobs.iter()
@@ -105,20 +276,32 @@ impl Running {
     }
 
     /// Waits until nothing is left of any runner, drains the daemon, and judges the world.
-    pub(super) async fn end(self) -> World {
+    pub async fn end(self) -> World {
+        self.end_with_spares(0).await
+    }
+
+    /// The same where this many idle runners are kept (`minRunners`).
+    pub async fn end_with_spares(self, spares: usize) -> World {
+        let clean = |leaks: &Leaks| {
+            let all = [leaks.runners, leaks.secrets, leaks.pods, leaks.agents];
+            all.iter().all(|left| *left == spares) && leaks.gharts_records <= spares
+        };
         let mut leaks = self.world.leaks().await.unwrap();
         for _ in 0..2400 {
             leaks = self.world.leaks().await.unwrap();
-            leaks.sessions = 0;
-            if leaks.is_clean() {
+            if clean(&leaks) {
                 break;
             }
             tokio::time::sleep(TICK).await;
         }
-        assert!(leaks.is_clean(), "left over: {leaks:?}");
-        self.stop.cancel();
-        self.daemon.await.unwrap().unwrap();
-        assert!(self.world.leaks().await.unwrap().is_clean(), "a session stays open");
+        assert!(clean(&leaks), "left over beside {spares}: {leaks:?}");
+        self.daemon.stop.cancel();
+        self.daemon.task.await.unwrap().unwrap();
+        let leaks = self.world.leaks().await.unwrap();
+        assert!(
+            clean(&leaks) && leaks.sessions == 0,
+            "left over after the end: {leaks:?}"
+        );
         assert_eq!(self.world.counters.exceeded(), []);
         assert_eq!(self.world.github.violations(), []);
         self.tasks.stop();
