@@ -360,9 +360,9 @@ impl Program {
             "immutable": true, "stringData": {keys::JIT_CONFIG: jit.encoded},
         });
         self.alive().insert(name);
-        let (pod, secret) = (serde_json::to_vec(&pod)?, serde_json::to_vec(&secret)?);
-        tokio::try_join!(self.create(&self.pods, pod), self.create(&self.secrets, secret))?;
-        Ok(())
+        // One after the other: on a busy API server a Secret beside every Pod makes the Pods wait.
+        self.create(&self.pods, serde_json::to_vec(&pod)?).await?;
+        self.create(&self.secrets, serde_json::to_vec(&secret)?).await
     }
 
     async fn create(&self, path: &str, object: Vec<u8>) -> anyhow::Result<()> {
@@ -404,12 +404,10 @@ impl Program {
     }
 
     async fn remove(&self, name: &str) -> anyhow::Result<()> {
-        let delete = |path: &str| Request::new(path).delete(name, &DeleteParams::default());
-        let (pod, secret) = (delete(&self.pods)?, delete(&self.secrets)?);
-        tokio::try_join!(
-            self.cluster.request::<IgnoredAny>(pod),
-            self.cluster.request::<IgnoredAny>(secret)
-        )?;
+        for path in [&self.pods, &self.secrets] {
+            let delete = Request::new(path).delete(name, &DeleteParams::default())?;
+            self.cluster.request::<IgnoredAny>(delete).await?;
+        }
         Ok(())
     }
 

@@ -198,6 +198,9 @@ impl Parts {
         if start.given_up.load(Ordering::Acquire) {
             return Err(failed(Failure::JitTimeout, Cause::GivenUp));
         }
+        // One turn for both: were the Secrets to queue behind other runners' Pods, in a burst every kubelet would
+        // find its pod without one, say so in the pod's status, and wait before it looks again.
+        let _permit = self.cluster_gate.enter(Urgency::Create, &set.name).await;
         let uid = self
             .make_pod(set, start, &granted)
             .await
@@ -259,13 +262,11 @@ impl Parts {
             granted.agent_id,
             granted.gharts_id.as_deref(),
         );
-        let _permit = self.cluster_gate.enter(Urgency::Create, &set.name).await;
         self.cluster.create_pod(&pod).await
     }
 
     async fn make_secret(&self, start: &Start, pod_uid: &str, jit_config: &SecretString) -> Result<(), ClusterError> {
         let secret = manifest::secret(&start.name, pod_uid, jit_config);
-        let _permit = self.cluster_gate.enter(Urgency::Create, &start.set).await;
         self.cluster.create_secret(&secret).await
     }
 

@@ -68,6 +68,11 @@ const DRAIN: Duration = Duration::from_secs(45);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// A panicking queue task starts again after this.
 const REVIVE_AFTER: Duration = Duration::from_secs(5);
+/// A plan goes over every runner, so in a burst the next one waits for so many times as long as the last one took,
+/// within these bounds: events gather meanwhile, and most of the processor is left to the calls. Shorter rests than
+/// the least are none: timers count in milliseconds.
+const REST: u32 = 4;
+const REST_BOUNDS: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(4));
 /// Status is for people and scrapers.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
@@ -261,6 +266,15 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     watching.finished().await;
 }
 
+/// How long to gather events after an act that took `took`.
+fn rest(took: Duration) -> Duration {
+    let (least, most) = REST_BOUNDS;
+    match took * REST {
+        rest if rest < least => Duration::ZERO,
+        rest => rest.min(most),
+    }
+}
+
 fn set_world(setup: &SetSetup) -> SetWorld {
     SetWorld {
         name: setup.parts.name.clone(),
@@ -364,9 +378,10 @@ impl SetState {
 
 impl Control {
     async fn work_until_drained(&mut self, stop: &CancellationToken, queues: &Queues) {
-        let mut wake = self.timeline.now();
+        let clock = self.timeline.clock().clone();
+        let mut at = clock.instant();
+        let mut rested = at;
         loop {
-            let at = self.timeline.instant(wake);
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if self.draining_since.is_none() => self.drain(queues),
@@ -374,10 +389,18 @@ impl Control {
                 () = tokio::time::sleep_until(at) => {}
             }
             self.setup.heartbeat.beat();
-            wake = self.act();
+            let began = clock.instant();
+            if began < rested {
+                at = rested;
+                continue;
+            }
+            let wake = self.act();
             if self.is_drained() {
                 return;
             }
+            let ended = clock.instant();
+            rested = ended + rest(ended - began);
+            at = self.timeline.instant(wake);
         }
     }
 

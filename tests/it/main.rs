@@ -4,6 +4,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
     unreachable_pub,
     reason = "tests are sentences; a failed one shall say so by panicking"
 )]

@@ -445,7 +445,11 @@ fn b12_a_runner_that_does_not_end_after_its_job_goes_after_a_while() {
     life.passes(400);
     assert_eq!(life.due(400), [Call::DeletePod, Call::RemoveAgent]);
     life.call(400, Call::DeletePod, CallResult::Done);
-    assert_eq!(life.state(), "ended", "what is being deleted is no capacity, though the kubelet takes its time");
+    assert_eq!(
+        life.state(),
+        "ended",
+        "what is being deleted is no capacity, though the kubelet takes its time"
+    );
     assert_eq!(life.exits(410, 143, "Error"), None);
     assert_eq!(
         life.due(410),
