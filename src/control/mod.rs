@@ -37,7 +37,9 @@ use crate::{
     config::Timeouts,
     ids::{RunnerName, SetName},
     plan::{
-        Moment, Plan, plan,
+        Moment, Plan,
+        limits::Scope,
+        plan,
         reason::Code,
         runner::Runner,
         world::{Session, SetWorld, World},
@@ -121,6 +123,8 @@ struct SetState {
     last_attempt: Option<Moment>,
     last_error: Option<(String, Code)>,
     granted_once: bool,
+    /// Its provisioner refused somebody: creations that wait at the gate go one at a time.
+    one_by_one: bool,
     /// The reason that was logged last.
     told: Option<Code>,
     plan: Plan,
@@ -370,6 +374,7 @@ impl SetState {
             last_attempt: None,
             last_error: None,
             granted_once: false,
+            one_by_one: false,
             told: None,
             plan: Plan::default(),
         }
@@ -485,6 +490,12 @@ impl Control {
             *old = announce;
             changed
         });
+        let scope = Scope::Provisioner(state.setup.parts.provisioner_key.clone());
+        let one_by_one = self.world.hurdles.contains_key(&scope);
+        if std::mem::replace(&mut state.one_by_one, one_by_one) != one_by_one {
+            let limit = one_by_one.then_some(1);
+            state.setup.parts.provisioner_gate.set_create_limit(limit);
+        }
         for purpose in &plan.create {
             self.create(name, *purpose, now);
         }

@@ -48,7 +48,7 @@ impl Control {
         };
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.timeline.wall(self.started).to_string(),
+            started_at: self.timeline.wall_text(self.started),
             ready: not_ready.is_empty() && !self.world.draining,
             not_ready,
             draining: self.world.draining,
@@ -95,7 +95,7 @@ impl Control {
             capacity: state.plan.capacity,
             degraded: state.plan.reasons.iter().any(|r| !r.code.is_normal()),
             reasons,
-            last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall(at).to_string()),
+            last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall_text(at)),
             last_provision_error: state.last_error.as_ref().map(|(message, _)| message.clone()),
             last_provision_error_class: state.last_error.as_ref().map(|(_, code)| code.as_str().to_owned()),
             quota_exceeded: has(Code::QuotaExceeded),
@@ -109,7 +109,7 @@ impl Control {
             .iter()
             .filter_map(|scope| self.world.hurdles.get(scope))
             .find(|hurdle| hurdle.reason.code == reason.code)
-            .map(|hurdle| self.timeline.wall(hurdle.since).to_string());
+            .map(|hurdle| self.timeline.wall_text(hurdle.since));
         ReasonStatus {
             code: reason.code.as_str().to_owned(),
             message: reason.message.clone(),

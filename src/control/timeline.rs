@@ -46,6 +46,11 @@ impl Timeline {
             .unwrap_or(self.wall_start)
     }
 
+    /// [`Self::wall`] as people read it: RFC 3339, whole seconds.
+    pub(super) fn wall_text(&self, moment: Moment) -> String {
+        self.wall(moment).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
     }

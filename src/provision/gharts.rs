@@ -62,11 +62,8 @@ impl GhartsProvisioner {
     /// Asks the server who we are to it and what it can do, registering nothing. One sentence for a person.
     pub async fn probe(&self) -> Result<String, Refusal> {
         let known = self.server().await?;
-        let team = match (&known.team.name, &known.team.id) {
-            (Some(name), _) => format!("team {name}"),
-            (None, Some(id)) => format!("team {id}"),
-            (None, None) => "no team asked for".to_owned(),
-        };
+        let team = self.team.as_ref();
+        let team = team.map_or_else(|| "no team asked for".to_owned(), |team| format!("team {team}"));
         let binding = if known.binds {
             "it binds runners to scale sets"
         } else {
