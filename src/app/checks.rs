@@ -34,7 +34,6 @@ const UNREACHABLE: &str = "check the address in the kubeconfig, the network, and
 const RIGHTS: &[(&str, &[&str])] = &[
     ("pods", &["get", "list", "watch", "create", "patch", "delete"]),
     ("secrets", &["create"]),
-    ("events", &["create"]),
 ];
 
 /// One thing to try.

@@ -36,26 +36,50 @@ pub(super) fn schema() -> &'static Value {
 pub(super) fn check(document: &Value) -> (Problems, Vec<Place>) {
     let mut problems = Problems::default();
     let mut refused = Vec::new();
+    // A required key that is there, but misspelt, is one problem, not two.
+    let mut misspelt = Vec::new();
+    let mut missing = Vec::new();
     for error in VALIDATOR.iter_errors(document) {
         let place = place_of(&error);
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected } => {
                 for key in unexpected {
                     problems.add(place.key(key), "unknown key", remedy_for_unknown(&place, key));
+                    misspelt.extend(meant(&place, key).map(|meant| place.key(&meant)));
                     refused.push(place.key(key));
                 }
             }
             ValidationErrorKind::Required { property } => {
                 let key = property.as_str().unwrap_or_default();
-                problems.add(place.key(key), "is required", describe(&place.key(key)));
+                missing.push(place.key(key));
             }
             kind => {
-                problems.add(place.clone(), message(kind, error.instance()), describe(&place));
+                let remedy = quoted(kind, error.instance()).unwrap_or_else(|| describe(&place));
+                problems.add(place.clone(), message(kind, error.instance()), remedy);
                 refused.push(place.nearest_key());
             }
         }
     }
+    for place in missing.into_iter().filter(|place| !misspelt.contains(place)) {
+        let remedy = describe(&place);
+        problems.add(place, "is required", remedy);
+    }
     (problems, refused)
+}
+
+/// The remedy for a number or a truth value that was written as text.
+fn quoted(kind: &ValidationErrorKind, instance: &Value) -> Option<String> {
+    let ValidationErrorKind::Type { kind } = kind else {
+        return None;
+    };
+    let text = instance.as_str()?;
+    let wanted = match kind {
+        TypeKind::Single(JsonType::Integer) => text.parse::<i64>().is_ok(),
+        TypeKind::Single(JsonType::Number) => text.parse::<f64>().is_ok(),
+        TypeKind::Single(JsonType::Boolean) => text.parse::<bool>().is_ok(),
+        _ => false,
+    };
+    wanted.then(|| format!("write {text} without quotes"))
 }
 
 fn place_of(error: &ValidationError<'_>) -> Place {
@@ -144,22 +168,31 @@ fn describe(place: &Place) -> String {
 }
 
 fn remedy_for_unknown(place: &Place, key: &str) -> String {
-    let known: Vec<&str> = at(place)
+    match (meant(place, key), known(place)) {
+        (Some(candidate), _) => format!("did you mean {candidate}?"),
+        (None, known) if known.is_empty() => "remove it".to_owned(),
+        (None, known) => format!("remove it; known here: {}", known.join(", ")),
+    }
+}
+
+/// The keys that a mapping may have.
+fn known(place: &Place) -> Vec<String> {
+    at(place)
         .and_then(|schema| schema.get("properties"))
         .and_then(Value::as_object)
-        .map(|properties| properties.keys().map(String::as_str).collect())
-        .unwrap_or_default();
+        .map(|properties| properties.keys().cloned().collect())
+        .unwrap_or_default()
+}
+
+/// The key that was probably meant.
+fn meant(place: &Place, key: &str) -> Option<String> {
     let folded = |text: &str| text.to_lowercase().replace(['_', '-'], "");
-    let near = known
-        .iter()
-        .map(|candidate| (distance(&folded(candidate), &folded(key)), candidate))
+    known(place)
+        .into_iter()
+        .map(|candidate| (distance(&folded(&candidate), &folded(key)), candidate))
         .filter(|(far, _)| *far <= 2)
-        .min();
-    match near {
-        Some((_, candidate)) => format!("did you mean {candidate}?"),
-        None if known.is_empty() => "remove it".to_owned(),
-        None => format!("remove it; known here: {}", known.join(", ")),
-    }
+        .min()
+        .map(|(_, candidate)| candidate)
 }
 
 /// Edit distance, for suggestions.

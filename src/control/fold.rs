@@ -113,7 +113,9 @@ impl Control {
                 began,
                 done,
             } => {
-                tracing::info!(set = %name, ?statistics, "session open");
+                let (assigned, available) =
+                    statistics.map_or((0, 0), |s| (s.total_assigned_jobs, s.total_available_jobs));
+                tracing::info!(set = %name, assigned, available, "session open");
                 set.session = Session::Polling;
                 heard(now, set);
                 if let Some(statistics) = statistics {

@@ -93,7 +93,11 @@ impl Control {
                 }),
             runners,
             capacity: state.plan.capacity,
-            degraded: state.plan.reasons.iter().any(|r| !r.code.is_normal()),
+            degraded: state
+                .plan
+                .reasons
+                .iter()
+                .any(|r| !r.code.is_normal() && !r.code.is_passing()),
             reasons,
             last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall_text(at)),
             last_provision_error: state.last_error.as_ref().map(|(message, _)| message.clone()),
@@ -155,11 +159,11 @@ impl Control {
                 continue;
             }
             state.told = Some(first.code);
-            let (code, remedy) = (first.code.as_str(), first.code.remedy().unwrap_or_default());
-            if first.code.is_normal() {
-                tracing::info!(set = %name, reason = code, message = first.message, "why not more runners");
+            let (code, remedy) = (first.code.as_str(), first.code.remedy());
+            if first.code.is_normal() || first.code.is_passing() {
+                tracing::info!(set = %name, reason = code, "{}", first.message);
             } else {
-                tracing::warn!(set = %name, reason = code, message = first.message, remedy, "why not more runners");
+                tracing::warn!(set = %name, reason = code, remedy, "no more runners: {}", first.message);
             }
         }
     }

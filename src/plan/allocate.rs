@@ -175,7 +175,7 @@ pub fn shortfall(world: &World, set: &SetWorld, want: &Want, stop: Stop) -> Opti
         Stop::InFlight => Some(Reason::new(
             Code::Starting,
             format!(
-                "{} runners, {} more wanted; {} takes {} requests at once",
+                "{} runners, {} more wanted; at {} at most {} requests are in flight",
                 set.live(),
                 want.missing,
                 set.provisioner,

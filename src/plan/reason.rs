@@ -9,6 +9,7 @@ pub enum Code {
     NotSynced,
     SetFailed,
     SetNotRegistered,
+    SessionOpening,
     SessionConflict,
     SessionFailed,
     BindingUnsupported,
@@ -44,6 +45,7 @@ impl Code {
             Self::NotSynced => "not_synced",
             Self::SetFailed => "set_failed",
             Self::SetNotRegistered => "set_not_registered",
+            Self::SessionOpening => "session_opening",
             Self::SessionConflict => "session_conflict",
             Self::SessionFailed => "session_failed",
             Self::BindingUnsupported => "binding_unsupported",
@@ -81,6 +83,11 @@ impl Code {
         )
     }
 
+    /// Part of every start, over in seconds: worth a line, no worry.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::NotSynced | Self::SetNotRegistered | Self::SessionOpening)
+    }
+
     /// What mends it, where that can be said in general.
     pub fn remedy(self) -> Option<&'static str> {
         Some(match self {
@@ -92,7 +99,9 @@ impl Code {
             }
             Self::RunnerDeprecated => "use a newer runner image in the set's template",
             Self::InvalidTemplate => "mend the set's `template`; `check` tries it against the API server",
-            Self::Forbidden => "give the daemon's service account the Role of the README in the runner namespace",
+            Self::Forbidden => {
+                "give the daemon's service account a Role in the runner namespace: pods get, list, watch, create, patch, delete; secrets create; namespaces get. `check` names what is missing"
+            }
             Self::LabelPolicy => {
                 "change the set's labels (or `gharts.labels`), or ask a GHARTS administrator for the team's label policy"
             }

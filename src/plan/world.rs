@@ -231,7 +231,7 @@ impl Session {
                 Code::SetNotRegistered,
                 "the scale set is being looked up at GitHub",
             )),
-            Self::Opening => Some(Reason::new(Code::SetNotRegistered, "the session is being opened")),
+            Self::Opening => Some(Reason::new(Code::SessionOpening, "the session is being opened")),
             Self::Conflict(owner) => Some(Reason::new(
                 Code::SessionConflict,
                 format!("{owner} holds the session of this scale set"),

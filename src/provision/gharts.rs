@@ -22,7 +22,7 @@ use crate::{
 };
 
 const REMEDY: &str = "upgrade GHARTS with the extension described in docs/gharts-extension.md, or set `provisioner: scaleSet` \
-                      for this scale set, or choose another `runnerBinding`";
+                      for this scale set";
 
 /// Registers runners of scale sets through GHARTS.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The control loop's sign of life, written by the loop and read by `/livez` and systemd's watchdog.
+//! The control loop's sign of life, written by the loop and read by `/livez`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -197,6 +197,9 @@ struct Finish {
     result: String,
 }
 
+/// How a job may end.
+const RESULTS: [&str; 3] = ["succeeded", "failed", "canceled"];
+
 fn succeeded() -> String {
     "succeeded".to_owned()
 }
@@ -209,7 +212,14 @@ async fn act(
     let github = &world.services.github;
     match action.as_str() {
         "start" => github.start_job(&id, &read::<Start>(&body)?.runner)?,
-        "finish" => github.finish_job(&id, &read::<Finish>(&body)?.result)?,
+        "finish" => {
+            let result = read::<Finish>(&body)?.result;
+            if !RESULTS.contains(&result.as_str()) {
+                let message = format!("a job ends as one of {}, not as {result:?}", RESULTS.join(", "));
+                return Err(Refusal(StatusCode::BAD_REQUEST, message));
+            }
+            github.finish_job(&id, &result)?;
+        }
         "cancel" => github.cancel(&id)?,
         "drop" => github.drop_assignment(&id)?,
         _ => return Err(nothing(&action)),

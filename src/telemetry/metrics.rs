@@ -338,7 +338,7 @@ impl Metrics {
         self.inner.token_refreshes.inc();
     }
 
-    /// `token`: what it is for (`gharts`, `github`, `admin`, `queue`); `ok`: whether one was had.
+    /// `token`: what it is for (`gharts` or `github`); `ok`: whether one was had.
     pub fn token_renewal(&self, token: &str, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
         self.inner.token_renewals.with_label_values(&[token, result]).inc();

@@ -185,8 +185,6 @@ scaleSets:
     insta::assert_snapshot!(refused(&folder, text), @r#"
         gharts.baseURL: unknown key
           -> did you mean baseUrl?
-        gharts.baseUrl: is required
-          -> https, except to loopback.
         gharts.oidc.tokenExpiration: is shorter than 10m
           -> Kubernetes gives no token for less than 10m; 1h is the default
         github.auth.app.privateKeyFile: DIR/no.pem does not hold a PEM private key
@@ -200,7 +198,7 @@ scaleSets:
         scaleSets[0].labels[0]: "linux large" is a label that GHARTS refuses
           -> use letters, digits, hyphens and underscores, with at least one letter or digit; gharts.labels of the set may name other labels for GHARTS
         scaleSets[0].maxRunners: expected a whole number, found the text "50"
-          -> Most runners of this set at one time.
+          -> write 50 without quotes
         scaleSets[1].minRunners: is 5, more than maxRunners (3)
           -> lower minRunners or raise maxRunners
         scaleSets[1].name: "linux-large" and "Linux Large" (scaleSets[0]) both become "linux-large" in runner names

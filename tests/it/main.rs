@@ -11,10 +11,12 @@
 )]
 
 mod architecture;
+mod commands;
 mod config;
 mod contract;
 mod gharts_recorded;
 mod github_protocol;
+mod killed;
 mod kubernetes_model;
 mod scale_set_client;
 mod whole_system;

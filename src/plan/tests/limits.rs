@@ -209,7 +209,7 @@ fn b15_every_limit_has_its_reason() {
     assert_eq!(reasons(&draining), ["draining"]);
     for (session, code) in [
         (Session::Registering, "set_not_registered"),
-        (Session::Opening, "set_not_registered"),
+        (Session::Opening, "session_opening"),
         (Session::Conflict("somebody".into()), "session_conflict"),
         (
             Session::Failed(Reason::new(Code::SessionFailed, "no")),

@@ -93,7 +93,7 @@ async fn b43_an_unaware_server_is_recognised_without_a_request_and_asked_again_e
     let provisioner = provisioner(&script, None);
     let refusal = refused(&provisioner).await;
     assert_eq!(refusal.class, Class::BindingUnsupported);
-    for remedy in ["docs/gharts-extension.md", "provisioner: scaleSet", "runnerBinding"] {
+    for remedy in ["docs/gharts-extension.md", "provisioner: scaleSet"] {
         assert!(refusal.message.contains(remedy), "{refusal}");
     }
     // It was upgraded.

@@ -109,7 +109,7 @@ pub struct SetView {
 pub enum JobError {
     #[error("there is no such job")]
     Unknown,
-    #[error("not possible: the job is {0:?}")]
+    #[error("not possible: the job is {}", format!("{_0:?}").to_lowercase())]
     WrongState(JobState),
 }
 
