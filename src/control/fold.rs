@@ -16,7 +16,7 @@ use crate::{
         runner::{AgentSight, CallResult, Failure, Happening, Hearing, Job, Runner},
         world::{self, Session, SetWorld},
     },
-    provision::{Class, Refusal},
+    provision::Refusal,
     runner::{
         cluster::{ClusterError, Kind, Sighting},
         observe,
@@ -370,16 +370,8 @@ impl Control {
     }
 
     fn refused_by(&self, set: &SetName, refusal: &Refusal) -> (Scope, Reason, Option<std::time::Duration>) {
-        let of_the_set = matches!(
-            refusal.class,
-            Class::LabelPolicy
-                | Class::InvalidRequest
-                | Class::Configuration
-                | Class::BindingUnsupported
-                | Class::NameTaken
-        );
         let scope = match self.world.sets.get(set) {
-            Some(world) if !of_the_set => Scope::Provisioner(world.provisioner.clone()),
+            Some(world) if !refusal.class.concerns_one_set() => Scope::Provisioner(world.provisioner.clone()),
             _ => Scope::Set(set.clone()),
         };
         let reason = Reason::new(refusal.class.into(), refusal.message.clone());

@@ -108,6 +108,15 @@ impl Class {
         }
     }
 
+    /// Whether the refusal is about this scale set's own labels, names or settings, so that other sets behind the
+    /// same service may fare better.
+    pub fn concerns_one_set(self) -> bool {
+        matches!(
+            self,
+            Self::LabelPolicy | Self::InvalidRequest | Self::Configuration | Self::BindingUnsupported | Self::NameTaken
+        )
+    }
+
     /// Stable code, for metrics, logs and status.
     pub fn as_str(self) -> &'static str {
         match self {
