@@ -13,7 +13,7 @@ use crate::{
     control::{ScopeLabels, SetParts, SetSetup, Setup},
     gharts::Client as GhartsClient,
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
-    identity::{Cached, TokenError, TokenSource, file, github_token_source, kubernetes, oauth2},
+    identity::{Cached, TokenError, TokenSource, exec, file, github_token_source, kubernetes, oauth2},
     ids::Namer,
     provision::{Provisioner, gharts::GhartsProvisioner, scale_set::ScaleSetProvisioner},
     runner::{
@@ -320,6 +320,7 @@ pub(super) fn token_source(
             ))
         }
         Oidc::File { path } => Arc::new(file::TokenFile::new(path.clone(), clock.clone())),
+        Oidc::Exec(command) => Arc::new(exec::TokenCommand::new(command.clone(), clock.clone())),
     }
 }
 

@@ -169,6 +169,18 @@ pub enum Oidc {
     },
     /// A token that somebody else writes into a file (a projected volume).
     File { path: PathBuf },
+    /// A token that a command prints.
+    Exec(ExecCommand),
+}
+
+/// A command that prints a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecCommand {
+    /// Program and arguments; never empty.
+    pub command: Vec<String>,
+    /// On top of the daemon's own environment.
+    pub env: BTreeMap<String, String>,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

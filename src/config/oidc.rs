@@ -1,12 +1,12 @@
 //! Who we are for GHARTS: the rules of each OIDC provider.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use super::{
-    AuthStyle, Oidc, SecretRef,
+    AuthStyle, ExecCommand, Oidc, SecretRef,
     duration::DurationText,
     place::Place,
-    raw::{RawAuthStyle, RawExternal, RawOidc, RawOidcProvider},
+    raw::{RawAuthStyle, RawExec, RawExternal, RawOidc, RawOidcProvider},
     secrets::{self, Shape},
     validate::Pass,
 };
@@ -14,6 +14,9 @@ use super::{
 /// Kubernetes refuses shorter tokens.
 const SHORTEST_TOKEN: Duration = Duration::from_mins(10);
 const DEFAULT_TOKEN: Duration = Duration::from_hours(1);
+const DEFAULT_EXEC: Duration = Duration::from_secs(10);
+/// Calls to GHARTS wait for their token so long, and no longer.
+const LONGEST_EXEC: Duration = Duration::from_secs(25);
 
 impl Pass<'_> {
     pub(super) fn oidc(&mut self, raw: &RawOidc, place: &Place) -> Option<Oidc> {
@@ -70,12 +73,73 @@ impl Pass<'_> {
                 }
                 Some(Oidc::File { path: path.clone() })
             }
+            RawOidcProvider::Exec => {
+                let Some(exec) = &raw.exec else {
+                    self.refuse(
+                        &place.key("exec"),
+                        "is required with provider exec",
+                        "give command: program and arguments",
+                    );
+                    return None;
+                };
+                self.exec(exec, &place.key("exec"))
+            }
+        }
+    }
+
+    fn exec(&mut self, raw: &RawExec, place: &Place) -> Option<Oidc> {
+        let command = raw.command.clone()?;
+        if let Some(Err((message, remedy))) = command.first().map(|program| self.program(program)) {
+            self.refuse(&place.key("command").index(0), message, remedy);
+        }
+        let timeout = self.duration(raw.timeout, DEFAULT_EXEC, &place.key("timeout"));
+        if timeout > LONGEST_EXEC {
+            self.refuse(
+                &place.key("timeout"),
+                format!("is longer than {}", DurationText(LONGEST_EXEC)),
+                "calls wait for the token; 10s is the default",
+            );
+        }
+        Some(Oidc::Exec(ExecCommand {
+            command,
+            env: raw.env.clone(),
+            timeout,
+        }))
+    }
+
+    /// Whether the program is there to be run.
+    fn program(&self, program: &str) -> Result<(), (String, &'static str)> {
+        let path = Path::new(program);
+        if path.is_absolute() {
+            return if is_executable(path) {
+                Ok(())
+            } else {
+                Err((
+                    format!("{program} is no file that may be executed"),
+                    "install it there, or correct the path",
+                ))
+            };
+        }
+        if program.contains('/') {
+            return Err((
+                "is a relative path".to_owned(),
+                "an absolute path, or the bare name of a program in PATH; no shell reads it",
+            ));
+        }
+        let folders = self.environment.get("PATH").map_or("", String::as_str);
+        if std::env::split_paths(folders).any(|folder| is_executable(&folder.join(program))) {
+            Ok(())
+        } else {
+            Err((
+                "is no program in PATH".to_owned(),
+                "one entry per argument, the program first; give its absolute path",
+            ))
         }
     }
 
     /// Keys that the chosen provider would ignore are refused: they show that something else was meant.
     fn oidc_fits(&mut self, raw: &RawOidc, provider: RawOidcProvider, place: &Place) {
-        use RawOidcProvider::{External, File, Kubernetes};
+        use RawOidcProvider::{Exec, External, File, Kubernetes};
         for (key, given, users) in [
             ("audience", raw.audience.is_some(), &[Kubernetes, External][..]),
             ("serviceAccount", raw.service_account.is_some(), &[Kubernetes]),
@@ -83,12 +147,14 @@ impl Pass<'_> {
             ("tokenExpiration", raw.token_expiration.is_some(), &[Kubernetes]),
             ("external", raw.external.is_some(), &[External]),
             ("tokenFile", raw.token_file.is_some(), &[File]),
+            ("exec", raw.exec.is_some(), &[Exec]),
         ] {
             if given && !users.contains(&provider) {
                 let chosen = match provider {
                     Kubernetes => "kubernetes",
                     External => "external",
                     File => "file",
+                    Exec => "exec",
                 };
                 self.refuse(
                     &place.key(key),
@@ -124,4 +190,8 @@ impl Pass<'_> {
             },
         })
     }
+}
+
+fn is_executable(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
 }

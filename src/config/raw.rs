@@ -6,7 +6,7 @@
 //!
 //! `serde(default)` and `schemars(required)` exclude each other: a required key has no default in the schema.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -186,7 +186,7 @@ pub(super) struct RawGharts {
 #[schemars(rename = "Oidc")]
 pub(super) struct RawOidc {
     /// `kubernetes`: TokenRequest of a service account. `external`: OAuth2 client credentials.
-    /// `file`: a token that somebody else keeps fresh.
+    /// `file`: a token that somebody else keeps fresh. `exec`: a token that a command prints.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) provider: Option<RawOidcProvider>,
@@ -209,6 +209,9 @@ pub(super) struct RawOidc {
     /// The file that holds the token (file).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_file: Option<PathBuf>,
+    /// The command that prints the token (exec).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) exec: Option<RawExec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -218,6 +221,24 @@ pub(super) enum RawOidcProvider {
     Kubernetes,
     External,
     File,
+    Exec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Exec")]
+pub(super) struct RawExec {
+    /// Program (an absolute path, or a name in PATH) and its arguments. No shell. It prints the token alone, or
+    /// JSON: `{"token", "expiresAt"}`, or Kubernetes' ExecCredential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required, length(min = 1))]
+    pub(super) command: Option<Vec<String>>,
+    /// Environment variables on top of the daemon's own. No place for secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) env: BTreeMap<String, String>,
+    /// How long the command may take: `10s` by default, at most `25s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) timeout: Option<DurationText>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@ use super::{
     AuthStyle, Config, Gharts, GitHub, GitHubAuth, Limits, LogFormat, Oidc, ProvisionerKind, Proxy, RunnerBinding,
     ScaleSet, SecretRef, Tls,
     raw::{
-        RawApp, RawAuth, RawAuthStyle, RawBinding, RawConfig, RawContainerMode, RawExternal, RawGharts,
+        RawApp, RawAuth, RawAuthStyle, RawBinding, RawConfig, RawContainerMode, RawExec, RawExternal, RawGharts,
         RawGhartsOverrides, RawGitHub, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawOidc, RawOidcProvider,
         RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer, RawTimeouts, RawTls,
     },
@@ -169,6 +169,15 @@ fn oidc(oidc: &Oidc) -> RawOidc {
         Oidc::File { path } => RawOidc {
             provider: Some(RawOidcProvider::File),
             token_file: Some(path.clone()),
+            ..RawOidc::default()
+        },
+        Oidc::Exec(exec) => RawOidc {
+            provider: Some(RawOidcProvider::Exec),
+            exec: Some(RawExec {
+                command: Some(exec.command.clone()),
+                env: exec.env.clone(),
+                timeout: Some(exec.timeout.into()),
+            }),
             ..RawOidc::default()
         },
     }

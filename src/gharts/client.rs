@@ -278,7 +278,7 @@ impl Client {
             };
             if trouble == Trouble::Credentials && !renewed {
                 tracing::info!(status, message, "token refused; renewing it");
-                self.token.invalidate(&token).await;
+                self.token.invalidate(&token);
                 renewed = true;
                 continue;
             }

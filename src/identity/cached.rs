@@ -1,43 +1,81 @@
 //! One cache in front of a token source: in memory only, renewed at 80 % of the token's life by one flight
 //! whoever asks.
+//!
+//! The flight is a task of its own. So a caller that gives up takes nothing away from the others, a source
+//! that makes something at a peer is never cut off half-way, and while the old token is good nobody waits for
+//! the new one. A failure speaks for a few seconds for all who ask: an issuer that is ill, or refuses us, is
+//! not asked by each of them in turn.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{Token, TokenError, TokenSource};
-use crate::clock::Clock;
+use crate::{clock::Clock, shutdown::Tasks};
 
 /// Share of a token's life after which it is renewed.
 const RENEW_AT: f64 = 0.8;
+/// No token is handed out so shortly before its end: it must still be good when the peer reads it.
+const SPARE: Duration = Duration::from_secs(5);
+/// The same for short lives, as a share.
+const SPARE_SHARE: u32 = 5;
 /// Assumed life of a token whose issuer does not tell.
 const UNKNOWN_LIFE: Duration = Duration::from_mins(5);
+/// Life of a token that is over by our own clock: clocks differ, and the peer is the judge.
+const LIFE_LEAST: Duration = Duration::from_secs(10);
+/// However long a token lives: what it stands on may be changed or withdrawn meanwhile.
+const LIFE_MOST: Duration = Duration::from_hours(24);
 /// An issuer that hangs must not hang its callers.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-/// After a failed renewal the old token, if still alive, serves; the issuer is asked again no sooner than this.
-const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// How long a failure answers for all who ask.
+const ILL_PAUSE: Duration = Duration::from_secs(5);
+const REFUSED_PAUSE: Duration = Duration::from_secs(15);
 
 /// What a renewal came to, for metrics.
 pub type OnRefresh = Arc<dyn Fn(Result<(), &TokenError>) + Send + Sync>;
 
-/// A token, cached. The asynchronous lock is the single flight: who comes while a renewal is under way
-/// waits for it and takes its result.
+type Flight = Shared<BoxFuture<'static, Result<SecretString, TokenError>>>;
+
+/// A token, cached.
 pub struct Cached {
     source: Arc<dyn TokenSource>,
     clock: Clock,
+    deadline: Duration,
     on_refresh: Option<OnRefresh>,
-    held: Mutex<Option<Held>>,
+    flights: Tasks,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    flight: Option<Flight>,
+    failed: Option<Failed>,
 }
 
 struct Held {
     token: SecretString,
     renew_at: Instant,
-    dies_at: Instant,
+    /// Not handed out from then on.
+    stale_at: Instant,
 }
 
-impl std::fmt::Debug for Cached {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+struct Failed {
+    until: Instant,
+    error: TokenError,
+}
+
+impl fmt::Debug for Cached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cached")
             .field("source", &self.source)
             .finish_non_exhaustive()
@@ -49,8 +87,10 @@ impl Cached {
         Self {
             source,
             clock,
+            deadline: FETCH_DEADLINE,
             on_refresh: None,
-            held: Mutex::new(None),
+            flights: Tasks::new(),
+            state: Arc::default(),
         }
     }
 
@@ -61,50 +101,45 @@ impl Cached {
         self
     }
 
+    /// For a source that may take longer than an issuer.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
     /// The token to use now.
     pub async fn get(&self) -> Result<SecretString, TokenError> {
-        let mut held = self.held.lock().await;
-        let now = self.clock.instant();
-        if let Some(h) = held.as_ref().filter(|h| now < h.renew_at) {
-            return Ok(h.token.clone());
-        }
-        let fetched = match tokio::time::timeout(FETCH_DEADLINE, self.source.fetch()).await {
-            Ok(result) => result,
-            Err(_) => Err(TokenError::Unavailable {
-                message: format!(
-                    "{}: no answer within {} s",
-                    self.source.describe(),
-                    FETCH_DEADLINE.as_secs()
-                ),
-            }),
+        let flight = {
+            let mut state = lock(&self.state);
+            let now = self.clock.instant();
+            let failure = state.failed.as_ref().filter(|f| now < f.until).map(|f| f.error.clone());
+            match (&state.held, failure) {
+                (Some(held), _) if now < held.renew_at => return Ok(held.token.clone()),
+                (Some(held), failure) if now < held.stale_at => {
+                    let token = held.token.clone();
+                    if failure.is_none() {
+                        // It flies by itself.
+                        drop(self.flight(&mut state));
+                    }
+                    return Ok(token);
+                }
+                (_, Some(error)) => return Err(error),
+                (_, None) => self.flight(&mut state),
+            }
         };
-        if let Some(hook) = &self.on_refresh {
-            hook(fetched.as_ref().map(|_| ()));
-        }
-        match (fetched, held.as_mut()) {
-            (Ok(token), _) => {
-                let fresh = self.hold(token);
-                let secret = fresh.token.clone();
-                *held = Some(fresh);
-                Ok(secret)
-            }
-            (Err(error), Some(h)) if self.clock.instant() < h.dies_at => {
-                tracing::warn!(source = self.source.describe(), %error, "token not renewed; the old one is still good");
-                h.renew_at = self.clock.instant() + RETRY_AFTER_FAILURE;
-                Ok(h.token.clone())
-            }
-            (Err(error), _) => Err(error),
-        }
+        flight.await
     }
 
     /// Forgets `used` after a peer refused it. Does nothing when somebody has renewed it already.
-    pub async fn invalidate(&self, used: &SecretString) {
-        let mut held = self.held.lock().await;
-        if held
+    pub fn invalidate(&self, used: &SecretString) {
+        let mut state = lock(&self.state);
+        if state
+            .held
             .as_ref()
             .is_some_and(|h| h.token.expose_secret() == used.expose_secret())
         {
-            *held = None;
+            state.held = None;
         }
     }
 
@@ -113,45 +148,142 @@ impl Cached {
         self.source.describe()
     }
 
-    fn hold(&self, token: Token) -> Held {
-        let now = self.clock.instant();
-        let life = token.expires.map_or(UNKNOWN_LIFE, |at| {
-            Duration::try_from(at.duration_since(self.clock.now())).unwrap_or(Duration::ZERO)
+    /// The renewal under way, begun where there is none.
+    fn flight(&self, state: &mut State) -> Flight {
+        if let Some(flight) = &state.flight {
+            return flight.clone();
+        }
+        let landing = Landing(Arc::clone(&self.state));
+        let (source, clock) = (Arc::clone(&self.source), self.clock.clone());
+        let (deadline, hook) = (self.deadline, self.on_refresh.clone());
+        let task = self.flights.spawn("token", async move {
+            let fetched = fetch(&*source, deadline).await;
+            if let Some(hook) = &hook {
+                hook(fetched.as_ref().map(|_| ()));
+            }
+            landing.land(&*source, &clock, fetched)
         });
-        Held {
-            token: token.secret,
-            renew_at: now + life.mul_f64(RENEW_AT),
-            dies_at: now + life,
+        let source = Arc::clone(&self.source);
+        let flight = async move {
+            task.await.unwrap_or_else(|died| {
+                Err(TokenError::Unavailable {
+                    message: format!("{}: the renewal died: {died}", source.describe()),
+                })
+            })
+        };
+        let flight = flight.boxed().shared();
+        state.flight = Some(flight.clone());
+        flight
+    }
+}
+
+/// One renewal's place in the cache, free again at its end, however it ends.
+struct Landing(Arc<Mutex<State>>);
+
+impl Landing {
+    fn land(
+        &self,
+        source: &dyn TokenSource,
+        clock: &Clock,
+        fetched: Result<Token, TokenError>,
+    ) -> Result<SecretString, TokenError> {
+        let mut state = lock(&self.0);
+        let now = clock.instant();
+        match fetched {
+            Ok(token) => {
+                let secret = token.secret.clone();
+                state.held = Some(hold(token, clock));
+                state.failed = None;
+                Ok(secret)
+            }
+            Err(error) => {
+                if state.held.as_ref().is_some_and(|h| now < h.stale_at) {
+                    tracing::warn!(source = source.describe(), %error, "token not renewed; the old one is still good");
+                }
+                let pause = if error.is_transient() { ILL_PAUSE } else { REFUSED_PAUSE };
+                state.failed = Some(Failed {
+                    until: now + pause,
+                    error: error.clone(),
+                });
+                Err(error)
+            }
         }
     }
 }
 
+impl Drop for Landing {
+    fn drop(&mut self) {
+        lock(&self.0).flight = None;
+    }
+}
+
+async fn fetch(source: &dyn TokenSource, deadline: Duration) -> Result<Token, TokenError> {
+    match tokio::time::timeout(deadline, source.fetch()).await {
+        Ok(result) => result,
+        Err(_) => Err(TokenError::Unavailable {
+            message: format!("{}: no answer within {} s", source.describe(), deadline.as_secs()),
+        }),
+    }
+}
+
+fn hold(token: Token, clock: &Clock) -> Held {
+    let now = clock.instant();
+    let life = match token.expires {
+        None => UNKNOWN_LIFE,
+        Some(at) => Duration::try_from(at.duration_since(clock.now()))
+            .ok()
+            .filter(|life| !life.is_zero())
+            .unwrap_or(LIFE_LEAST),
+    };
+    let life = life.min(LIFE_MOST);
+    let stale = life.saturating_sub(SPARE.min(life / SPARE_SHARE));
+    Held {
+        token: token.secret,
+        renew_at: now + life.mul_f64(RENEW_AT).min(stale),
+        stale_at: now + stale,
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use futures::future::BoxFuture;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
 
+    /// Takes a second for each token; tokens live 1000 s.
     #[derive(Debug)]
     struct Counting {
         calls: AtomicU32,
-        ill: std::sync::atomic::AtomicBool,
+        ill: AtomicBool,
+        refuses: AtomicBool,
+        hangs: AtomicBool,
+        panics: AtomicBool,
         clock: Clock,
+        life: Option<Duration>,
     }
 
     impl TokenSource for Counting {
         fn fetch(&self) -> BoxFuture<'_, Result<Token, TokenError>> {
             Box::pin(async move {
-                tokio::time::sleep(Duration::from_secs(1)).await;
                 let n = self.calls.fetch_add(1, Ordering::SeqCst);
+                assert!(!self.panics.load(Ordering::SeqCst), "as the test wants it");
+                if self.hangs.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 if self.ill.load(Ordering::SeqCst) {
                     return Err(TokenError::Unavailable { message: "ill".into() });
                 }
+                if self.refuses.load(Ordering::SeqCst) {
+                    return Err(TokenError::Refused { message: "no".into() });
+                }
                 Ok(Token {
                     secret: format!("t{n}").into(),
-                    expires: Some(self.clock.now() + Duration::from_secs(1000)),
+                    expires: self.life.map(|life| self.clock.now() + life),
                 })
             })
         }
@@ -161,47 +293,168 @@ mod tests {
         }
     }
 
-    fn cached() -> (Arc<Counting>, Arc<Cached>) {
+    fn living(life: Option<Duration>) -> (Arc<Counting>, Arc<Cached>) {
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
         let source = Arc::new(Counting {
             calls: AtomicU32::new(0),
             ill: false.into(),
+            refuses: false.into(),
+            hangs: false.into(),
+            panics: false.into(),
             clock: clock.clone(),
+            life,
         });
         (source.clone(), Arc::new(Cached::new(source, clock)))
+    }
+
+    fn cached() -> (Arc<Counting>, Arc<Cached>) {
+        living(Some(Duration::from_secs(1000)))
+    }
+
+    async fn token(cached: &Cached) -> String {
+        cached.get().await.unwrap().expose_secret().to_owned()
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn b16_many_askers_share_one_flight_and_renewal_comes_at_80_percent_of_life() {
         let (source, cached) = cached();
-        let all = futures::future::join_all((0..50).map(|_| cached.get())).await;
-        assert!(all.iter().all(|t| t.as_ref().unwrap().expose_secret() == "t0"));
-        tokio::time::advance(Duration::from_secs(798)).await;
-        assert_eq!(cached.get().await.unwrap().expose_secret(), "t0");
-        tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(cached.get().await.unwrap().expose_secret(), "t1");
+        let all = futures::future::join_all((0..50).map(|_| token(&cached))).await;
+        assert!(all.iter().all(|t| t == "t0"));
+        pass(798).await;
+        assert_eq!(token(&cached).await, "t0");
+        pass(1).await;
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
+        pass(2).await;
+        token(&cached).await;
+        pass(2).await;
+        assert_eq!(token(&cached).await, "t1");
         assert_eq!(source.calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_nobody_waits_for_a_slow_renewal_while_the_old_token_is_good() {
+        let (source, cached) = cached();
+        token(&cached).await;
+        source.hangs.store(true, Ordering::SeqCst);
+        pass(850).await;
+        for _ in 0..50 {
+            let asked = Instant::now();
+            assert_eq!(token(&cached).await, "t0");
+            assert_eq!(asked.elapsed(), Duration::ZERO);
+        }
+        pass(1).await;
+        assert_eq!(source.calls.load(Ordering::SeqCst), 2, "one flight");
+        source.hangs.store(false, Ordering::SeqCst);
+        pass(60).await;
+        token(&cached).await;
+        pass(2).await;
+        assert_eq!(
+            token(&cached).await,
+            "t2",
+            "the one that hung was given up after its deadline"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_no_token_is_handed_out_in_its_last_seconds() {
+        let (source, cached) = cached();
+        token(&cached).await;
+        source.ill.store(true, Ordering::SeqCst);
+        pass(994).await;
+        assert_eq!(token(&cached).await, "t0");
+        pass(2).await;
+        source.ill.store(false, Ordering::SeqCst);
+        pass(5).await;
+        assert_eq!(token(&cached).await, "t2");
     }
 
     #[tokio::test(start_paused = true)]
     async fn b16_an_ill_issuer_does_not_take_a_living_token_away() {
         let (source, cached) = cached();
-        cached.get().await.unwrap();
+        token(&cached).await;
         source.ill.store(true, Ordering::SeqCst);
-        tokio::time::advance(Duration::from_secs(900)).await;
-        assert_eq!(cached.get().await.unwrap().expose_secret(), "t0");
-        tokio::time::advance(Duration::from_secs(200)).await;
+        pass(900).await;
+        assert_eq!(token(&cached).await, "t0");
+        pass(200).await;
         assert!(cached.get().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_a_failure_speaks_for_all_who_ask_within_the_next_seconds() {
+        let (source, cached) = cached();
+        source.ill.store(true, Ordering::SeqCst);
+        for _ in 0..100 {
+            assert!(cached.get().await.is_err());
+        }
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
+        pass(6).await;
+        source.ill.store(false, Ordering::SeqCst);
+        source.refuses.store(true, Ordering::SeqCst);
+        assert!(matches!(cached.get().await, Err(TokenError::Refused { .. })));
+        pass(14).await;
+        assert!(cached.get().await.is_err());
+        assert_eq!(source.calls.load(Ordering::SeqCst), 2);
+        source.refuses.store(false, Ordering::SeqCst);
+        pass(2).await;
+        assert_eq!(token(&cached).await, "t2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_a_caller_that_gives_up_does_not_end_the_renewal() {
+        let (source, cached) = cached();
+        let impatient = tokio::time::timeout(Duration::from_millis(10), cached.get()).await;
+        assert!(impatient.is_err());
+        assert_eq!(token(&cached).await, "t0");
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_a_source_that_panics_is_a_failure_and_is_asked_again() {
+        let (source, cached) = cached();
+        source.panics.store(true, Ordering::SeqCst);
+        let error = cached.get().await.unwrap_err();
+        assert!(error.to_string().contains("died"), "{error}");
+        source.panics.store(false, Ordering::SeqCst);
+        assert_eq!(token(&cached).await, "t1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_a_token_that_does_not_tell_its_end_is_renewed_within_minutes() {
+        let (source, cached) = living(None);
+        token(&cached).await;
+        pass(239).await;
+        token(&cached).await;
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
+        pass(60).await;
+        assert_eq!(token(&cached).await, "t1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b16_a_life_beyond_a_day_is_cut_and_one_that_is_over_by_our_clock_is_the_peers_to_judge() {
+        let (source, cached) = living(Some(Duration::from_hours(24 * 365)));
+        token(&cached).await;
+        pass(24 * 3600).await;
+        assert_eq!(token(&cached).await, "t1");
+        assert_eq!(source.calls.load(Ordering::SeqCst), 2);
+        let (source, cached) = living(Some(Duration::ZERO));
+        for _ in 0..50 {
+            assert_eq!(token(&cached).await, "t0");
+        }
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn b17_invalidating_renews_once_however_many_saw_the_refusal() {
         let (source, cached) = cached();
         let used = cached.get().await.unwrap();
-        cached.invalidate(&used).await;
-        assert_eq!(cached.get().await.unwrap().expose_secret(), "t1");
-        cached.invalidate(&used).await;
-        assert_eq!(cached.get().await.unwrap().expose_secret(), "t1");
+        cached.invalidate(&used);
+        assert_eq!(token(&cached).await, "t1");
+        cached.invalidate(&used);
+        assert_eq!(token(&cached).await, "t1");
         assert_eq!(source.calls.load(Ordering::SeqCst), 2);
     }
 }

@@ -130,7 +130,7 @@ mod tests {
         let one = cached.get().await.unwrap();
         file.write("two");
         assert_eq!(cached.get().await.unwrap().expose_secret(), "one");
-        cached.invalidate(&one).await;
+        cached.invalidate(&one);
         assert_eq!(cached.get().await.unwrap().expose_secret(), "two");
     }
 

@@ -2,6 +2,7 @@
 
 mod cached;
 mod claims;
+pub mod exec;
 pub mod file;
 mod github;
 pub mod kubernetes;
@@ -40,4 +41,11 @@ pub enum TokenError {
     /// The issuer could not be reached or is ill: worth repeating.
     #[error("{message}")]
     Unavailable { message: String },
+}
+
+impl TokenError {
+    /// Whether asking again later may help with nobody's hand.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
 }

@@ -89,7 +89,7 @@ impl ClientCredentials {
         let life = answer.expires_in.as_ref().and_then(seconds);
         Ok(Token {
             expires: life
-                .map(|life| asked + life)
+                .and_then(|life| asked.checked_add(jiff::SignedDuration::try_from(life).ok()?).ok())
                 .or_else(|| claims::expiry(&answer.access_token)),
             secret: answer.access_token.into(),
         })
@@ -298,8 +298,15 @@ mod tests {
         let body = json!({"access_token": jwt(&json!({"exp": 1_767_225_900}))}).to_string();
         let (_, claim) = source(200, &body, AuthStyle::Body);
         assert_eq!(claim.fetch().await.unwrap().expires.unwrap().as_second(), 1_767_225_900);
-        let (_, none) = source(200, r#"{"access_token":"opaque"}"#, AuthStyle::Body);
-        assert_eq!(none.fetch().await.unwrap().expires, None);
+        for untold in [
+            "",
+            r#","expires_in":1e30"#,
+            r#","expires_in":-1"#,
+            r#","expires_in":"soon""#,
+        ] {
+            let (_, none) = source(200, &format!(r#"{{"access_token":"opaque"{untold}}}"#), AuthStyle::Body);
+            assert_eq!(none.fetch().await.unwrap().expires, None, "{untold}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

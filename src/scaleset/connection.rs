@@ -290,7 +290,7 @@ impl Connection {
         let mut token = cached.get().await?;
         let mut answer = self.rest_call(OPERATION, &path, bearer("Bearer", &token), None).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
-            cached.invalidate(&token).await;
+            cached.invalidate(&token);
             token = cached.get().await?;
             answer = self.rest_call(OPERATION, &path, bearer("Bearer", &token), None).await?;
         }

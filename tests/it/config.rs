@@ -147,6 +147,104 @@ fn b38_what_show_prints_loads_to_the_same_configuration() {
     }
 }
 
+const KUBERNETES: &str = "{ provider: kubernetes, audience: gharts, serviceAccount: listener }";
+
+#[test]
+fn b16_a_command_as_identity_is_read_and_shown() {
+    let folder = Folder::new();
+    let sound = folder.sound();
+    let short = sound.replace(KUBERNETES, "{ provider: exec, exec: { command: [/bin/echo, tok] } }");
+    let long = sound.replace(
+        KUBERNETES,
+        "{ provider: exec, exec: { command: [/bin/echo, --to, a b], env: { PROFILE: x }, timeout: 20s } }",
+    );
+    let exec = |config: &Config| match config.gharts.as_ref().map(|g| g.oidc.clone()) {
+        Some(config::Oidc::Exec(exec)) => exec,
+        other => panic!("{other:?}"),
+    };
+    let config = load(&short).unwrap();
+    assert_eq!(exec(&config).timeout, Duration::from_secs(10));
+    assert_eq!(exec(&config).command, ["/bin/echo", "tok"]);
+    let config = load(&long).unwrap();
+    assert_eq!(exec(&config).command, ["/bin/echo", "--to", "a b"]);
+    assert_eq!(exec(&config).env["PROFILE"], "x");
+    assert_eq!(load(&config::show(&config).unwrap()).unwrap(), config);
+    let in_path = short.replace("/bin/echo", "echo");
+    let environment = environment(&[("PATH", "/usr/bin:/bin")]);
+    assert!(config::parse(&in_path, &environment).is_ok());
+}
+
+#[test]
+fn b16_what_is_wrong_with_a_command_is_told() {
+    let with = |oidc: &str| refused_with(KUBERNETES, oidc);
+    insta::assert_snapshot!(with("{ provider: exec }"), @"
+    gharts.oidc.exec: is required with provider exec
+      -> give command: program and arguments
+    ");
+    insta::assert_snapshot!(with("{ provider: exec, audience: gharts, exec: { command: [get-token --now], timeout: 1m } }"), @"
+    gharts.oidc.audience: is not used by provider exec
+      -> remove it, or choose the provider that it belongs to
+    gharts.oidc.exec.command[0]: is no program in PATH
+      -> one entry per argument, the program first; give its absolute path
+    gharts.oidc.exec.timeout: is longer than 25s
+      -> calls wait for the token; 10s is the default
+    ");
+    insta::assert_snapshot!(with("{ provider: exec, exec: { command: [./get-token] } }"), @"
+    gharts.oidc.exec.command[0]: is a relative path
+      -> an absolute path, or the bare name of a program in PATH; no shell reads it
+    ");
+    insta::assert_snapshot!(with("{ provider: exec, exec: { command: [/nonexistent/get-token] } }"), @"
+    gharts.oidc.exec.command[0]: /nonexistent/get-token is no file that may be executed
+      -> install it there, or correct the path
+    ");
+    insta::assert_snapshot!(with("{ provider: exec, exec: { command: [] } }"), @"
+    gharts.oidc.exec.command: expected at least 1 entry
+      -> Program (an absolute path, or a name in PATH) and its arguments. No shell. It prints the token alone, or JSON: `{\"token\", \"expiresAt\"}`, or Kubernetes' ExecCredential.
+    ");
+}
+
+#[test]
+fn b23_secrets_travel_over_https_or_stay_on_this_machine() {
+    let folder = Folder::new();
+    folder.file("secret", "s");
+    let external = |url: &str| {
+        let oidc = format!(
+            "{{ provider: external, external: {{ tokenUrl: \"{url}\", clientId: x, clientSecretFile: DIR/secret }} }}"
+        );
+        folder.text(&folder.sound().replace(KUBERNETES, &oidc))
+    };
+    for url in [
+        "https://login.example.com/token",
+        "http://127.0.0.1:8/token",
+        "http://localhost:8/token",
+        "http://[::1]:8/t",
+    ] {
+        assert!(load(&external(url)).is_ok(), "{url}");
+    }
+    let base = |url: &str| folder.sound().replace("https://gharts.example.com/", url);
+    assert!(load(&base("http://127.0.0.1:8000")).is_ok());
+    for (text, place) in [
+        (
+            external("http://login.example.com/token"),
+            "gharts.oidc.external.tokenUrl",
+        ),
+        (
+            external("http://127.0.0.1.example.com/token"),
+            "gharts.oidc.external.tokenUrl",
+        ),
+        (
+            external("ftp://login.example.com/token"),
+            "gharts.oidc.external.tokenUrl",
+        ),
+        (base("http://gharts.example.com"), "gharts.baseUrl"),
+        (base("http://10.0.0.7:8000"), "gharts.baseUrl"),
+    ] {
+        let problems = load(&text).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].path, place);
+    }
+}
+
 #[test]
 fn b38_everything_wrong_is_told_at_once_with_place_and_remedy() {
     let folder = Folder::new();

@@ -2,9 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use gharts_listener::{
-    config::{Proxy, Tls},
+    clock::Clock,
+    config::{AuthStyle, Proxy, Tls},
+    gharts::{Client, Trouble},
     http::{IDLE_BRIEF, SharedTransport, TransportError, reqwest_transport},
+    identity::{
+        Cached, Token, TokenError, TokenSource,
+        oauth2::{ClientCredentials, Issuer, ReadSecret},
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,7 +36,8 @@ async fn get(transport: &SharedTransport, url: &str) -> Result<http::Response<by
 }
 
 /// Answers every connection with the same bytes and closes it; the handle gives the first request's text.
-async fn serving(answer: &'static str) -> (u16, JoinHandle<String>) {
+async fn serving(answer: impl Into<String>) -> (u16, JoinHandle<String>) {
+    let answer = answer.into();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let tasks = gharts_listener::shutdown::Tasks::new();
@@ -85,6 +93,75 @@ async fn b23_redirects_are_not_followed() {
         (307, b"hi".as_slice())
     );
     assert!(server.await.unwrap().starts_with("GET /a?b=c HTTP/1.1\r\n"));
+}
+
+/// Where a redirect points, a secret would arrive: whoever followed one would get a token here.
+#[tokio::test]
+async fn b23_no_credential_follows_a_redirect_whatever_its_status() {
+    const TOKEN: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 32\r\n\r\n{\"access_token\":\"caught\",\"x\":12}";
+    let clock = Clock::system();
+    for status in [301, 302, 303, 307, 308] {
+        for style in [AuthStyle::Body, AuthStyle::Basic, AuthStyle::Json] {
+            let (elsewhere, catcher) = serving(TOKEN.to_owned()).await;
+            let redirect = format!(
+                "HTTP/1.1 {status} x\r\nlocation: http://127.0.0.1:{elsewhere}/token\r\ncontent-length: 0\r\n\r\n"
+            );
+            let (port, server) = serving(redirect).await;
+            let issuer = Issuer {
+                token_url: format!("http://127.0.0.1:{port}/token").parse().unwrap(),
+                client_id: "id".to_owned(),
+                audience: None,
+                scope: None,
+                style,
+            };
+            let secret: ReadSecret = Arc::new(|| Ok("client-secret".into()));
+            let source = ClientCredentials::new(transport(&Tls::default()), clock.clone(), issuer, secret);
+            let error = source.fetch().await.unwrap_err();
+            assert!(
+                matches!(&error, TokenError::Refused { message } if message.contains("redirect")),
+                "{status}: {error}"
+            );
+            assert!(server.await.unwrap().starts_with("POST /token HTTP/1.1\r\n"));
+            assert!(!catcher.is_finished(), "{status}: somebody came");
+            catcher.abort();
+        }
+        let (elsewhere, catcher) = serving("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned()).await;
+        let redirect =
+            format!("HTTP/1.1 {status} x\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
+        let (port, _server) = serving(redirect).await;
+        let base = format!("http://127.0.0.1:{port}").parse().unwrap();
+        let token = Arc::new(Cached::new(Arc::new(Given), clock.clone()));
+        let client = Client::new(
+            transport(&Tls::default()),
+            clock.clone(),
+            &base,
+            token,
+            Duration::from_secs(20),
+        );
+        let failure = client.delete("id").await.unwrap_err();
+        assert_eq!(failure.trouble, Trouble::Configuration, "{status}: {failure}");
+        assert!(!catcher.is_finished(), "{status}: somebody came");
+        catcher.abort();
+    }
+}
+
+/// A token that the test gives.
+#[derive(Debug)]
+struct Given;
+
+impl TokenSource for Given {
+    fn fetch(&self) -> BoxFuture<'_, Result<Token, TokenError>> {
+        Box::pin(async {
+            Ok(Token {
+                secret: "token".into(),
+                expires: None,
+            })
+        })
+    }
+
+    fn describe(&self) -> String {
+        "a given token".to_owned()
+    }
 }
 
 #[tokio::test]
