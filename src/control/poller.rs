@@ -14,6 +14,7 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
+    identity::{Denial, TokenError},
     ids::SetName,
     plan::{
         reason::{Code, Reason},
@@ -475,7 +476,8 @@ async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earlies
 /// Why the set cannot be served.
 fn reason(error: &Error) -> Reason {
     let code = match error {
-        Error::Unauthorized(_) | Error::Credential(_) => Code::Credentials,
+        Error::Credential(error) => no_token(error),
+        Error::Unauthorized(_) => Code::Credentials,
         Error::Forbidden(_) => Code::NotAuthorized,
         Error::NotFound { .. } => Code::Configuration,
         Error::Invalid(_) => Code::InvalidRequest,
@@ -484,6 +486,19 @@ fn reason(error: &Error) -> Reason {
         _ => Code::SessionFailed,
     };
     Reason::new(code, error.to_string())
+}
+
+fn no_token(error: &TokenError) -> Code {
+    match error {
+        TokenError::Refused { .. } => Code::Credentials,
+        TokenError::Unavailable { .. } => Code::Unreachable,
+        TokenError::Denied { denial, .. } => match denial {
+            Denial::Quota => Code::QuotaExceeded,
+            Denial::LabelPolicy => Code::LabelPolicy,
+            Denial::NotAuthorized => Code::NotAuthorized,
+            Denial::Configuration => Code::Configuration,
+        },
+    }
 }
 
 /// What an error that repeating cannot cure means for the session.

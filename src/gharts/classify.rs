@@ -15,10 +15,19 @@ use crate::http::redact;
 pub enum Operation {
     /// `POST /runners/jit`
     Jit,
+    /// `POST /runners/provision`
+    Provision,
     /// `DELETE /runners/{id}`
     Delete,
     /// Any GET.
     Read,
+}
+
+impl Operation {
+    /// Makes a record, if it is granted.
+    fn registers(self) -> bool {
+        matches!(self, Self::Jit | Self::Provision)
+    }
 }
 
 /// What an answer means.
@@ -80,7 +89,7 @@ pub fn classify(operation: Operation, status: u16, content_type: Option<&str>, b
     let said = Said::read(json, body);
     let verdict = verdict(operation, status, &said);
     Answer {
-        message: message(status, verdict, &said),
+        message: message(operation, status, verdict, &said),
         verdict,
         code: said.code,
     }
@@ -153,7 +162,7 @@ fn verdict(operation: Operation, status: u16, said: &Said) -> Verdict {
 
     match status {
         200..=299 if said.json || (operation == Operation::Delete && said.empty) => Done,
-        404 if operation != Operation::Jit && said.has("not found or not owned") => Gone,
+        404 if !operation.registers() && said.has("not found or not owned") => Gone,
         404 if operation == Operation::Delete && said.json => Gone,
         // Also a web page under a wrong path, or a redirect that is not followed.
         200..=399 | 404 | 405 => Failed(T::Configuration),
@@ -165,12 +174,12 @@ fn verdict(operation: Operation, status: u16, said: &Said) -> Verdict {
         400 if operation == Operation::Delete && said.has("is already deleted") => Gone,
         400 | 409 | 422 if operation == Operation::Delete && said.names_running_job() => Busy,
         400 => Failed(bad_request(said)),
-        409 if operation == Operation::Jit => Failed(T::NameTaken),
+        409 if operation.registers() => Failed(T::NameTaken),
         422 => Failed(T::InvalidRequest),
         429 if said.code_is("QUOTA_EXCEEDED") || said.is_quota() => Failed(T::Quota),
         429 => Failed(T::RateLimited),
         500 if operation == Operation::Delete && said.is_busy() => Busy,
-        500 if operation == Operation::Jit && said.is_label_policy() => Failed(T::LabelPolicy),
+        500 if operation.registers() && said.is_label_policy() => Failed(T::LabelPolicy),
         _ if operation == Operation::Read => Failed(T::Upstream),
         408 | 500..=599 => Failed(T::UnknownOutcome),
         _ if !said.json => Failed(T::UnknownOutcome),
@@ -204,7 +213,7 @@ fn bad_request(said: &Said) -> Trouble {
     }
 }
 
-fn message(status: u16, verdict: Verdict, said: &Said) -> String {
+fn message(operation: Operation, status: u16, verdict: Verdict, said: &Said) -> String {
     let said_words = words(&said.detail);
     let mut text = format!("GHARTS answered {status}");
     if !said_words.is_empty() {
@@ -214,6 +223,9 @@ fn message(status: u16, verdict: Verdict, said: &Said) -> String {
         text.push_str(" with something that is not JSON");
     }
     let remedy = match verdict {
+        Verdict::Failed(Trouble::Configuration) if operation == Operation::Provision && said.json => {
+            " (this version has no /runners/provision: only the older, user-based GHARTS hands out registration tokens)"
+        }
         Verdict::Failed(Trouble::Configuration) if !said.has("team") && !said.has("scale set") => {
             " (wrong URL or version: gharts.baseUrl must be the address under which /api/v1 is served, without a path to the web page)"
         }

@@ -12,12 +12,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 
 use super::{
     classify::{Answer, Operation, Trouble, Verdict, classify},
-    wire::{JitAnswer, JitRequest, Me, Page, Runner, SCALE_SET_FIELD},
+    wire::{JitAnswer, JitRequest, Me, Page, RegistrationAnswer, RegistrationRequest, Runner, SCALE_SET_FIELD},
 };
 use crate::{
     clock::Clock,
@@ -106,22 +106,42 @@ impl Client {
 
     /// Registers a runner. A 201 that cannot be decoded is given back at once, where it names its record.
     pub async fn jit(&self, request: &JitRequest) -> Result<JitAnswer, Failure> {
+        self.register(Operation::Jit, "/api/v1/runners/jit", request, &request.runner_name)
+            .await
+    }
+
+    /// Has a registration token of GitHub's handed out. Only the older version does it.
+    pub async fn provision(&self, request: &RegistrationRequest) -> Result<RegistrationAnswer, Failure> {
+        self.register(
+            Operation::Provision,
+            "/api/v1/runners/provision",
+            request,
+            &request.runner_name,
+        )
+        .await
+    }
+
+    async fn register<T: DeserializeOwned>(
+        &self,
+        operation: Operation,
+        path: &str,
+        request: &(impl Serialize + Sync),
+        runner: &str,
+    ) -> Result<T, Failure> {
         let body = serde_json::to_vec(request)
             .map_err(|e| Failure::new(Trouble::InvalidRequest, format!("request cannot be encoded: {e}")))?;
-        let (_, answer) = self
-            .authorized(Operation::Jit, Method::POST, "/api/v1/runners/jit", body.into())
-            .await?;
-        match decode::<JitAnswer>(&answer) {
+        let (_, answer) = self.authorized(operation, Method::POST, path, body.into()).await?;
+        match decode::<T>(&answer) {
             Ok(decoded) => Ok(decoded),
             Err(mut failure) => {
                 failure.trouble = Trouble::UnknownOutcome;
                 if let Some(id) = record_id(&answer) {
                     let outcome = self.delete(&id).await;
                     tracing::warn!(
-                        runner = request.runner_name,
+                        runner,
                         gharts_runner_id = id,
                         ?outcome,
-                        "undecodable JIT answer: its record was given back"
+                        "undecodable answer: its record was given back"
                     );
                 }
                 Err(failure)
@@ -276,9 +296,8 @@ impl Client {
             let Verdict::Failed(trouble) = verdict else {
                 return Ok((verdict, response.into_body()));
             };
-            if trouble == Trouble::Credentials && !renewed {
-                tracing::info!(status, message, "token refused; renewing it");
-                self.token.invalidate(&token);
+            if trouble == Trouble::Credentials && !renewed && self.token.refused(&token) {
+                tracing::info!(status, message, "token refused; trying another");
                 renewed = true;
                 continue;
             }
@@ -372,7 +391,9 @@ fn segment(id: &str) -> String {
 
 fn no_token(error: TokenError) -> Failure {
     match error {
-        TokenError::Refused { message } => Failure::new(Trouble::Credentials, message),
+        TokenError::Refused { message } | TokenError::Denied { message, .. } => {
+            Failure::new(Trouble::Credentials, message)
+        }
         TokenError::Unavailable { message } => Failure::new(Trouble::IssuerDown, message),
     }
 }

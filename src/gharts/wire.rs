@@ -61,6 +61,39 @@ impl JitAnswer {
     }
 }
 
+/// `POST /api/v1/runners/provision`, which only the older version has. No labels and no runner group: that version
+/// deletes a runner whose own labels differ from those asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RegistrationRequest {
+    /// Exact, and fresh per attempt: a lost answer is cured by name.
+    pub runner_name: String,
+    /// What the policy checks.
+    pub labels: Vec<String>,
+    pub ephemeral: bool,
+}
+
+/// The 201 to a [`RegistrationRequest`]: a registration token of GitHub's, and a record that waits for a runner of
+/// that name and counts until it is deleted.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RegistrationAnswer {
+    pub runner_id: String,
+    #[serde(deserialize_with = "secret")]
+    pub registration_token: SecretString,
+    /// Text: see [`utc`].
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// The organization that the token is for.
+    #[serde(default)]
+    pub github_url: Option<String>,
+}
+
+impl RegistrationAnswer {
+    /// When the token dies, as far as the server says it in a form that can be read.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.expires_at.as_deref().and_then(utc)
+    }
+}
+
 /// One record of `GET /api/v1/runners`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Runner {

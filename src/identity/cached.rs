@@ -36,9 +36,10 @@ const LIFE_LEAST: Duration = Duration::from_secs(10);
 const LIFE_MOST: Duration = Duration::from_hours(24);
 /// An issuer that hangs must not hang its callers.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a failure answers for all who ask.
-const ILL_PAUSE: Duration = Duration::from_secs(5);
-const REFUSED_PAUSE: Duration = Duration::from_secs(15);
+
+/// A peer that refuses every token is no reason to ask the issuer for more of them. Shorter than the slow re-check
+/// of a refusal, so that each of these brings a new one.
+const NEW_AFTER_REFUSAL: Duration = Duration::from_mins(4);
 
 /// What a renewal came to, for metrics.
 pub type OnRefresh = Arc<dyn Fn(Result<(), &TokenError>) + Send + Sync>;
@@ -60,6 +61,8 @@ struct State {
     held: Option<Held>,
     flight: Option<Flight>,
     failed: Option<Failed>,
+    /// When a token was last given up because a peer refused it.
+    refused: Option<Instant>,
 }
 
 struct Held {
@@ -143,6 +146,23 @@ impl Cached {
         }
     }
 
+    /// A peer refused `used`: whether another token is worth a try. It is not where one was given up for the same
+    /// reason a moment ago: that peer refuses whatever the issuer makes.
+    pub fn refused(&self, used: &SecretString) -> bool {
+        let mut state = lock(&self.state);
+        let held = state.held.as_ref();
+        if held.is_none_or(|h| h.token.expose_secret() != used.expose_secret()) {
+            return true;
+        }
+        let now = self.clock.instant();
+        if state.refused.is_some_and(|at| now < at + NEW_AFTER_REFUSAL) {
+            return false;
+        }
+        state.refused = Some(now);
+        state.held = None;
+        true
+    }
+
     /// For messages.
     pub fn describe(&self) -> String {
         self.source.describe()
@@ -200,9 +220,8 @@ impl Landing {
                 if state.held.as_ref().is_some_and(|h| now < h.stale_at) {
                     tracing::warn!(source = source.describe(), %error, "token not renewed; the old one is still good");
                 }
-                let pause = if error.is_transient() { ILL_PAUSE } else { REFUSED_PAUSE };
                 state.failed = Some(Failed {
-                    until: now + pause,
+                    until: now + error.stands_for(),
                     error: error.clone(),
                 });
                 Err(error)
@@ -456,5 +475,23 @@ mod tests {
         cached.invalidate(&used);
         assert_eq!(token(&cached).await, "t1");
         assert_eq!(source.calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b17_a_peer_that_refuses_every_token_gets_a_new_one_only_every_few_minutes() {
+        let (source, cached) = cached();
+        let first = cached.get().await.unwrap();
+        assert!(cached.refused(&first));
+        let second = cached.get().await.unwrap();
+        assert!(
+            cached.refused(&first),
+            "somebody else met it: the new one is worth a try"
+        );
+        assert!(!cached.refused(&second));
+        assert_eq!(token(&cached).await, "t1");
+        pass(4 * 60).await;
+        assert!(cached.refused(&second));
+        assert_eq!(token(&cached).await, "t2");
+        assert_eq!(source.calls.load(Ordering::SeqCst), 3);
     }
 }

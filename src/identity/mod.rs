@@ -8,7 +8,7 @@ mod github;
 pub mod kubernetes;
 pub mod oauth2;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -35,17 +35,42 @@ pub trait TokenSource: Send + Sync + fmt::Debug {
 /// Why no token could be had. `message` is fit for logs and status: redacted, with what mends it where known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// The issuer refused: repeating at once cannot cure it.
+    /// The issuer does not accept us, or what we ask is wrong: repeating at once cannot cure it.
     #[error("{message}")]
     Refused { message: String },
     /// The issuer could not be reached or is ill: worth repeating.
     #[error("{message}")]
     Unavailable { message: String },
+    /// The issuer knows us and says no.
+    #[error("{message}")]
+    Denied { denial: Denial, message: String },
+}
+
+/// By which rule of the issuer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    Quota,
+    LabelPolicy,
+    NotAuthorized,
+    /// It cannot give such a token, or not for this scope.
+    Configuration,
 }
 
 impl TokenError {
     /// Whether asking again later may help with nobody's hand.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// How long it answers for all who ask: an issuer that says no is asked slowly.
+    fn stands_for(&self) -> Duration {
+        match self {
+            Self::Unavailable { .. } => Duration::from_secs(5),
+            Self::Refused { .. } => Duration::from_secs(15),
+            Self::Denied {
+                denial: Denial::Quota, ..
+            } => Duration::from_secs(30),
+            Self::Denied { .. } => Duration::from_secs(270),
+        }
     }
 }

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released};
 use crate::{
-    identity::TokenError,
+    identity::{Denial, TokenError},
     scaleset::{Connection, Error},
 };
 
@@ -56,7 +56,13 @@ pub fn refusal(error: &Error) -> Refusal {
         Error::Forbidden(_) => Class::NotAuthorized,
         Error::Invalid(_) => Class::InvalidRequest,
         Error::RateLimited { .. } => Class::RateLimited,
-        Error::Credential(_) => Class::IssuerDown,
+        Error::Credential(TokenError::Denied { denial, .. }) => match denial {
+            Denial::Quota => Class::Quota,
+            Denial::LabelPolicy => Class::LabelPolicy,
+            Denial::NotAuthorized => Class::NotAuthorized,
+            Denial::Configuration => Class::Configuration,
+        },
+        Error::Credential(TokenError::Unavailable { .. }) => Class::IssuerDown,
         error if error.outcome_unknown() => Class::UnknownOutcome,
         Error::Transport { .. } => Class::Unreachable,
         _ => Class::Upstream,

@@ -29,13 +29,11 @@ use crate::{
         retry::{Verdict, with_backoff},
         trimmed,
     },
-    identity::{Cached, TokenError, TokenSource},
+    identity::Cached,
 };
 
 /// For every call but the long poll.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// For whoever hands out registration tokens: GHARTS takes up to 45 s.
-const HAND_OUT_DEADLINE: Duration = Duration::from_secs(60);
 /// Renewal comes this long before the JWT's end: a tenth of its life, within these bounds.
 const RENEW_AHEAD_LEAST: Duration = Duration::from_secs(60);
 const RENEW_AHEAD_MOST: Duration = Duration::from_secs(300);
@@ -58,7 +56,7 @@ pub enum Authority {
     /// A GitHub App's or a person's token: asks GitHub for registration tokens.
     Rest(Arc<Cached>),
     /// Somebody hands out registration tokens; no GitHub credential is held here.
-    Registration(Arc<dyn TokenSource>),
+    Registration(Arc<Cached>),
 }
 
 /// See the module's text. Cheap calls, all `&self`, all side by side.
@@ -264,13 +262,20 @@ impl Connection {
     async fn connect(&self) -> Result<Admin, Error> {
         let registration = match &self.authority {
             Authority::Rest(cached) => self.registration_token(cached).await?,
-            Authority::Registration(source) => handed_out(&**source).await?,
+            Authority::Registration(cached) => cached.get().await?,
         };
         let seed = self.rng.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
-        with_backoff(&ADMIN_RETRY, seed, repeats_for_admin, || {
+        let admin = with_backoff(&ADMIN_RETRY, seed, repeats_for_admin, || {
             self.admin_connection(&registration)
         })
-        .await
+        .await;
+        if let (Err(Error::Unauthorized(_) | Error::Forbidden(_)), Authority::Registration(cached)) =
+            (&admin, &self.authority)
+        {
+            // It may have been withdrawn; the next try gets another.
+            cached.refused(&registration);
+        }
+        admin
     }
 
     /// Hop 2. A 401 means that the REST token died early: one fresh one, one repetition.
@@ -361,20 +366,6 @@ impl Connection {
             .and_then(|c| Duration::try_from_secs_f64(c.exp - now).ok())
             .filter(|life| !life.is_zero())
             .unwrap_or(UNKNOWN_LIFE)
-    }
-}
-
-/// A registration token from elsewhere.
-async fn handed_out(source: &dyn TokenSource) -> Result<SecretString, Error> {
-    match tokio::time::timeout(HAND_OUT_DEADLINE, source.fetch()).await {
-        Ok(token) => Ok(token?.secret),
-        Err(_) => Err(Error::Credential(TokenError::Unavailable {
-            message: format!(
-                "{}: no answer within {} s",
-                source.describe(),
-                HAND_OUT_DEADLINE.as_secs()
-            ),
-        })),
     }
 }
 

@@ -132,7 +132,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::RateLimited { .. } | Self::Server { .. } | Self::Transport { .. } | Self::Decode(_) => true,
-            Self::Credential(error) => matches!(error, TokenError::Unavailable { .. }),
+            Self::Credential(error) => error.is_transient(),
             _ => false,
         }
     }

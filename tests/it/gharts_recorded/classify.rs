@@ -66,6 +66,7 @@ fn verdicts() -> BTreeMap<Key<'static>, (Operation, Verdict)> {
         };
         let operation = match operation {
             "jit" => Operation::Jit,
+            "provision" => Operation::Provision,
             "delete" => Operation::Delete,
             "read" => Operation::Read,
             other => panic!("no such operation: {other}"),

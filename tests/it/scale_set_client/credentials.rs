@@ -1,13 +1,20 @@
 //! The chain of credentials (B24).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::join_all;
 use gharts_listener::{
+    clock::Clock,
     config::{ConfigUrl, SecretRef},
     http::SharedTransport,
     identity::{Cached, GitHubApp, Token, TokenError, TokenSource},
-    scaleset::{Authority, Error},
+    scaleset::{Authority, Connection, Error},
     sim::keys::SigningKey,
 };
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -328,15 +335,20 @@ async fn scopes_and_hosts_have_their_own_addresses() {
     }
 }
 
+/// Hands out `brokered-0`, `brokered-1`, ... for an hour each.
 #[derive(Debug)]
-struct Broker;
+struct Broker {
+    clock: Clock,
+    handed_out: AtomicU32,
+}
 
 impl TokenSource for Broker {
     fn fetch(&self) -> futures::future::BoxFuture<'_, Result<Token, TokenError>> {
         Box::pin(async {
+            let n = self.handed_out.fetch_add(1, Ordering::SeqCst);
             Ok(Token {
-                secret: "brokered".into(),
-                expires: None,
+                secret: format!("brokered-{n}").into(),
+                expires: Some(self.clock.now() + Duration::from_secs(3600)),
             })
         })
     }
@@ -346,14 +358,54 @@ impl TokenSource for Broker {
     }
 }
 
+fn brokered(fake: &Fake) -> (Arc<Connection>, Arc<Broker>) {
+    let broker = Arc::new(Broker {
+        clock: fake.clock.clone(),
+        handed_out: AtomicU32::new(0),
+    });
+    let cached = Cached::new(broker.clone(), fake.clock.clone());
+    let authority = Authority::Registration(Arc::new(cached));
+    (fake.connection_with("https://github.com/acme", authority), broker)
+}
+
 #[tokio::test(start_paused = true)]
 async fn b44_a_registration_token_from_elsewhere_is_all_that_is_needed() {
     let fake = fake();
-    let connection = fake.connection_with("https://github.com/acme", Authority::Registration(Arc::new(Broker)));
+    let (connection, _) = brokered(&fake);
     connection.agents().await.unwrap();
     assert_eq!(fake.seen("POST", "/registration-token").len(), 0);
     let hop = &fake.seen("POST", "/actions/runner-registration")[0];
-    assert_eq!(hop.authorization, "RemoteAuth brokered");
+    assert_eq!(hop.authorization, "RemoteAuth brokered-0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_day_takes_one_registration_token_an_hour_and_none_is_used_after_its_end() {
+    let fake = fake();
+    let (connection, broker) = brokered(&fake);
+    for _ in 0..24 * 12 {
+        connection.agents().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(300)).await;
+    }
+    let handed_out = broker.handed_out.load(Ordering::SeqCst);
+    assert!((24..=30).contains(&handed_out), "{handed_out} in a day");
+    assert!(fake.seen("POST", "/actions/runner-registration").len() <= 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_registration_token_that_github_takes_no_more_is_replaced() {
+    let fake = fake();
+    let (connection, broker) = brokered(&fake);
+    let refusing: Vec<_> = (0..5)
+        .map(|_| json_reply(401, json!({"message": "Bad credentials"})))
+        .collect();
+    fake.on("POST", "/actions/runner-registration", refusing);
+    assert!(matches!(connection.agents().await, Err(Error::Unauthorized(_))));
+    fake.chain(Duration::from_secs(3600));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    connection.agents().await.unwrap();
+    assert_eq!(broker.handed_out.load(Ordering::SeqCst), 2);
+    let hops = fake.seen("POST", "/actions/runner-registration");
+    assert_eq!(hops.last().unwrap().authorization, "RemoteAuth brokered-1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,14 +55,20 @@ impl std::fmt::Debug for Fake {
 impl Fake {
     /// With a working chain of credentials: registration tokens `reg-N`, admin JWTs that live `ttl`.
     pub(super) fn new(ttl: Duration) -> Self {
-        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
         let fake = Self {
-            clock: clock.clone(),
+            clock: Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap()),
             latency: Arc::new(Mutex::new(Duration::from_millis(50))),
             routes: Arc::default(),
             seen: Arc::default(),
         };
-        fake.on(
+        fake.chain(ttl);
+        fake
+    }
+
+    /// The chain works (again).
+    pub(super) fn chain(&self, ttl: Duration) {
+        let clock = self.clock.clone();
+        self.on(
             "POST",
             "/registration-token",
             vec![json_reply(201, json!({"token": "reg-token-1"}))],
@@ -77,8 +83,7 @@ impl Fake {
                     .as_bytes(),
             ))
         });
-        fake.on("POST", "/actions/runner-registration", vec![admin]);
-        fake
+        self.on("POST", "/actions/runner-registration", vec![admin]);
     }
 
     /// Answers `method` on paths that end in `path` (query aside): in order, the last reply for ever. A later
