@@ -13,7 +13,8 @@ use crate::{
     sim::{
         control,
         fleet::FleetSettings,
-        gharts, github,
+        gharts::{self, Latency},
+        github,
         serve::{ServeOptions, Served, StartError, serve},
         world::{GhartsLimits, Options, Provisioner, SetOptions},
     },
@@ -27,6 +28,10 @@ const PORT_BASE: u16 = 18_080;
 pub(super) enum Flavour {
     /// Today's service with the extension that registers runners with scale sets.
     SetAware,
+    /// Today's service: teams, no knowledge of scale sets.
+    Team,
+    /// The older service: policy and quota for each user, registration tokens.
+    User,
     /// The first design's contract, unaware of scale sets.
     Seed,
 }
@@ -35,7 +40,68 @@ impl From<Flavour> for gharts::Flavour {
     fn from(flavour: Flavour) -> Self {
         match flavour {
             Flavour::SetAware => Self::SetAware,
+            Flavour::Team => Self::Team,
+            Flavour::User => Self::User,
             Flavour::Seed => Self::Seed,
+        }
+    }
+}
+
+/// Where it keeps its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Database {
+    /// Serves 15 calls at once; today's versions have no sync with GitHub on it.
+    Sqlite,
+    /// Serves 30 calls at once (the older version 15).
+    Postgres,
+}
+
+/// How long GHARTS takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Pace {
+    /// Answers at once, however much it is asked.
+    AtOnce,
+    /// As measured: 2.4 to 4 calls a second whatever the parallelism, GitHub 0.3 s for a runner, and standing still
+    /// for 30 s at each call beyond what its database serves at once. The daemon's file has the usual limits then.
+    Recorded,
+}
+
+/// Which GHARTS is simulated, and how it is run.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct GhartsArgs {
+    #[arg(long, value_enum, value_name = "FLAVOUR", default_value = "set-aware")]
+    gharts: Flavour,
+    #[arg(long, value_enum, value_name = "KIND", default_value = "sqlite")]
+    gharts_database: Database,
+    #[arg(long, value_enum, value_name = "PACE", default_value = "at-once")]
+    gharts_pace: Pace,
+}
+
+impl GhartsArgs {
+    pub(super) fn at_recorded_pace(self) -> bool {
+        self.gharts_pace == Pace::Recorded
+    }
+
+    /// What they say of a world.
+    pub(super) fn apply(self, options: Options) -> Options {
+        let recorded = self.at_recorded_pace();
+        Options {
+            flavour: self.gharts.into(),
+            deployment: gharts::Deployment {
+                database: match self.gharts_database {
+                    Database::Sqlite => gharts::Database::Sqlite,
+                    Database::Postgres => gharts::Database::Postgres,
+                },
+                freezes: recorded,
+                latency: if recorded { Latency::RECORDED } else { Latency::None },
+                sync: true,
+            },
+            gharts_limits: if recorded {
+                GhartsLimits::USUAL
+            } else {
+                GhartsLimits::WIDE
+            },
+            ..options
         }
     }
 }
@@ -84,8 +150,8 @@ pub(super) struct SimArgs {
     /// HTTP here, Kubernetes one above, the daemon's own port two above.
     #[arg(long, value_name = "N", default_value_t = PORT_BASE, value_parser = clap::value_parser!(u16).range(1..=65_533))]
     port_base: u16,
-    #[arg(long, value_enum, value_name = "FLAVOUR", default_value = "set-aware")]
-    gharts: Flavour,
+    #[command(flatten)]
+    gharts: GhartsArgs,
     #[arg(long, value_enum, default_value = "github")]
     flow: Flow,
     /// A real cluster, with an administrator's rights: only Kubernetes is real then.
@@ -130,16 +196,14 @@ impl SimArgs {
             exit_delay: Duration::from_millis(self.exit_delay),
             ..FleetSettings::default()
         };
-        Options {
+        self.gharts.apply(Options {
             seed: self.seed,
-            flavour: self.gharts.into(),
             flow: self.flow.into(),
             sets: (1..=self.scale_sets).map(set).collect(),
             quota: self.quota,
-            gharts_limits: GhartsLimits::WIDE,
             fleet: (!self.no_fleet).then_some(fleet),
             ..Options::default()
-        }
+        })
     }
 
     fn place(&self) -> std::io::Result<ServeOptions> {

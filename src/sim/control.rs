@@ -1,6 +1,8 @@
 //! The control interface of a served world: what a person, a script or somebody's test of their own client may
 //! do to it. [`HELP`] is its description for people.
 
+mod gharts;
+
 use std::time::Duration;
 
 use axum::{
@@ -37,6 +39,24 @@ Control interface, on the same HTTP port as GitHub (bodies and answers are JSON)
                            \"sessionTtlSeconds\",\"assignedJobsRunOn\":\"setRunners\"|\"matchingLabels\",
                            \"latencyMs\"}        latencyMs: added to every answer of GitHub
   GET   /control/settings
+  PATCH /control/gharts {...}          what GHARTS' administrator does, and what befalls it; any of:
+          \"quota\": N or null            runners that the daemon's account may have (its team's; with --gharts user
+                                       its own)
+          \"foreignRunners\": N          places of that quota which runners of strangers hold
+          \"policy\": {\"labels\": [...], \"patterns\": [...]}   required labels of the team (with --gharts user those
+                                       that are allowed, \"*\" being all), and patterns of further ones
+          \"team\": {\"active\": false, \"reason\": \"...\"}      deactivates it; {\"active\": true} again
+          \"member\": false              the daemon's user leaves the team; true: joins it
+          \"userActive\": false          the daemon's user is deactivated
+          \"clientActive\": false        the machine client of sim.json is disabled
+          \"jwks\": \"fails\"|\"slow\"|\"lost\"|\"ok\"   the issuers' keys, as GHARTS finds them: it says 401
+          \"github\": STATUS|\"slow\"|\"lost\"|\"ok\"    what GHARTS alone meets at GitHub: a status such as 403, 429, 503;
+                                       or the runner is made and nobody hears of it
+          \"pace\": \"recorded\"|\"atOnce\"   2.4 to 4 calls a second, GitHub 0.3 s for a runner
+          \"freezes\": true              stands still for 30 s at each call in flight beyond what the database serves
+          \"freezeSeconds\": N           stands still now
+          \"sync\": true                 compares its records with GitHub now
+  GET   /control/gharts
   GET   /control/state                 scale sets, runners, jobs by state, what is left over, and the invariant:
                                        at each creation of a pod, live + 1 <= min(limits, minRunners + assigned
                                        as last delivered): maxLiveRunners, limitExceeded
@@ -79,6 +99,7 @@ impl Controlled {
             .route("/control/jobs/{id}/{action}", post(act))
             .route("/control/scale-sets/{name}/{action}", post(upset))
             .route("/control/settings", patch(configure).get(settings))
+            .route("/control/gharts", patch(gharts::change).get(gharts::show))
             .route("/control/state", get(state))
             .with_state(self.clone())
     }

@@ -47,10 +47,21 @@ fn b5_demo_serves_every_job_through_the_scale_set_where_jobs_are_offered() {
 
 #[test]
 fn b43_demo_says_that_the_seeds_gharts_cannot_serve_scale_sets_and_leaves_nothing() {
-    let output = listener(&["demo", "--jobs", "5", "--gharts", "seed", "--json"]);
+    demo_refuses("seed");
+}
+
+#[test]
+fn b43_demo_says_that_todays_gharts_cannot_serve_scale_sets_and_leaves_nothing() {
+    demo_refuses("team");
+    demo_refuses("user");
+}
+
+fn demo_refuses(flavour: &str) {
+    let output = listener(&["demo", "--jobs", "3", "--gharts", flavour, "--json"]);
     let verdict = verdict(&output);
     assert_eq!(output.status.code(), Some(1), "{verdict:#}");
     assert!(nothing_leaked(&verdict), "{verdict:#}");
+    assert_eq!(verdict["gharts"], flavour);
     let reason = &verdict["reasons"][0];
     assert_eq!(reason["code"], "binding_unsupported");
     assert!(reason["remedy"].as_str().unwrap().contains("provisioner: scaleSet"));

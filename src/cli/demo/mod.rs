@@ -26,7 +26,7 @@ use self::{
 };
 use super::{
     Exit, output,
-    sim::{Flavour, Flow, Registrar, failed},
+    sim::{Flow, GhartsArgs, Registrar, failed},
 };
 use crate::{
     app,
@@ -37,7 +37,7 @@ use crate::{
     sim::{
         fleet::FleetSettings,
         serve::{ServeOptions, Served, serve},
-        world::{GhartsLimits, Options},
+        world::Options,
     },
     status::{ReasonStatus, Status},
     telemetry::logs,
@@ -49,6 +49,9 @@ const TICK: Duration = Duration::from_millis(50);
 const STATUS_TICKS: u32 = 5;
 /// Longest wait for all jobs, beside what their number calls for.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// What their number calls for, each: with a GHARTS that answers at once, and at the recorded pace.
+const QUICK_JOB: Duration = Duration::from_millis(200);
+const SLOW_JOB: Duration = Duration::from_secs(2);
 /// Longest wait until nothing is left of any runner.
 const CLEAN_UP: Duration = Duration::from_secs(30);
 /// The reason that no waiting will cure.
@@ -62,8 +65,8 @@ pub(super) struct DemoArgs {
     /// Of every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[arg(long, value_enum, value_name = "FLAVOUR", default_value = "set-aware")]
-    gharts: Flavour,
+    #[command(flatten)]
+    gharts: GhartsArgs,
     #[arg(long, value_enum, default_value = "github")]
     flow: Flow,
     #[arg(long, value_enum, default_value = "gharts")]
@@ -162,7 +165,7 @@ impl Demo {
     async fn perform(&self, args: &DemoArgs) -> Report {
         let mut view = View::new(&self.served, !args.json, self.workload.len());
         view.say(&self.introduction(args));
-        let unserved = self.watch(&mut view).await;
+        let unserved = self.watch(args, &mut view).await;
         let github = &self.served.world.services.github;
         if !unserved.is_empty() {
             view.unserved(&unserved);
@@ -188,10 +191,7 @@ impl Demo {
     }
 
     fn introduction(&self, args: &DemoArgs) -> String {
-        let version = match args.gharts {
-            Flavour::SetAware => "set-aware",
-            Flavour::Seed => "seed",
-        };
+        let version = self.served.world.services.gharts.flavour().name();
         let provisioner = match args.provisioner {
             Registrar::Gharts => format!("GHARTS (simulated, flavour {version})"),
             Registrar::ScaleSet => "the scale set itself, no GHARTS".to_owned(),
@@ -209,10 +209,15 @@ impl Demo {
     }
 
     /// Until every job has ended, or it is clear that none will: then the reasons why.
-    async fn watch(&self, view: &mut View<'_>) -> Vec<ReasonStatus> {
+    async fn watch(&self, args: &DemoArgs, view: &mut View<'_>) -> Vec<ReasonStatus> {
         let github = &self.served.world.services.github;
         let begun = self.clock.instant();
-        let patience = PATIENCE + Duration::from_millis(200) * u32::try_from(self.workload.len()).unwrap_or(u32::MAX);
+        let per_job = if args.gharts.at_recorded_pace() {
+            SLOW_JOB
+        } else {
+            QUICK_JOB
+        };
+        let patience = PATIENCE + per_job * u32::try_from(self.workload.len()).unwrap_or(u32::MAX);
         let mut queued = Queued::new(&self.workload);
         let mut tick = 0_u32;
         while begun.elapsed() < patience {
@@ -270,12 +275,10 @@ impl Demo {
 fn options(args: &DemoArgs, workload: &Workload) -> Options {
     // A person shall see pods start; a measured run shall not wait for them.
     let start_delay = if args.jobs.is_some() { 0 } else { 300 };
-    Options {
+    args.gharts.apply(Options {
         seed: args.seed,
-        flavour: args.gharts.into(),
         flow: args.flow.into(),
         sets: workload.set_options(),
-        gharts_limits: GhartsLimits::WIDE,
         fleet: Some(FleetSettings {
             seed: args.seed,
             start_delay: Duration::from_millis(start_delay),
@@ -283,7 +286,7 @@ fn options(args: &DemoArgs, workload: &Workload) -> Options {
             ..FleetSettings::default()
         }),
         ..Options::default()
-    }
+    })
 }
 
 fn unsupported(status: &Status) -> Vec<ReasonStatus> {

@@ -93,10 +93,7 @@ impl Report {
             writes_per_job: per_job(writes.total()),
             writes: writes.by_kind,
             stages: stages(served, &ended),
-            gharts: match world.services.gharts.flavour() {
-                crate::sim::gharts::Flavour::SetAware => "set-aware",
-                crate::sim::gharts::Flavour::Seed => "seed",
-            },
+            gharts: world.services.gharts.flavour().name(),
             binding,
             reasons: if unserved.is_empty() {
                 sets.iter().flat_map(|set| set.reasons.clone()).collect()

@@ -6,17 +6,24 @@
 //! stands in one table ([`Flavour`]); what it says in a refusal stands in one other (`refusal.rs`). GitHub is
 //! called through a [`crate::http::Transport`], so the simulated GitHub is a peer here as everywhere.
 //!
-//! It does not administer over HTTP (that is the model's business), has no database to lose and no sync with
-//! GitHub: as in the recorded service without sync, nothing leaves `pending` but by refresh and DELETE.
+//! What an administrator does is done on the model (`admin.rs`), not over HTTP, and there is no database to lose.
+//! How the service is run is a setting ([`Deployment`]): with a sync nothing stays `pending` for ever, and where
+//! connections to the database can run out the whole service stands still when they do.
 
+mod account;
+mod admin;
+mod event_loop;
 mod flavour;
 mod model;
+mod openapi;
 mod provision;
 mod python;
 mod records;
 mod refusal;
+mod registration;
 mod router;
 mod routes;
+mod sync;
 mod tokens;
 mod upstream;
 mod views;
@@ -28,23 +35,22 @@ use std::{
     time::Duration,
 };
 
-use self::{
-    flavour::Capabilities,
-    model::{MachineClient, Membership, Model},
-    tokens::Verifier,
-    upstream::Upstream,
-};
 pub use self::{
+    account::Policy,
+    event_loop::Latency,
     flavour::Flavour,
-    model::{AuditEntry, Deactivation, Record, ScaleSetRef, Status, Team, TeamSpec, User, UserSpec},
+    model::{
+        AuditEntry, Deactivation, Kind, Record, ScaleSetRef, SecurityEvent, Status, Team, TeamSpec, User, UserSpec,
+    },
     tokens::{JwksSource, TrustedIssuer},
-    upstream::GithubAccess,
+    upstream::{GithubAccess, GithubTrouble},
 };
+use self::{event_loop::EventLoop, flavour::Capabilities, model::Model, tokens::Verifier, upstream::Upstream};
 use crate::{clock::Clock, http::SharedTransport, shutdown::Tasks};
 
 /// Every version of the service says this.
 const VERSION: &str = "1.0.0";
-/// Who does what is done through the model.
+/// Who does what is done on the model.
 const ADMINISTRATOR: &str = "admin@example.com";
 
 /// What a call is about, for counters and faults.
@@ -56,6 +62,8 @@ pub enum Operation {
     Delete,
     Refresh,
     Me,
+    /// A registration token.
+    Token,
     Other,
 }
 
@@ -72,29 +80,43 @@ pub enum Fault {
     Unrecorded,
 }
 
-/// How long calls take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Latency {
-    None,
-    /// One event loop: each call keeps it busy for a while, and the next one waits.
-    Serialised {
-        least: Duration,
-        most: Duration,
-    },
+/// Where the records are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Database {
+    #[default]
+    Sqlite,
+    Postgres,
 }
 
-impl Latency {
-    /// As measured: 2.4 to 4 calls a second, whatever the parallelism.
-    pub const RECORDED: Self = Self::Serialised {
-        least: Duration::from_millis(250),
-        most: Duration::from_millis(400),
-    };
+/// How the service is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Decides how many calls may be under way before everything stands still, and whether there is a sync.
+    pub database: Database,
+    /// Whether connections to the database run out as recorded: from the 16th call in flight on, or the 31st.
+    pub freezes: bool,
+    pub latency: Latency,
+    /// Whether it is kept in step with GitHub, where this version on this database can be.
+    pub sync: bool,
+}
+
+impl Default for Deployment {
+    /// Answers at once, never stands still.
+    fn default() -> Self {
+        Self {
+            database: Database::Sqlite,
+            freezes: false,
+            latency: Latency::None,
+            sync: true,
+        }
+    }
 }
 
 /// What a simulated GHARTS is made of.
 #[derive(Debug)]
 pub struct Setup {
     pub flavour: Flavour,
+    pub deployment: Deployment,
     pub seed: u64,
     /// The audience that tokens must be for.
     pub audience: String,
@@ -115,8 +137,10 @@ pub struct Gharts {
 
 struct Inner {
     flavour: Flavour,
+    deployment: Deployment,
     verifier: Verifier,
     upstream: Upstream,
+    event_loop: EventLoop,
     clock: Clock,
     tasks: Tasks,
     model: Mutex<Model>,
@@ -132,21 +156,34 @@ impl fmt::Debug for Gharts {
 
 impl Gharts {
     pub fn new(setup: Setup) -> Self {
-        Self {
+        let (capabilities, deployment) = (setup.flavour.capabilities(), setup.deployment);
+        let event_loop = EventLoop::new(setup.seed, deployment.latency);
+        let gharts = Self {
             inner: Arc::new(Inner {
                 flavour: setup.flavour,
+                deployment,
                 verifier: Verifier {
                     issuers: setup.issuers,
                     audience: setup.audience,
                     transport: Arc::clone(&setup.transport),
                     clock: setup.clock.clone(),
+                    event_loop: event_loop.clone(),
+                    attempts: capabilities.jwks_attempts,
+                    impersonation: capabilities.older_surface,
+                    ailment: Mutex::default(),
                 },
-                upstream: Upstream::new(setup.github, setup.transport, setup.clock.clone()),
+                upstream: Upstream::new(setup.github, setup.transport, setup.clock.clone(), event_loop.clone()),
+                event_loop,
                 clock: setup.clock,
                 tasks: setup.tasks,
                 model: Mutex::new(Model::new(setup.seed)),
             }),
+        };
+        gharts.set_freezes(deployment.freezes);
+        if deployment.sync {
+            gharts.start_sync(deployment.database);
         }
+        gharts
     }
 
     pub fn flavour(&self) -> Flavour {
@@ -156,128 +193,6 @@ impl Gharts {
     /// The service over HTTP.
     pub fn router(&self) -> axum::Router {
         router::router(self.clone())
-    }
-
-    /// Adds a team and says its id.
-    pub fn add_team(&self, spec: TeamSpec) -> String {
-        let now = self.inner.clock.now();
-        let mut model = self.lock();
-        let id = model.uuid();
-        model.teams.push(Team {
-            id: id.clone(),
-            name: spec.name,
-            required_labels: spec.required_labels,
-            optional_label_patterns: spec.optional_label_patterns,
-            max_runners: spec.max_runners,
-            created: now,
-            updated: now,
-            deactivated: None,
-            foreign: 0,
-        });
-        id
-    }
-
-    /// The team of this name.
-    pub fn team(&self, name: &str) -> Option<Team> {
-        self.lock().teams.iter().find(|team| team.name == name).cloned()
-    }
-
-    pub fn set_quota(&self, team: &str, max_runners: Option<u32>) {
-        self.edit_team(team, |team| team.max_runners = max_runners);
-    }
-
-    pub fn set_policy(&self, team: &str, required_labels: &[&str], optional_label_patterns: &[&str]) {
-        let owned = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-        self.edit_team(team, |team| {
-            team.required_labels = owned(required_labels);
-            team.optional_label_patterns = owned(optional_label_patterns);
-        });
-    }
-
-    pub fn deactivate_team(&self, team: &str, reason: &str) {
-        let at = self.inner.clock.now();
-        self.edit_team(team, |team| {
-            team.deactivated = Some(Deactivation {
-                at,
-                by: ADMINISTRATOR.to_owned(),
-                reason: reason.to_owned(),
-            });
-        });
-    }
-
-    pub fn reactivate_team(&self, team: &str) {
-        self.edit_team(team, |team| team.deactivated = None);
-    }
-
-    /// How many places of the team's quota runners of strangers hold.
-    pub fn take_places(&self, team: &str, places: u32) {
-        self.edit_team(team, |team| team.foreign = places);
-    }
-
-    /// How many places of the team's quota are taken, by whomever.
-    pub fn places_taken(&self, team: &str) -> u32 {
-        let model = self.lock();
-        let team = model.teams.iter().find(|known| known.id == team || known.name == team);
-        team.map_or(0, |team| model.places_taken(self.capabilities(), team))
-    }
-
-    /// Adds a user and says its id.
-    pub fn add_user(&self, spec: UserSpec) -> String {
-        let mut model = self.lock();
-        let id = model.uuid();
-        model.users.push(User {
-            id: id.clone(),
-            oidc_sub: spec.oidc_sub,
-            email: spec.email,
-            admin: spec.admin,
-            can_use_jit: spec.can_use_jit,
-            active: true,
-        });
-        id
-    }
-
-    /// Activates or deactivates a user, by its id.
-    pub fn set_user_active(&self, user: &str, active: bool) {
-        if let Some(user) = self.lock().users.iter_mut().find(|known| known.id == user) {
-            user.active = active;
-        }
-    }
-
-    /// Adds a user to a team, both by id (the team by name as well).
-    pub fn add_member(&self, team: &str, user: &str) {
-        let joined = self.inner.clock.now();
-        let mut model = self.lock();
-        let known = model.teams.iter().find(|known| known.id == team || known.name == team);
-        if let Some(team) = known.map(|team| team.id.clone()) {
-            model.memberships.push(Membership {
-                team,
-                user: user.to_owned(),
-                joined,
-            });
-        }
-    }
-
-    pub fn remove_member(&self, team: &str, user: &str) {
-        self.lock().memberships.retain(|m| m.team != team || m.user != user);
-    }
-
-    /// Registers a machine client for a team (by id). `client` is the `sub` of its tokens.
-    pub fn register_client(&self, client: &str, team: &str) {
-        let entry = MachineClient {
-            team: team.to_owned(),
-            active: true,
-        };
-        self.lock().clients.insert(client.to_owned(), entry);
-    }
-
-    pub fn set_client_active(&self, client: &str, active: bool) {
-        if let Some(client) = self.lock().clients.get_mut(client) {
-            client.active = active;
-        }
-    }
-
-    pub fn set_latency(&self, latency: Latency) {
-        self.lock().latency = latency;
     }
 
     /// The next call of this kind meets `fault`; several are met in turn.
@@ -301,22 +216,17 @@ impl Gharts {
             .collect()
     }
 
-    /// What a sync with GitHub or a webhook would have found out, by the runner's name.
-    pub fn set_status(&self, runner: &str, status: Status) {
-        let now = self.inner.clock.now();
-        let mut model = self.lock();
-        let newest = model.records.all().iter().rev().find(|record| record.name == runner);
-        if let Some(id) = newest.map(|record| record.id.clone()) {
-            model.records.edit(&id, |record| {
-                record.status = status;
-                record.updated = now;
-                record.deleted = (status == Status::Deleted).then_some(now);
-            });
-        }
-    }
-
     pub fn audit_log(&self) -> Vec<AuditEntry> {
         self.lock().audit.clone()
+    }
+
+    pub fn security_events(&self) -> Vec<SecurityEvent> {
+        self.lock().security.clone()
+    }
+
+    /// How long the whole service has stood still so far, with what is still to come.
+    pub fn stood_still(&self) -> Duration {
+        self.inner.event_loop.stood_still()
     }
 
     /// Calls received so far, by what they were about.
@@ -331,19 +241,6 @@ impl Gharts {
     /// The most calls that were under way at once.
     pub fn max_in_flight(&self) -> usize {
         self.lock().max_in_flight
-    }
-
-    fn edit_team(&self, team: &str, edit: impl FnOnce(&mut Team)) {
-        let now = self.inner.clock.now();
-        let mut model = self.lock();
-        if let Some(team) = model
-            .teams
-            .iter_mut()
-            .find(|known| known.id == team || known.name == team)
-        {
-            edit(team);
-            team.updated = now;
-        }
     }
 
     fn capabilities(&self) -> &'static Capabilities {
@@ -361,23 +258,6 @@ impl Gharts {
         model.in_flight += 1;
         model.max_in_flight = model.max_in_flight.max(model.in_flight);
         InFlight(self.clone())
-    }
-
-    /// Waits for this call's turn on the event loop and for its own time there.
-    async fn turn(&self) {
-        let now = self.inner.clock.instant();
-        let until = {
-            let mut model = self.lock();
-            let Latency::Serialised { least, most } = model.latency else {
-                return;
-            };
-            let spread = model.rng.f64();
-            let busy = least + most.saturating_sub(least).mul_f64(spread);
-            let start = model.loop_free_at.map_or(now, |free| free.max(now));
-            model.loop_free_at = Some(start + busy);
-            start + busy
-        };
-        tokio::time::sleep_until(until).await;
     }
 }
 

@@ -1,18 +1,11 @@
 //! What GHARTS knows: teams, users, machine clients, runner records, the audit log. Plain data in domain
-//! words and the rules over it; no HTTP, no JSON, no waiting.
+//! words and the rules over it; no HTTP, no JSON, no waiting. Policies and quotas are in `account.rs`.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{
-    Fault, Latency, Operation,
-    flavour::{Capabilities, TeamField},
-    python,
-    records::Records,
-    refusal::Refusal,
-    tokens::Claims,
-};
+use super::{Fault, Operation, Policy, flavour::Capabilities, records::Records, refusal::Refusal, tokens::Claims};
 
 /// What a new team is made of.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +56,8 @@ pub struct UserSpec {
     pub email: Option<String>,
     pub admin: bool,
     pub can_use_jit: bool,
+    /// Where registration tokens are handed out.
+    pub can_use_registration_token: bool,
 }
 
 impl UserSpec {
@@ -73,6 +68,7 @@ impl UserSpec {
             email: None,
             admin: false,
             can_use_jit: true,
+            can_use_registration_token: true,
         }
     }
 }
@@ -84,6 +80,7 @@ pub struct User {
     pub email: Option<String>,
     pub admin: bool,
     pub can_use_jit: bool,
+    pub can_use_registration_token: bool,
     pub active: bool,
 }
 
@@ -138,19 +135,32 @@ pub struct ScaleSetRef {
     pub name: String,
 }
 
+/// What the runner was given to register with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A just-in-time configuration: GitHub knows the runner already.
+    Jit,
+    /// A registration token: the runner registers itself.
+    RegistrationToken,
+}
+
 /// One runner as GHARTS remembers it. Its JIT configuration is not kept.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub id: String,
     pub name: String,
     pub status: Status,
-    pub github_id: i64,
+    /// None: a registration token was given, and the runner has not been seen at GitHub.
+    pub github_id: Option<i64>,
     pub group: i64,
     /// What GitHub was told; empty for a runner of a scale set.
     pub labels: Vec<String>,
+    pub ephemeral: bool,
+    pub kind: Kind,
     pub provisioned_by: String,
     pub oidc_sub: Option<String>,
-    pub team: String,
+    /// Its id; none where there are no teams.
+    pub team: Option<String>,
     pub scale_set: Option<ScaleSetRef>,
     pub created: Timestamp,
     pub updated: Timestamp,
@@ -171,7 +181,21 @@ pub struct AuditEntry {
     pub group: Option<i64>,
     pub labels: Vec<String>,
     pub github_id: Option<i64>,
+    /// Said of a runner with a registration token.
+    pub ephemeral: Option<bool>,
     pub error: Option<String>,
+    pub at: Timestamp,
+}
+
+/// Something that an administrator should know of.
+#[derive(Clone, Debug)]
+pub struct SecurityEvent {
+    pub event: &'static str,
+    pub severity: &'static str,
+    pub identity: String,
+    /// The runner that was asked for.
+    pub runner: Option<String>,
+    pub action: String,
     pub at: Timestamp,
 }
 
@@ -232,11 +256,12 @@ pub(super) struct Model {
     pub(super) users: Vec<User>,
     pub(super) memberships: Vec<Membership>,
     pub(super) clients: BTreeMap<String, MachineClient>,
+    pub(super) policies: Vec<Policy>,
     pub(super) records: Records,
     pub(super) audit: Vec<AuditEntry>,
+    pub(super) security: Vec<SecurityEvent>,
+    pub(super) last_sync: Option<Timestamp>,
     pub(super) faults: Vec<(Operation, Fault)>,
-    pub(super) latency: Latency,
-    pub(super) loop_free_at: Option<tokio::time::Instant>,
     pub(super) calls: BTreeMap<Operation, u64>,
     pub(super) in_flight: usize,
     pub(super) max_in_flight: usize,
@@ -251,11 +276,12 @@ impl Model {
             users: Vec::new(),
             memberships: Vec::new(),
             clients: BTreeMap::new(),
+            policies: Vec::new(),
             records: Records::default(),
             audit: Vec::new(),
+            security: Vec::new(),
+            last_sync: None,
             faults: Vec::new(),
-            latency: Latency::None,
-            loop_free_at: None,
             calls: BTreeMap::new(),
             in_flight: 0,
             max_in_flight: 0,
@@ -297,8 +323,8 @@ impl Model {
     }
 
     /// Who the token's bearer is here.
-    pub(super) fn caller(&self, claims: &Claims) -> Result<Caller, Refusal> {
-        if claims.machine {
+    pub(super) fn caller(&self, capabilities: &Capabilities, claims: &Claims) -> Result<Caller, Refusal> {
+        if claims.machine && capabilities.machine_clients {
             return self.machine(claims.sub.clone().unwrap_or_default());
         }
         let by_sub = |user: &&User| claims.sub.as_ref() == Some(&user.oidc_sub);
@@ -337,104 +363,6 @@ impl Model {
         })
     }
 
-    /// The team on whose account a runner goes. `sent` is the request's own choice; a machine has none.
-    pub(super) fn billed_team(
-        &self,
-        capabilities: &Capabilities,
-        caller: &Caller,
-        sent: Option<&str>,
-    ) -> Result<&Team, Refusal> {
-        let user = match caller {
-            Caller::Machine { team, .. } => return self.team(team).ok_or(Refusal::ClientTeamGone),
-            Caller::User { user, .. } => user,
-        };
-        let Some(sent) = sent.filter(|sent| !sent.is_empty()) else {
-            let teams = self.teams_of(&user.id);
-            return teams
-                .into_iter()
-                .find(|team| team.deactivated.is_none())
-                .ok_or(Refusal::NoTeam);
-        };
-        let team = self.teams.iter().find(|team| match capabilities.team_field {
-            TeamField::Id => team.id == sent,
-            TeamField::Name => team.name == sent,
-        });
-        let team = team.ok_or_else(|| Refusal::TeamUnknown(sent.to_owned()))?;
-        if !self.is_member(&team.id, &user.id) {
-            return Err(Refusal::NotMember(sent.to_owned()));
-        }
-        match &team.deactivated {
-            None => Ok(team),
-            Some(deactivation) => Err(Refusal::TeamDeactivated {
-                team: team.name.clone(),
-                reason: deactivation.reason.clone(),
-                sent: sent.to_owned(),
-            }),
-        }
-    }
-
-    /// What `self-hosted` begins passes every policy, and meets no requirement.
-    pub(super) fn check_labels(
-        &self,
-        capabilities: &Capabilities,
-        team: &Team,
-        labels: &[String],
-    ) -> Result<(), Refusal> {
-        let own = |label: &&String| !label.starts_with("self-hosted");
-        let ordered = |found: Vec<&String>| python::set_order(self.hash_seed, found);
-        if !capabilities.adds_required_labels {
-            let met = |required: &&String| labels.iter().filter(own).any(|label| label == *required);
-            let missing: Vec<&String> = team.required_labels.iter().filter(|required| !met(required)).collect();
-            if !missing.is_empty() {
-                return Err(Refusal::MissingLabels {
-                    team: team.name.clone(),
-                    missing: ordered(missing),
-                });
-            }
-        }
-        let patterns = &team.optional_label_patterns;
-        let permitted = |label: &&String| {
-            team.required_labels.contains(*label) || patterns.iter().any(|pattern| python::matches(pattern, label))
-        };
-        let forbidden: Vec<&String> = labels.iter().filter(own).filter(|label| !permitted(label)).collect();
-        if forbidden.is_empty() {
-            return Ok(());
-        }
-        Err(Refusal::ForbiddenLabels {
-            team: team.name.clone(),
-            forbidden: ordered(forbidden),
-            required: ordered(team.required_labels.iter().collect()),
-            patterns: patterns.clone(),
-        })
-    }
-
-    /// What the quota counts.
-    pub(super) fn places_taken(&self, capabilities: &Capabilities, team: &Team) -> u32 {
-        let counts = |status: Status| match status {
-            Status::Pending | Status::Active | Status::Offline => true,
-            Status::Online => capabilities.quota_counts_online,
-            Status::Deleted => false,
-        };
-        self.count(team, counts) + team.foreign
-    }
-
-    pub(super) fn count(&self, team: &Team, counts: impl Fn(Status) -> bool) -> u32 {
-        let of_team = self.records.live().filter(|record| record.team == team.id);
-        u32::try_from(of_team.filter(|record| counts(record.status)).count()).unwrap_or(u32::MAX)
-    }
-
-    pub(super) fn check_quota(&self, capabilities: &Capabilities, team: &Team) -> Result<(), Refusal> {
-        let current = self.places_taken(capabilities, team);
-        match team.max_runners {
-            Some(max) if current >= max => Err(Refusal::Quota {
-                team: team.name.clone(),
-                max,
-                current,
-            }),
-            _ => Ok(()),
-        }
-    }
-
     pub(super) fn name_in_use(&self, name: &str) -> bool {
         self.records.live().any(|record| record.name == name)
     }
@@ -450,8 +378,11 @@ impl Model {
     /// What the caller sees in a list, newest first, without the deleted.
     pub(super) fn visible(&self, caller: &Caller) -> Vec<&Record> {
         let sees = |record: &Record| match caller {
-            Caller::Machine { team, .. } => record.team == *team,
-            Caller::User { user, .. } => user.admin || caller.owns(record) || self.is_member(&record.team, &user.id),
+            Caller::Machine { team, .. } => record.team.as_ref() == Some(team),
+            Caller::User { user, .. } => {
+                let of_team = |team: &String| self.is_member(team, &user.id);
+                user.admin || caller.owns(record) || record.team.as_ref().is_some_and(of_team)
+            }
         };
         self.records.live().rev().filter(|record| sees(record)).collect()
     }

@@ -3,14 +3,16 @@
 //! The quota is checked before GitHub is asked and the record is written after it has answered, with nothing
 //! held in between: calls in flight overshoot the quota, as those of the real service do.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     Fault, Gharts, Operation,
-    model::{AuditEntry, Caller, Record, ScaleSetRef, Status, Team},
+    account::Account,
+    flavour::Accounts,
+    model::{AuditEntry, Caller, Kind, Model, Record, ScaleSetRef, SecurityEvent, Status},
     python,
     refusal::Refusal,
-    upstream::{Failure, Registered, Seen},
+    upstream::{Failure, Listed, Registered},
 };
 
 const NAME_MAX: usize = 64;
@@ -30,9 +32,30 @@ pub(super) struct JitRequest {
 }
 
 #[derive(Clone, Debug)]
-enum Name {
+pub(super) enum Name {
     Exact(String),
     Prefix(String),
+}
+
+impl Name {
+    /// Exactly one of the two fields.
+    pub(super) fn read(fields: &Map<String, Value>, longest: usize) -> Result<Self, Refusal> {
+        let text = |name: &str| optional_text(fields.get(name));
+        match (text("runner_name")?, text("runner_name_prefix")?) {
+            (Some(name), None) if fits(&name, longest) => Ok(Self::Exact(name)),
+            (None, Some(prefix)) if fits(&prefix, PREFIX_MAX) => Ok(Self::Prefix(prefix)),
+            _ => Err(Refusal::Malformed),
+        }
+    }
+
+    /// The runner's name, if nobody has it.
+    pub(super) fn settle(&self, model: &mut Model) -> Result<String, Refusal> {
+        match self {
+            Self::Exact(name) if model.name_in_use(name) => Err(Refusal::NameTaken(name.clone())),
+            Self::Exact(name) => Ok(name.clone()),
+            Self::Prefix(prefix) => Ok(format!("{prefix}-{:06x}", model.rng.u32(..1 << 24))),
+        }
+    }
 }
 
 /// What a granted runner's answer is made of.
@@ -45,21 +68,13 @@ impl Gharts {
     /// Reads the body against the schema; fields that nobody knows are passed over.
     pub(super) fn jit_request(&self, body: &Value) -> Result<JitRequest, Refusal> {
         let fields = body.as_object().ok_or(Refusal::Malformed)?;
-        let text = |name: &str| optional_text(fields.get(name));
-        let name = match (text("runner_name")?, text("runner_name_prefix")?) {
-            (Some(name), None) if fits(&name, NAME_MAX) => Name::Exact(name),
-            (None, Some(prefix)) if fits(&prefix, PREFIX_MAX) => Name::Prefix(prefix),
-            _ => return Err(Refusal::Malformed),
-        };
-        let team = match self.capabilities().team_field {
-            super::flavour::TeamField::Id => text("team_id")?,
-            super::flavour::TeamField::Name => text("team_name")?,
+        let name = Name::read(fields, NAME_MAX)?;
+        let team = match self.capabilities().accounts {
+            Accounts::Teams { by_name: false } => optional_text(fields.get("team_id"))?,
+            Accounts::Teams { by_name: true } => optional_text(fields.get("team_name"))?,
+            Accounts::Identities => None,
         };
         let labels = labels(fields.get("labels"))?;
-        let bad: Vec<String> = labels.iter().filter(|label| !python::is_word(label)).cloned().collect();
-        if !bad.is_empty() {
-            return Err(Refusal::InvalidLabels(bad));
-        }
         let scale_set = if self.capabilities().scale_sets {
             scale_set(fields.get("runner_scale_set_id"), fields.get("runner_scale_set_name"))?
         } else {
@@ -72,10 +87,7 @@ impl Gharts {
             name,
             labels,
             team,
-            group: match integer(fields.get("runner_group_id"))? {
-                None | Some(0) => DEFAULT_GROUP,
-                Some(group) => group,
-            },
+            group: group(fields.get("runner_group_id"))?,
             work_folder: match fields.get("work_folder") {
                 None => "_work".to_owned(),
                 Some(folder) => folder.as_str().ok_or(Refusal::Malformed)?.to_owned(),
@@ -90,10 +102,16 @@ impl Gharts {
         request: JitRequest,
         fault: Option<Fault>,
     ) -> Result<Granted, Refusal> {
-        let (name, team, labels) = match self.admit(caller, &request) {
+        let (name, account, labels) = match self.admit(caller, &request) {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                self.audit_refusal(caller, &request, &refusal);
+                let wanted = Wanted {
+                    name: &request.name,
+                    labels: &request.labels,
+                    group: request.group,
+                    team: request.team.as_deref(),
+                };
+                self.audit_refusal(caller, &wanted, &refusal);
                 return Err(refusal);
             }
         };
@@ -118,30 +136,24 @@ impl Gharts {
         if fault == Some(Fault::Unrecorded) {
             return Err(Refusal::Unrecorded);
         }
-        Ok(self.write_down(caller, request, name, &team, labels, registered))
+        Ok(self.write_down(caller, request, name, &account, labels, registered))
     }
 
     /// Everything that can be said no to before GitHub is asked: name, team, labels, quota, in that order.
-    fn admit(&self, caller: &Caller, request: &JitRequest) -> Result<(String, Team, Vec<String>), Refusal> {
+    fn admit(&self, caller: &Caller, request: &JitRequest) -> Result<(String, Account, Vec<String>), Refusal> {
         let capabilities = self.capabilities();
         let mut model = self.lock();
-        let name = match &request.name {
-            Name::Exact(name) if model.name_in_use(name) => return Err(Refusal::NameTaken(name.clone())),
-            Name::Exact(name) => name.clone(),
-            Name::Prefix(prefix) => format!("{prefix}-{:06x}", model.rng.u32(..1 << 24)),
-        };
-        let team = model
-            .billed_team(capabilities, caller, request.team.as_deref())?
-            .clone();
-        model.check_labels(capabilities, &team, &request.labels)?;
-        model.check_quota(capabilities, &team)?;
+        let name = request.name.settle(&mut model)?;
+        let account = model.billed(capabilities, caller, request.team.as_deref())?;
+        model.check_labels(capabilities, &account, &request.labels)?;
+        model.check_quota(capabilities, &account)?;
         let self_hosted = "self-hosted".to_owned();
         let mut all: Vec<&String> = request.labels.iter().chain([&self_hosted]).collect();
         if capabilities.adds_required_labels {
-            all.extend(&team.required_labels);
+            all.extend(account.required_labels());
         }
         let labels = python::set_order(model.hash_seed, all);
-        Ok((name, team, labels))
+        Ok((name, account, labels))
     }
 
     fn write_down(
@@ -149,7 +161,7 @@ impl Gharts {
         caller: &Caller,
         request: JitRequest,
         name: String,
-        team: &Team,
+        account: &Account,
         labels: Vec<String>,
         registered: Registered,
     ) -> Granted {
@@ -159,16 +171,18 @@ impl Gharts {
             id: model.uuid(),
             name,
             status: Status::Pending,
-            github_id: registered.id,
+            github_id: Some(registered.id),
             group: registered.group,
             labels: if request.scale_set.is_some() {
                 Vec::new()
             } else {
                 labels.clone()
             },
+            ephemeral: true,
+            kind: Kind::Jit,
             provisioned_by: caller.identity(),
             oidc_sub: caller.sub(),
-            team: team.id.clone(),
+            team: account.team().map(|team| team.id.clone()),
             scale_set: request.scale_set,
             created: now,
             updated: now,
@@ -180,12 +194,13 @@ impl Gharts {
             id,
             event: "provision_jit",
             runner: Some((record.id.clone(), record.name.clone())),
-            team: Some((team.id.clone(), team.name.clone())),
+            team: account.team().map(|team| (team.id.clone(), team.name.clone())),
             identity: record.provisioned_by.clone(),
             oidc_sub: record.oidc_sub.clone(),
             group: Some(record.group),
             labels,
-            github_id: Some(record.github_id),
+            github_id: record.github_id,
+            ephemeral: None,
             error: None,
             at: now,
         });
@@ -197,31 +212,40 @@ impl Gharts {
     }
 
     /// Policy and quota refusals leave a trace.
-    fn audit_refusal(&self, caller: &Caller, request: &JitRequest, refusal: &Refusal) {
-        let event = match refusal {
-            Refusal::MissingLabels { .. } | Refusal::ForbiddenLabels { .. } => "label_policy_violation",
-            Refusal::Quota { .. } => "quota_exceeded",
+    pub(super) fn audit_refusal(&self, caller: &Caller, wanted: &Wanted<'_>, refusal: &Refusal) {
+        let (event, severity) = match refusal {
+            Refusal::MissingLabels { .. } | Refusal::ForbiddenLabels { .. } => ("label_policy_violation", "medium"),
+            Refusal::Quota { .. } => ("quota_exceeded", "low"),
             _ => return,
         };
         let (_, answer) = refusal.answer(self.capabilities().wording);
+        let at = self.inner.clock.now();
         let mut model = self.lock();
-        let team = model
-            .billed_team(self.capabilities(), caller, request.team.as_deref())
-            .ok()
-            .map(|team| (team.id.clone(), team.name.clone()));
+        let account = model.billed(self.capabilities(), caller, wanted.team).ok();
+        let team = account.as_ref().and_then(Account::team);
         let id = model.audit.len() as u64 + 1;
         model.audit.push(AuditEntry {
             id,
             event,
             runner: None,
-            team,
+            team: team.map(|team| (team.id.clone(), team.name.clone())),
             identity: caller.identity(),
             oidc_sub: caller.sub(),
-            group: Some(request.group),
-            labels: request.labels.clone(),
+            group: Some(wanted.group),
+            labels: wanted.labels.to_vec(),
             github_id: None,
+            ephemeral: None,
             error: answer["detail"].as_str().map(str::to_owned),
-            at: self.inner.clock.now(),
+            at,
+        });
+        let runner = wanted.name.settle(&mut model).ok();
+        model.security.push(SecurityEvent {
+            event,
+            severity,
+            identity: caller.identity(),
+            runner,
+            action: "rejected".to_owned(),
+            at,
         });
     }
 
@@ -231,21 +255,12 @@ impl Gharts {
         if record.status == Status::Deleted {
             return Err(Refusal::AlreadyDeleted(record.name));
         }
-        self.inner
-            .upstream
-            .remove(record.github_id)
-            .await
-            .map_err(Refusal::Deprovisioning)?;
+        self.remove_at_github(&record).await.map_err(Refusal::Deprovisioning)?;
         let now = self.inner.clock.now();
         let mut model = self.lock();
-        model.records.edit(id, |record| {
-            record.status = Status::Deleted;
-            record.updated = now;
-            record.deleted = Some(now);
-        });
-        let team = model
-            .team(&record.team)
-            .map(|team| (team.id.clone(), team.name.clone()));
+        model.records.edit(id, |record| record.end(now));
+        let team = record.team.as_ref().and_then(|team| model.team(team));
+        let team = team.map(|team| (team.id.clone(), team.name.clone()));
         let entry = AuditEntry {
             id: model.audit.len() as u64 + 1,
             event: "deprovision",
@@ -255,7 +270,8 @@ impl Gharts {
             oidc_sub: caller.sub(),
             group: None,
             labels: Vec::new(),
-            github_id: Some(record.github_id),
+            github_id: record.github_id,
+            ephemeral: None,
             error: None,
             at: now,
         };
@@ -263,35 +279,76 @@ impl Gharts {
         Ok(record)
     }
 
+    /// A runner that registers itself is looked for by its name, among the first hundred.
+    pub(super) async fn remove_at_github(&self, record: &Record) -> Result<(), Failure> {
+        let upstream = &self.inner.upstream;
+        let id = match record.github_id {
+            Some(id) => Some(id),
+            None => find(record, &upstream.first_page().await?).map(|listed| listed.id),
+        };
+        match id {
+            Some(id) => upstream.remove(id).await,
+            None => Ok(()),
+        }
+    }
+
     /// Brings one record up to date with GitHub's first hundred runners; GitHub's failures change nothing.
     pub(super) async fn refresh(&self, caller: &Caller, id: &str) -> Result<Record, Refusal> {
         let record = self.lock().owned(caller, id)?.clone();
-        let Ok(seen) = self.inner.upstream.look_up(record.github_id).await else {
+        let Ok(page) = self.inner.upstream.first_page().await else {
             return Ok(record);
         };
         let now = self.inner.clock.now();
         let mut model = self.lock();
-        let refreshed = model.records.edit(id, |record| {
-            match seen {
-                Seen::Nowhere if record.status == Status::Pending => return,
-                Seen::Nowhere => {
-                    record.status = Status::Deleted;
-                    record.deleted = Some(now);
-                }
-                Seen::Online => record.status = Status::Online,
-                Seen::Offline => record.status = Status::Offline,
-            }
-            if seen != Seen::Nowhere {
-                record.registered.get_or_insert(now);
-            }
-            record.updated = now;
-        });
+        let refreshed = model
+            .records
+            .edit(id, |record| record.seen(find(record, &page).as_ref(), now));
         refreshed.cloned().ok_or_else(|| Refusal::RunnerUnknown(id.to_owned()))
     }
 
     pub(super) fn fault(&self, operation: Operation) -> Option<Fault> {
         self.lock().take_fault(operation)
     }
+}
+
+/// The record's runner in GitHub's list.
+pub(super) fn find(record: &Record, page: &[Listed]) -> Option<Listed> {
+    let mut found = page.iter();
+    let is = |listed: &&Listed| match record.github_id {
+        Some(id) => listed.id == id,
+        None => listed.name == record.name,
+    };
+    found.find(is).cloned()
+}
+
+impl Record {
+    /// What GitHub's list says of it. One that is `pending` and not listed may still come.
+    pub(super) fn seen(&mut self, listed: Option<&Listed>, now: jiff::Timestamp) {
+        match listed {
+            None if self.status == Status::Pending => return,
+            None => self.end(now),
+            Some(listed) => {
+                self.status = if listed.online { Status::Online } else { Status::Offline };
+                self.github_id = Some(listed.id);
+                self.registered.get_or_insert(now);
+            }
+        }
+        self.updated = now;
+    }
+
+    pub(super) fn end(&mut self, now: jiff::Timestamp) {
+        self.status = Status::Deleted;
+        self.updated = now;
+        self.deleted = Some(now);
+    }
+}
+
+/// What was asked for, as far as an audit says it.
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a Name,
+    pub(super) labels: &'a [String],
+    pub(super) group: i64,
+    pub(super) team: Option<&'a str>,
 }
 
 fn fits(name: &str, max: usize) -> bool {
@@ -306,7 +363,8 @@ fn optional_text(value: Option<&Value>) -> Result<Option<String>, Refusal> {
     }
 }
 
-fn labels(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
+/// Without duplicates.
+pub(super) fn labels(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
     let Some(value) = value else {
         return Ok(Vec::new());
     };
@@ -317,7 +375,19 @@ fn labels(value: Option<&Value>) -> Result<Vec<String>, Refusal> {
             labels.push(label.to_owned());
         }
     }
-    Ok(labels)
+    let bad: Vec<String> = labels.iter().filter(|label| !python::is_word(label)).cloned().collect();
+    if bad.is_empty() {
+        Ok(labels)
+    } else {
+        Err(Refusal::InvalidLabels(bad))
+    }
+}
+
+pub(super) fn group(value: Option<&Value>) -> Result<i64, Refusal> {
+    Ok(match integer(value)? {
+        None | Some(0) => DEFAULT_GROUP,
+        Some(group) => group,
+    })
 }
 
 /// An integer, or a text that is one.

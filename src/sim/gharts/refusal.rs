@@ -14,6 +14,7 @@ pub(super) enum Refusal {
     UnknownUser,
     UserDeactivated,
     JitNotPermitted,
+    RegistrationNotPermitted,
     ClientUnregistered(String),
     ClientDisabled(String),
     ClientTeamGone,
@@ -33,19 +34,22 @@ pub(super) enum Refusal {
         team: String,
         missing: Vec<String>,
     },
+    /// Without a team it is the policy of an identity.
     ForbiddenLabels {
-        team: String,
+        team: Option<String>,
         forbidden: Vec<String>,
-        required: Vec<String>,
+        allowed: Vec<String>,
         patterns: Vec<String>,
     },
     Quota {
-        team: String,
+        team: Option<String>,
         max: u32,
         current: u32,
     },
     ScaleSetUnknown(i64),
     Provisioning(Failure),
+    /// No registration token, for this reason: label policy and GitHub's failures alike.
+    Registering(String),
     Deprovisioning(Failure),
     /// GitHub did it and the database did not.
     Unrecorded,
@@ -67,7 +71,7 @@ type Words = (StatusCode, String, Option<&'static str>);
 impl Refusal {
     pub(super) fn answer(&self, wording: Wording) -> (StatusCode, Value) {
         let (status, detail, code) = match wording {
-            Wording::RecordedTeam => self.recorded(),
+            Wording::Recorded => self.recorded(),
             Wording::Seed => self.seed(),
         };
         let mut body = json!({ "detail": detail });
@@ -75,6 +79,11 @@ impl Refusal {
             body["error_code"] = json!(code);
         }
         (status, body)
+    }
+
+    /// The recorded text alone.
+    pub(super) fn text(&self) -> String {
+        self.recorded().1
     }
 
     /// The seed's words where it has any; elsewhere those of the recorded service.
@@ -151,6 +160,10 @@ impl Refusal {
             Self::NotAuthenticated => (StatusCode::UNAUTHORIZED, "Not authenticated".to_owned()),
             Self::Token(text) => (StatusCode::UNAUTHORIZED, text.clone()),
             Self::Provisioning(failure) => provisioning(failure),
+            Self::Registering(reason) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("Failed to provision runner: {reason}"),
+            ),
             Self::Deprovisioning(failure) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("Failed to deprovision runner: {}", failure.plain_text()),
@@ -190,7 +203,11 @@ impl Refusal {
                 format!("User is not a member of team {sent} or team is not active")
             }
             Self::Quota { team, max, current } => {
-                format!("Team '{team}' runner quota exceeded. Maximum allowed: {max}, current: {current}")
+                let whose = match team {
+                    Some(team) => format!("Team '{team}' runner"),
+                    None => "Runner".to_owned(),
+                };
+                format!("{whose} quota exceeded. Maximum allowed: {max}, current: {current}")
             }
             Self::AlreadyDeleted(name) => format!("Runner '{name}' is already deleted"),
             _ => "User is not a member of any active team. Please contact an administrator to be added to a team."
@@ -202,6 +219,9 @@ impl Refusal {
         match self {
             Self::UserDeactivated => "User account is deactivated.".to_owned(),
             Self::JitNotPermitted => "Access to JIT API not permitted for this user.".to_owned(),
+            Self::RegistrationNotPermitted => {
+                "Access to registration token API not permitted for this user.".to_owned()
+            }
             Self::ClientUnregistered(id) => format!(
                 "M2M client '{id}' is not registered. Register the client ID via the admin API \
                  (POST /api/v1/admin/oauth-clients) before use."
@@ -219,20 +239,9 @@ impl Refusal {
             Self::ForbiddenLabels {
                 team,
                 forbidden,
-                required,
+                allowed,
                 patterns,
-            } => {
-                let patterns = if patterns.is_empty() {
-                    "No optional patterns configured".to_owned()
-                } else {
-                    format!("Allowed patterns: {}", python::list(patterns))
-                };
-                format!(
-                    "Labels {} not permitted by team '{team}' policy. Required labels: {}. {patterns}",
-                    python::set(forbidden),
-                    python::set(required)
-                )
-            }
+            } => forbidden_labels(team.as_deref(), forbidden, allowed, patterns),
             Self::NotTeamMember => "Access denied: not a team member".to_owned(),
             Self::InactiveTeamsForAdmins => "Only admins can view inactive teams".to_owned(),
             Self::TeamAdminOnly => "Admin privileges required for team management".to_owned(),
@@ -240,6 +249,23 @@ impl Refusal {
             _ => "User not authorized. Contact administrator to request access.".to_owned(),
         }
     }
+}
+
+fn forbidden_labels(team: Option<&str>, forbidden: &[String], allowed: &[String], patterns: &[String]) -> String {
+    let patterns = if patterns.is_empty() {
+        "No optional patterns configured".to_owned()
+    } else {
+        format!("Allowed patterns: {}", python::list(patterns))
+    };
+    let (whose, named) = match team {
+        Some(team) => (format!("team '{team}' policy"), "Required"),
+        None => ("policy".to_owned(), "Allowed"),
+    };
+    format!(
+        "Labels {} not permitted by {whose}. {named} labels: {}. {patterns}",
+        python::set(forbidden),
+        python::set(allowed)
+    )
 }
 
 /// GitHub's refusals all become 400; only a missing answer is the server's own failure.

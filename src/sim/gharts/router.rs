@@ -19,13 +19,16 @@ use url::form_urlencoded;
 
 use super::{
     Fault, Gharts, Operation, VERSION,
-    flavour::Timestamps,
-    model::{Caller, Model, Team},
+    event_loop::Connection,
+    flavour::{Accounts, Capabilities, Timestamps},
+    model::{AuditEntry, Caller, Model, Team},
+    openapi,
     refusal::Refusal,
+    registration::TokenRequest,
     routes::Route,
     views::{
-        AuditList, AuditView, Deprovisioned, Health, JitAnswer, Me, Members, Root, RunnerList, RunnerView, TeamAudit,
-        TeamList, TeamView, UserTeams, openapi,
+        AuditList, AuditView, Dashboard, Deprovisioned, Health, JitAnswer, Me, Members, PolicyView, Root, RunnerList,
+        RunnerView, SyncStatus, TeamAudit, TeamList, TeamView, UserTeams,
     },
 };
 use crate::sim::network::broken_connection;
@@ -88,12 +91,12 @@ enum Served {
 
 impl Gharts {
     async fn serve(&self, parts: Parts, body: Bytes) -> Served {
-        let route = Route::of(&parts.method, parts.uri.path());
+        let route = Route::of(self.capabilities(), &parts.method, parts.uri.path());
         let operation = route
             .as_ref()
             .map_or(Operation::Other, |route| route.operation(&parts.method));
         let _call = self.enter(operation);
-        self.turn().await;
+        self.inner.event_loop.awake().await;
         let fault = self.fault(operation);
         if fault == Some(Fault::Refused) {
             return Served::Answer(self.refuse(&Refusal::Internal));
@@ -160,7 +163,7 @@ impl Gharts {
         fault: Option<Fault>,
     ) -> Result<Answer, Refusal> {
         let Some(route) = route else {
-            return redirect(parts).ok_or(Refusal::NoRoute);
+            return self.redirect(parts).ok_or(Refusal::NoRoute);
         };
         if !route.takes(&parts.method) {
             return Err(Refusal::WrongMethod);
@@ -178,12 +181,12 @@ impl Gharts {
                 version: VERSION,
                 timestamp: Timestamps::Rfc3339.print(self.inner.clock.now()),
             }),
-            Route::OpenApi => Answer::ok(&openapi(self.capabilities())),
-            Route::Metrics if self.capabilities().metrics => Ok(self.metrics()),
-            Route::Metrics => Err(Refusal::NoRoute),
-            Route::Jit => self.jit(&parts.headers, body, fault).await,
+            Route::OpenApi => Answer::ok(&openapi::document(self.capabilities())),
+            Route::Metrics => Ok(self.metrics()),
+            Route::Dashboard => Answer::ok(&Dashboard::new(self.capabilities().timestamps, &self.lock())),
+            Route::Jit | Route::Provision => self.hand_out(&route, &parts.headers, body, fault).await,
             route => {
-                let caller = self.caller(&parts.headers).await?;
+                let (caller, _connection) = self.caller(&parts.headers).await?;
                 self.member_route(route, parts, &caller).await
             }
         }
@@ -195,10 +198,18 @@ impl Gharts {
             Route::Runner(id) if parts.method == Method::DELETE => {
                 Answer::ok(&Deprovisioned::new(self.take_back(caller, &id).await?))
             }
-            Route::Runner(id) => Answer::ok(&RunnerView::new(times, self.lock().owned(caller, &id)?)),
+            Route::Runner(id) => {
+                let model = self.lock();
+                Answer::ok(&RunnerView::detail(self.capabilities(), model.owned(caller, &id)?))
+            }
             Route::Refresh(id) => Answer::ok(&RunnerView::new(times, &self.refresh(caller, &id).await?)),
             Route::Runners => self.list(caller, &Query::of(parts)),
             Route::Me => Answer::ok(&Me::new(self.capabilities(), &self.lock(), caller)),
+            Route::MyPolicy => {
+                let policy = self.policy(&caller.identity());
+                Answer::ok(&policy.map(PolicyView::from))
+            }
+            Route::SyncStatus if caller.is_admin() => Answer::ok(&self.sync_status()),
             Route::Audit => self.audit_page(caller, &Query::of(parts)),
             Route::Teams if parts.method == Method::POST => Err(Refusal::TeamAdminOnly),
             Route::Teams => self.teams(caller, &Query::of(parts)),
@@ -213,7 +224,8 @@ impl Gharts {
             Route::TeamAudit(id) => {
                 let model = self.lock();
                 let team = self.team_for(&model, caller, &id)?;
-                let logs = audit_logs(&model, times, &Query::of(parts), |id| id == team.id)?;
+                let of_team = |entry: &AuditEntry| entry.team.as_ref().is_some_and(|(id, _)| *id == team.id);
+                let logs = audit_logs(&model, self.capabilities(), &Query::of(parts), of_team)?;
                 Answer::ok(&TeamAudit {
                     team_id: team.id.clone(),
                     team_name: team.name.clone(),
@@ -242,7 +254,13 @@ impl Gharts {
     }
 
     /// Syntax, token, user, permission, schema: in the recorded order.
-    async fn jit(&self, headers: &HeaderMap, body: &Bytes, fault: Option<Fault>) -> Result<Answer, Refusal> {
+    async fn hand_out(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        body: &Bytes,
+        fault: Option<Fault>,
+    ) -> Result<Answer, Refusal> {
         let json = headers
             .get(header::CONTENT_TYPE)
             .and_then(|kind| kind.to_str().ok())
@@ -252,22 +270,64 @@ impl Gharts {
         } else {
             None
         };
-        let caller = self.caller(headers).await?;
-        if matches!(&caller, Caller::User { user, .. } if !user.can_use_jit) {
-            return Err(Refusal::JitNotPermitted);
+        let body = parsed.unwrap_or_default();
+        let (caller, _connection) = self.caller(headers).await?;
+        let Caller::User { user, .. } = &caller else {
+            return self.hand_out_jit(&caller, &body, fault).await;
+        };
+        match route {
+            Route::Provision if !user.can_use_registration_token => Err(Refusal::RegistrationNotPermitted),
+            Route::Provision => {
+                let request = TokenRequest::read(&body)?;
+                Answer::json(StatusCode::CREATED, &self.hand_out_token(&caller, request).await?)
+            }
+            _ if !user.can_use_jit => Err(Refusal::JitNotPermitted),
+            _ => self.hand_out_jit(&caller, &body, fault).await,
         }
-        let request = self.jit_request(&parsed.unwrap_or_default())?;
-        let granted = self.grant(&caller, request, fault).await?;
+    }
+
+    async fn hand_out_jit(&self, caller: &Caller, body: &Value, fault: Option<Fault>) -> Result<Answer, Refusal> {
+        let request = self.jit_request(body)?;
+        let granted = self.grant(caller, request, fault).await?;
         Answer::json(
             StatusCode::CREATED,
             &JitAnswer::new(self.capabilities().timestamps, granted),
         )
     }
 
-    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    /// Who calls, and the database connection that the call holds until its end.
+    async fn caller(&self, headers: &HeaderMap) -> Result<(Caller, Connection), Refusal> {
         let token = bearer(headers).ok_or(Refusal::NotAuthenticated)?;
         let claims = self.inner.verifier.verify(token).await.map_err(Refusal::Token)?;
-        self.lock().caller(&claims)
+        let connection = self.inner.event_loop.connection().await?;
+        let caller = self.lock().caller(self.capabilities(), &claims)?;
+        Ok((caller, connection))
+    }
+
+    fn sync_status(&self) -> SyncStatus {
+        let times = self.capabilities().timestamps;
+        let sync = self.capabilities().sync;
+        SyncStatus {
+            enabled: self.inner.deployment.sync,
+            interval_seconds: sync.map_or(0, |sync| sync.every.as_secs()),
+            last_sync_time: self.lock().last_sync.map(|time| times.print(time)),
+            last_sync_result: None,
+        }
+    }
+
+    /// A path that would be right without its trailing slash is sent there, over plain http.
+    fn redirect(&self, parts: &Parts) -> Option<Answer> {
+        let path = parts.uri.path().strip_suffix('/')?;
+        Route::of(self.capabilities(), &parts.method, path)?;
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))?;
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        Some(Answer {
+            status: StatusCode::TEMPORARY_REDIRECT,
+            body: Bytes::new(),
+            content_type: None,
+            location: Some(format!("http://{host}{path}{query}")),
+        })
     }
 
     fn list(&self, caller: &Caller, query: &Query) -> Result<Answer, Refusal> {
@@ -281,9 +341,10 @@ impl Gharts {
         if query.flag("ephemeral")? == Some(false) {
             found.clear();
         }
-        if let (Some(name), Caller::User { .. }) = (query.get("team"), caller) {
+        let teams = self.capabilities().accounts != Accounts::Identities;
+        if let (true, Some(name), Caller::User { .. }) = (teams, query.get("team"), caller) {
             let team = model.teams.iter().find(|team| team.name == name).map(|team| &team.id);
-            found.retain(|record| Some(&record.team) == team);
+            found.retain(|record| record.team.as_ref() == team);
         }
         Answer::ok(&RunnerList {
             total: found.len(),
@@ -322,7 +383,7 @@ impl Gharts {
 
     /// A team that the caller may look at. Machine clients may look at none, not even their own.
     fn team_for<'m>(&self, model: &'m Model, caller: &Caller, id: &str) -> Result<&'m Team, Refusal> {
-        let by_name = self.capabilities().team_field == super::flavour::TeamField::Name;
+        let by_name = self.capabilities().accounts == Accounts::Teams { by_name: true };
         let named = |team: &&Team| team.id == id || (by_name && team.name == id);
         let team = model.teams.iter().find(named).ok_or(Refusal::TeamNotFound)?;
         let member = caller.user_id().is_some_and(|user| model.is_member(&team.id, user));
@@ -333,13 +394,19 @@ impl Gharts {
         }
     }
 
+    /// An administrator sees all, others what concerns their teams, or themselves where there are none.
     fn audit_page(&self, caller: &Caller, query: &Query) -> Result<Answer, Refusal> {
         let model = self.lock();
-        let visible = |team: &str| match caller {
+        let of_team = |team: &str| match caller {
             Caller::Machine { team: own, .. } => own == team,
             Caller::User { user, .. } => user.admin || model.is_member(team, &user.id),
         };
-        Answer::ok(&audit_logs(&model, self.capabilities().timestamps, query, visible)?)
+        let teams = self.capabilities().accounts != Accounts::Identities;
+        let visible = |entry: &AuditEntry| match &entry.team {
+            Some((team, _)) => of_team(team),
+            None => !teams && (caller.is_admin() || entry.identity == caller.identity()),
+        };
+        Answer::ok(&audit_logs(&model, self.capabilities(), query, visible)?)
     }
 
     fn metrics(&self) -> Answer {
@@ -365,20 +432,19 @@ impl Gharts {
 
 fn audit_logs(
     model: &Model,
-    times: Timestamps,
+    capabilities: &Capabilities,
     query: &Query,
-    visible: impl Fn(&str) -> bool,
+    visible: impl Fn(&AuditEntry) -> bool,
 ) -> Result<AuditList, Refusal> {
     let (limit, offset) = query.page(AUDIT_PAGE)?;
-    let seen = |team: &Option<(String, String)>| team.as_ref().is_some_and(|(id, _)| visible(id));
-    let entries: Vec<_> = model.audit.iter().rev().filter(|entry| seen(&entry.team)).collect();
+    let entries: Vec<_> = model.audit.iter().rev().filter(|entry| visible(entry)).collect();
     Ok(AuditList {
         total: entries.len(),
         logs: entries
             .into_iter()
             .skip(offset)
             .take(limit)
-            .map(|entry| AuditView::new(times, entry))
+            .map(|entry| AuditView::new(capabilities, entry))
             .collect(),
     })
 }
@@ -388,21 +454,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-/// A path that would be right without its trailing slash is sent there, over plain http.
-fn redirect(parts: &Parts) -> Option<Answer> {
-    let path = parts.uri.path().strip_suffix('/')?;
-    Route::of(&parts.method, path)?;
-    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))?;
-    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    Some(Answer {
-        status: StatusCode::TEMPORARY_REDIRECT,
-        body: Bytes::new(),
-        content_type: None,
-        location: Some(format!("http://{host}{path}{query}")),
-    })
 }
 
 struct Query(Vec<(String, String)>);

@@ -1,8 +1,11 @@
-//! Paths: which there are, which methods they take.
+//! Paths: which there are in which version, which methods they take.
 
 use http::Method;
 
-use super::Operation;
+use super::{
+    Operation,
+    flavour::{Accounts, Capabilities},
+};
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub(super) enum Route {
     Metrics,
     Me,
     Jit,
+    /// The older version's registration token.
+    Provision,
     Runners,
     Runner(String),
     Refresh(String),
@@ -23,61 +28,57 @@ pub(super) enum Route {
     UserTeams(String),
     Audit,
     AdminStats,
+    MyPolicy,
+    Dashboard,
+    SyncStatus,
+    SyncTrigger,
 }
-
-/// What `/openapi.json` lists beside the JIT call.
-pub(super) const DESCRIBED: &[(&str, &[&str])] = &[
-    ("/", &["get"]),
-    ("/health", &["get"]),
-    ("/api/v1/runners", &["get"]),
-    ("/api/v1/runners/{runner_id}", &["get", "delete"]),
-    ("/api/v1/runners/{runner_id}/refresh", &["post"]),
-    ("/api/v1/auth/me", &["get"]),
-    ("/api/v1/audit-logs", &["get"]),
-    ("/api/v1/admin/stats", &["get"]),
-    ("/api/v1/admin/teams", &["get", "post"]),
-    ("/api/v1/admin/teams/{team_id}", &["get"]),
-    ("/api/v1/admin/teams/{team_id}/members", &["get"]),
-    ("/api/v1/admin/teams/{team_id}/audit-logs", &["get"]),
-    ("/api/v1/admin/teams/users/{user_id}/teams", &["get"]),
-];
 
 impl Route {
     /// `POST /runners/jit` goes before `/runners/{id}`; any other method takes `jit` for an id.
-    pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
+    pub(super) fn of(capabilities: &Capabilities, method: &Method, path: &str) -> Option<Self> {
         let decoded = percent_decoded(path);
         let segments: Vec<&str> = decoded.split('/').skip(1).collect();
         Some(match *segments.as_slice() {
             [""] => Self::Root,
             ["health"] => Self::Health,
             ["openapi.json"] => Self::OpenApi,
-            ["metrics"] => Self::Metrics,
-            ["api", "v1", ref rest @ ..] => Self::api(method, rest)?,
+            ["metrics"] if capabilities.metrics => Self::Metrics,
+            ["api", "v1", ref rest @ ..] => Self::api(capabilities, method, rest)?,
             _ => return None,
         })
     }
 
-    fn api(method: &Method, segments: &[&str]) -> Option<Self> {
+    fn api(capabilities: &Capabilities, method: &Method, segments: &[&str]) -> Option<Self> {
+        let (older, teams) = (
+            capabilities.older_surface,
+            matches!(capabilities.accounts, Accounts::Teams { .. }),
+        );
         Some(match *segments {
             ["auth", "me"] => Self::Me,
             ["audit-logs"] => Self::Audit,
             ["runners"] => Self::Runners,
             ["runners", "jit"] if *method == Method::POST => Self::Jit,
+            ["runners", "provision"] if older && *method == Method::POST => Self::Provision,
+            ["auth", "my-label-policy"] if older => Self::MyPolicy,
+            ["dashboard", "stats"] if older => Self::Dashboard,
+            ["admin", "sync", "status"] if older => Self::SyncStatus,
+            ["admin", "sync", "trigger"] if older => Self::SyncTrigger,
             ["runners", id] if !id.is_empty() => Self::Runner(id.to_owned()),
             ["runners", id, "refresh"] => Self::Refresh(id.to_owned()),
             ["admin", "stats"] => Self::AdminStats,
-            ["admin", "teams"] => Self::Teams,
-            ["admin", "teams", "users", id, "teams"] => Self::UserTeams(id.to_owned()),
-            ["admin", "teams", id] if !id.is_empty() => Self::Team(id.to_owned()),
-            ["admin", "teams", id, "members"] => Self::Members(id.to_owned()),
-            ["admin", "teams", id, "audit-logs"] => Self::TeamAudit(id.to_owned()),
+            ["admin", "teams"] if teams => Self::Teams,
+            ["admin", "teams", "users", id, "teams"] if teams => Self::UserTeams(id.to_owned()),
+            ["admin", "teams", id] if teams && !id.is_empty() => Self::Team(id.to_owned()),
+            ["admin", "teams", id, "members"] if teams => Self::Members(id.to_owned()),
+            ["admin", "teams", id, "audit-logs"] if teams => Self::TeamAudit(id.to_owned()),
             _ => return None,
         })
     }
 
     pub(super) fn takes(&self, method: &Method) -> bool {
         match self {
-            Self::Jit | Self::Refresh(_) => *method == Method::POST,
+            Self::Jit | Self::Provision | Self::Refresh(_) | Self::SyncTrigger => *method == Method::POST,
             Self::Runner(_) => *method == Method::GET || *method == Method::DELETE,
             Self::Teams => *method == Method::GET || *method == Method::POST,
             _ => *method == Method::GET,
@@ -87,6 +88,7 @@ impl Route {
     pub(super) fn operation(&self, method: &Method) -> Operation {
         match self {
             Self::Jit => Operation::Jit,
+            Self::Provision => Operation::Token,
             Self::Runners => Operation::List,
             Self::Runner(_) if *method == Method::DELETE => Operation::Delete,
             Self::Runner(_) => Operation::Get,

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{python, tokens::transport_text};
+use super::{event_loop::EventLoop, python, tokens::transport_text};
 use crate::{
     clock::Clock,
-    http::{Response, SharedTransport, TransportError, send},
+    http::{Response, SharedTransport, TransportError},
     sim::keys::SigningKey,
 };
 
@@ -39,6 +39,19 @@ pub struct GithubAccess {
     pub app: String,
     pub installation: u64,
     pub key: SigningKey,
+}
+
+/// What GHARTS meets when it asks GitHub about runners; nobody else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GithubTrouble {
+    /// Refused at once.
+    Status(StatusCode),
+    /// GitHub does it and answers this much later: beyond 5 s nobody hears it.
+    Slow(Duration),
+    /// The connection breaks before GitHub hears of it.
+    LostBefore,
+    /// GitHub does it; the connection breaks where the answer should come.
+    LostAfter,
 }
 
 /// Why GitHub's part failed.
@@ -88,12 +101,20 @@ pub(super) struct Registered {
     pub(super) group: i64,
 }
 
-/// What GitHub says of a runner in its list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    Online,
-    Offline,
-    Nowhere,
+/// A registration token, and when it ends, as GitHub writes it.
+pub(super) struct RegistrationToken {
+    pub(super) token: String,
+    pub(super) expires: String,
+}
+
+/// A runner in GitHub's list.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) id: i64,
+    pub(super) name: String,
+    pub(super) online: bool,
+    pub(super) busy: bool,
+    pub(super) labels: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -107,6 +128,8 @@ pub(super) struct Upstream {
     access: GithubAccess,
     transport: SharedTransport,
     clock: Clock,
+    event_loop: EventLoop,
+    trouble: Mutex<Option<GithubTrouble>>,
     admin: Mutex<Option<Admin>>,
 }
 
@@ -116,16 +139,29 @@ struct Call<'a> {
     url: String,
     authorization: &'a str,
     body: Option<Value>,
+    /// Whether it is about runners, and no credential's errand.
+    about_runners: bool,
 }
 
 impl Upstream {
-    pub(super) fn new(access: GithubAccess, transport: SharedTransport, clock: Clock) -> Self {
+    pub(super) fn new(access: GithubAccess, transport: SharedTransport, clock: Clock, event_loop: EventLoop) -> Self {
         Self {
             access,
             transport,
             clock,
+            event_loop,
+            trouble: Mutex::new(None),
             admin: Mutex::new(None),
         }
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<GithubTrouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// The organization's page.
+    pub(super) fn config_url(&self) -> &str {
+        &self.access.config_url
     }
 
     /// An ordinary runner with labels: the REST endpoint.
@@ -145,6 +181,7 @@ impl Upstream {
                 body: Some(json!({
                     "name": name, "runner_group_id": group, "labels": labels, "work_folder": work_folder,
                 })),
+                about_runners: true,
             })
             .await?;
         let config = answer["encoded_jit_config"].as_str().ok_or_else(|| {
@@ -204,6 +241,7 @@ impl Upstream {
                 url: self.runners(&format!("/{id}")),
                 authorization: &authorization,
                 body: None,
+                about_runners: true,
             })
             .await;
         match removed {
@@ -213,8 +251,8 @@ impl Upstream {
         }
     }
 
-    /// Looks a runner up among the first hundred, as the real service does.
-    pub(super) async fn look_up(&self, id: i64) -> Result<Seen, Failure> {
+    /// The first hundred runners: the real service reads no further.
+    pub(super) async fn first_page(&self) -> Result<Vec<Listed>, Failure> {
         let authorization = self.installation_token().await?;
         let page = self
             .json(Call {
@@ -222,13 +260,36 @@ impl Upstream {
                 url: self.runners("?per_page=100"),
                 authorization: &authorization,
                 body: None,
+                about_runners: true,
             })
             .await?;
         let runners = page["runners"].as_array().map(Vec::as_slice).unwrap_or_default();
-        Ok(match runners.iter().find(|runner| runner["id"] == id) {
-            None => Seen::Nowhere,
-            Some(runner) if runner["status"] == "online" => Seen::Online,
-            Some(_) => Seen::Offline,
+        Ok(runners.iter().map(listed).collect())
+    }
+
+    /// A token with which a runner registers itself with the organization.
+    pub(super) async fn registration_token(&self) -> Result<RegistrationToken, Failure> {
+        let authorization = self.installation_token().await?;
+        self.registration_token_with(&authorization, true).await
+    }
+
+    async fn registration_token_with(
+        &self,
+        authorization: &str,
+        about_runners: bool,
+    ) -> Result<RegistrationToken, Failure> {
+        let answer = self
+            .json(Call {
+                method: Method::POST,
+                url: self.runners("/registration-token"),
+                authorization,
+                body: None,
+                about_runners,
+            })
+            .await?;
+        Ok(RegistrationToken {
+            token: token_of(&answer)?.to_owned(),
+            expires: answer["expires_at"].as_str().unwrap_or_default().to_owned(),
         })
     }
 
@@ -254,6 +315,7 @@ impl Upstream {
                 ),
                 authorization: &format!("Bearer {jwt}"),
                 body: None,
+                about_runners: false,
             })
             .await?;
         token_of(&answer).map(|token| format!("Bearer {token}"))
@@ -288,26 +350,21 @@ impl Upstream {
             url: format!("{}{path}?{API_VERSION}", admin.url),
             authorization: &format!("Bearer {}", admin.token),
             body,
+            about_runners: true,
         })
         .await
     }
 
     async fn connect(&self) -> Result<Admin, Failure> {
         let authorization = self.installation_token().await?;
-        let registration = self
-            .json(Call {
-                method: Method::POST,
-                url: self.runners("/registration-token"),
-                authorization: &authorization,
-                body: None,
-            })
-            .await?;
+        let registration = self.registration_token_with(&authorization, false).await?;
         let answer = self
             .json(Call {
                 method: Method::POST,
                 url: format!("{}/actions/runner-registration", self.access.rest),
-                authorization: &format!("RemoteAuth {}", token_of(&registration)?),
+                authorization: &format!("RemoteAuth {}", registration.token),
                 body: Some(json!({ "url": self.access.config_url, "runner_event": "register" })),
+                about_runners: false,
             })
             .await?;
         let token = token_of(&answer)?;
@@ -351,7 +408,10 @@ impl Upstream {
         let request = request
             .body(body)
             .map_err(|error| Failure::Nonsense(error.to_string()))?;
-        let response = send(&*self.transport, request, DEADLINE).await?;
+        self.event_loop.open().await;
+        let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let asking = self.ask(request, trouble.filter(|_| call.about_runners), call.about_runners);
+        let response = self.event_loop.wait(DEADLINE, &call.url, asking).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -360,6 +420,62 @@ impl Upstream {
             message: message(response.body()),
             url: call.url,
         })
+    }
+
+    async fn ask(
+        &self,
+        request: http::Request<Bytes>,
+        trouble: Option<GithubTrouble>,
+        about_runners: bool,
+    ) -> Result<Response, TransportError> {
+        let peer = crate::http::peer(&request);
+        let lost = || TransportError::Lost {
+            peer: peer.clone(),
+            reason: "reset".to_owned(),
+        };
+        match trouble {
+            Some(GithubTrouble::Status(status)) => {
+                let text = json!({ "message": status.canonical_reason().unwrap_or("ill") }).to_string();
+                let mut answer = Response::new(Bytes::from(text));
+                *answer.status_mut() = status;
+                return Ok(answer);
+            }
+            Some(GithubTrouble::LostBefore) => return Err(lost()),
+            _ => {}
+        }
+        let doing = async {
+            let answer = self.transport.send(request).await;
+            if about_runners {
+                self.event_loop.github().await;
+            }
+            match trouble {
+                Some(GithubTrouble::LostAfter) => return Err(lost()),
+                Some(GithubTrouble::Slow(time)) => tokio::time::sleep(time).await,
+                _ => {}
+            }
+            answer
+        };
+        match tokio::time::timeout(DEADLINE, doing).await {
+            Ok(answer) => answer,
+            Err(_) => Err(TransportError::Timeout {
+                peer: peer.clone(),
+                deadline: DEADLINE,
+            }),
+        }
+    }
+}
+
+fn listed(runner: &Value) -> Listed {
+    let labels = runner["labels"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Listed {
+        id: runner["id"].as_i64().unwrap_or_default(),
+        name: runner["name"].as_str().unwrap_or_default().to_owned(),
+        online: runner["status"] == "online",
+        busy: runner["busy"] == true,
+        labels: labels
+            .iter()
+            .filter_map(|label| label["name"].as_str().map(str::to_owned))
+            .collect(),
     }
 }
 

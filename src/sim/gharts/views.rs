@@ -1,10 +1,11 @@
 //! The shapes of the answers, fields in the recorded order.
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use super::{
-    flavour::{Capabilities, Timestamps},
+    Policy, SecurityEvent,
+    account::Account,
+    flavour::{Accounts, Capabilities, Timestamps},
     model::{AuditEntry, Caller, Model, Record, Status, Team, User},
     provision::Granted,
 };
@@ -45,10 +46,10 @@ impl JitAnswer {
             encoded_jit_config,
             labels: record.labels,
             expires_at: times.print(expires),
-            scale_set: record.scale_set.map(|set| ScaleSetEcho {
+            scale_set: record.scale_set.zip(record.github_id).map(|(set, id)| ScaleSetEcho {
                 runner_scale_set_id: set.id,
                 runner_scale_set_name: set.name,
-                github_runner_id: record.github_id,
+                github_runner_id: id,
             }),
         }
     }
@@ -59,7 +60,7 @@ pub(super) struct RunnerView {
     runner_id: String,
     runner_name: String,
     status: &'static str,
-    github_runner_id: i64,
+    github_runner_id: Option<i64>,
     runner_group_id: i64,
     labels: Vec<String>,
     ephemeral: bool,
@@ -68,6 +69,9 @@ pub(super) struct RunnerView {
     updated_at: String,
     registered_at: Option<String>,
     deleted_at: Option<String>,
+    /// Only of one runner, in the older version; nothing was ever seen in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_trail: Option<[(); 0]>,
 }
 
 impl RunnerView {
@@ -79,12 +83,21 @@ impl RunnerView {
             github_runner_id: record.github_id,
             runner_group_id: record.group,
             labels: record.labels.clone(),
-            ephemeral: true,
+            ephemeral: record.ephemeral,
             provisioned_by: record.provisioned_by.clone(),
             created_at: times.print(record.created),
             updated_at: times.print(record.updated),
             registered_at: record.registered.map(|time| times.print(time)),
             deleted_at: record.deleted.map(|time| times.print(time)),
+            audit_trail: None,
+        }
+    }
+
+    /// As one runner alone is shown.
+    pub(super) fn detail(capabilities: &Capabilities, record: &Record) -> Self {
+        Self {
+            audit_trail: capabilities.older_surface.then_some([]),
+            ..Self::new(capabilities.timestamps, record)
         }
     }
 }
@@ -127,9 +140,12 @@ pub(super) struct Me {
     display_name: String,
     oidc_sub: Option<String>,
     is_admin: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    can_use_registration_token: Option<bool>,
     can_use_jit: bool,
     roles: [&'static str; 1],
-    teams: Vec<TeamName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    teams: Option<Vec<TeamName>>,
     /// The extension's sign.
     #[serde(skip_serializing_if = "Option::is_none")]
     features: Option<[&'static str; 1]>,
@@ -149,9 +165,10 @@ impl Me {
                 display_name: caller.identity(),
                 oidc_sub: Some(client.clone()),
                 is_admin: false,
+                can_use_registration_token: None,
                 can_use_jit: true,
                 roles: ["user"],
-                teams: model.team(team).map(named).into_iter().collect(),
+                teams: Some(model.team(team).map(named).into_iter().collect()),
                 features,
             },
             Caller::User { user, email, sub, .. } => Self {
@@ -160,9 +177,13 @@ impl Me {
                 display_name: user.display_name().to_owned(),
                 oidc_sub: sub.clone(),
                 is_admin: user.admin,
+                can_use_registration_token: capabilities.older_surface.then_some(user.can_use_registration_token),
                 can_use_jit: user.can_use_jit,
                 roles: [if user.admin { "admin" } else { "user" }],
-                teams: active(model.teams_of(&user.id)).map(named).collect(),
+                teams: match capabilities.accounts {
+                    Accounts::Teams { .. } => Some(active(model.teams_of(&user.id)).map(named).collect()),
+                    Accounts::Identities => None,
+                },
                 features,
             },
         }
@@ -211,7 +232,7 @@ impl TeamView {
             deactivated_by: deactivation.map(|d| d.by.clone()),
             deactivation_reason: deactivation.map(|d| d.reason.clone()),
             member_count: model.memberships.iter().filter(|m| m.team == team.id).count(),
-            active_runner_count: model.count(team, counted) + team.foreign,
+            active_runner_count: model.count(&Account::Team(team.clone()), counted),
         }
     }
 
@@ -297,8 +318,8 @@ pub(super) struct AuditView {
     event_type: &'static str,
     runner_id: Option<String>,
     runner_name: Option<String>,
-    team_id: Option<String>,
-    team_name: Option<String>,
+    #[serde(flatten)]
+    team: Option<AuditTeam>,
     user_identity: String,
     oidc_sub: Option<String>,
     request_ip: Option<String>,
@@ -310,36 +331,58 @@ pub(super) struct AuditView {
 }
 
 #[derive(Serialize)]
-struct EventData {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    runner_group_id: Option<i64>,
-    labels: Vec<String>,
-    github_runner_id: Option<i64>,
+struct AuditTeam {
+    team_id: Option<String>,
+    team_name: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum EventData {
+    Token {
+        runner_group_id: Option<i64>,
+        labels: Vec<String>,
+        ephemeral: bool,
+    },
+    Other {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        runner_group_id: Option<i64>,
+        labels: Vec<String>,
+        github_runner_id: Option<i64>,
+    },
 }
 
 impl AuditView {
-    pub(super) fn new(times: Timestamps, entry: &AuditEntry) -> Self {
+    pub(super) fn new(capabilities: &Capabilities, entry: &AuditEntry) -> Self {
         let (runner_id, runner_name) = entry.runner.clone().unzip();
         let (team_id, team_name) = entry.team.clone().unzip();
+        let with_teams = matches!(capabilities.accounts, Accounts::Teams { .. });
+        let labels = entry.labels.clone();
         Self {
             id: entry.id,
             event_type: entry.event,
             runner_id,
             runner_name,
-            team_id,
-            team_name,
+            team: with_teams.then_some(AuditTeam { team_id, team_name }),
             user_identity: entry.identity.clone(),
             oidc_sub: entry.oidc_sub.clone(),
             request_ip: None,
             user_agent: None,
-            event_data: EventData {
-                runner_group_id: entry.group,
-                labels: entry.labels.clone(),
-                github_runner_id: entry.github_id,
+            event_data: match entry.ephemeral {
+                Some(ephemeral) => EventData::Token {
+                    runner_group_id: entry.group,
+                    labels,
+                    ephemeral,
+                },
+                None => EventData::Other {
+                    runner_group_id: entry.group,
+                    labels,
+                    github_runner_id: entry.github_id,
+                },
             },
             success: entry.error.is_none(),
             error_message: entry.error.clone(),
-            timestamp: times.print(entry.at),
+            timestamp: capabilities.timestamps.print(entry.at),
         }
     }
 }
@@ -376,67 +419,88 @@ pub(super) struct Health {
     pub(super) timestamp: String,
 }
 
-/// The service's own description of itself, as far as this one serves it.
-pub(super) fn openapi(capabilities: &Capabilities) -> Value {
-    let string = json!({ "type": "string" });
-    let mut request = Map::new();
-    for name in ["runner_name", "runner_name_prefix", "work_folder"] {
-        request.insert(name.to_owned(), string.clone());
-    }
-    request.insert("labels".to_owned(), json!({ "type": "array", "items": string }));
-    request.insert("runner_group_id".to_owned(), json!({ "type": "integer" }));
-    let team = match capabilities.team_field {
-        super::flavour::TeamField::Id => "team_id",
-        super::flavour::TeamField::Name => "team_name",
-    };
-    request.insert(team.to_owned(), string.clone());
-    let mut response = Map::new();
-    for name in [
-        "runner_id",
-        "runner_name",
-        "encoded_jit_config",
-        "expires_at",
-        "run_command",
-    ] {
-        response.insert(name.to_owned(), string.clone());
-    }
-    response.insert("labels".to_owned(), json!({ "type": "array", "items": string }));
-    if capabilities.scale_sets {
-        for fields in [&mut request, &mut response] {
-            fields.insert("runner_scale_set_id".to_owned(), json!({ "type": "integer" }));
-            fields.insert("runner_scale_set_name".to_owned(), string.clone());
+/// What the older version says of a policy.
+#[derive(Serialize)]
+pub(super) struct PolicyView {
+    user_identity: String,
+    allowed_labels: Vec<String>,
+    label_patterns: Vec<String>,
+    max_runners: Option<u32>,
+    description: Option<&'static str>,
+}
+
+impl From<Policy> for PolicyView {
+    fn from(policy: Policy) -> Self {
+        Self {
+            user_identity: policy.identity,
+            allowed_labels: policy.allowed_labels,
+            label_patterns: policy.label_patterns,
+            max_runners: policy.max_runners,
+            description: None,
         }
-        response.insert("github_runner_id".to_owned(), json!({ "type": "integer" }));
     }
-    let mut paths = Map::new();
-    for (path, methods) in super::routes::DESCRIBED {
-        let operations: Map<String, Value> = methods
-            .iter()
-            .map(|method| {
-                (
-                    (*method).to_owned(),
-                    json!({ "responses": { "200": { "description": "OK" } } }),
-                )
-            })
-            .collect();
-        paths.insert((*path).to_owned(), Value::Object(operations));
+}
+
+#[derive(Serialize)]
+struct SecurityView {
+    /// A number, as a text.
+    id: String,
+    timestamp: String,
+    event_type: &'static str,
+    severity: &'static str,
+    user_identity: String,
+    runner_id: Option<String>,
+    runner_name: Option<String>,
+    action_taken: String,
+}
+
+/// The older version's figures for everybody, without a token.
+#[derive(Serialize)]
+pub(super) struct Dashboard {
+    total: usize,
+    active: usize,
+    offline: usize,
+    pending: usize,
+    recent_events: Vec<SecurityView>,
+}
+
+/// Events on the dashboard.
+const RECENT: usize = 10;
+
+impl Dashboard {
+    pub(super) fn new(times: Timestamps, model: &Model) -> Self {
+        let count = |status| model.records.live().filter(|record| record.status == status).count();
+        let numbered = (1..).zip(&model.security);
+        let recent: Vec<(u64, &SecurityEvent)> = numbered.collect();
+        Self {
+            total: model.records.live().count(),
+            active: count(Status::Active),
+            offline: count(Status::Offline),
+            pending: count(Status::Pending),
+            recent_events: recent
+                .into_iter()
+                .rev()
+                .take(RECENT)
+                .map(|(id, event)| SecurityView {
+                    id: id.to_string(),
+                    timestamp: times.print(event.at),
+                    event_type: event.event,
+                    severity: event.severity,
+                    user_identity: event.identity.clone(),
+                    runner_id: None,
+                    runner_name: event.runner.clone(),
+                    action_taken: event.action.clone(),
+                })
+                .collect(),
+        }
     }
-    let reference =
-        |name: &str| json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{name}") } } });
-    paths.insert(
-        "/api/v1/runners/jit".to_owned(),
-        json!({ "post": {
-            "requestBody": { "content": reference("JitProvisionRequest"), "required": true },
-            "responses": { "201": { "description": "Successful Response", "content": reference("JitProvisionResponse") } },
-        }}),
-    );
-    json!({
-        "openapi": "3.1.0",
-        "info": { "title": "GitHub Runner Token Service", "version": super::VERSION },
-        "paths": paths,
-        "components": { "schemas": {
-            "JitProvisionRequest": { "type": "object", "properties": request },
-            "JitProvisionResponse": { "type": "object", "properties": response },
-        }},
-    })
+}
+
+/// For administrators of the older version. What a sync found is not recorded.
+#[derive(Serialize)]
+pub(super) struct SyncStatus {
+    pub(super) enabled: bool,
+    pub(super) interval_seconds: u64,
+    pub(super) last_sync_time: Option<String>,
+    pub(super) last_sync_result: Option<()>,
 }

@@ -19,7 +19,10 @@ pub use self::{
 };
 use super::{
     fleet::{Fleet, FleetSettings},
-    gharts::{Flavour, Gharts, GithubAccess, JwksSource, Setup as GhartsSetup, TeamSpec, TrustedIssuer, UserSpec},
+    gharts::{
+        Deployment, Flavour, Gharts, GithubAccess, JwksSource, Policy, Setup as GhartsSetup, TeamSpec, TrustedIssuer,
+        UserSpec,
+    },
     github::{App, Flow, GitHub, Settings as GitHubSettings, Setup as GitHubSetup},
     keys::{KeyError, SigningKey},
     kubernetes::{self, Model},
@@ -105,6 +108,8 @@ impl GhartsLimits {
 pub struct Options {
     pub seed: u64,
     pub flavour: Flavour,
+    /// How GHARTS is run.
+    pub deployment: Deployment,
     pub flow: Flow,
     pub credential: Credential,
     pub sets: Vec<SetOptions>,
@@ -122,6 +127,7 @@ impl Default for Options {
         Self {
             seed: 1,
             flavour: Flavour::SetAware,
+            deployment: Deployment::default(),
             flow: Flow::GitHub,
             credential: Credential::default(),
             sets: vec![SetOptions::new("linux", Provisioner::Gharts, 50)],
@@ -223,6 +229,7 @@ impl Services {
         let provider = oidc.clone();
         let gharts = Gharts::new(GhartsSetup {
             flavour: options.flavour,
+            deployment: options.deployment,
             seed: rng.u64(..),
             audience: addresses.gharts.clone(),
             issuers: vec![
@@ -244,13 +251,7 @@ impl Services {
             clock: clock.clone(),
             tasks: tasks.clone(),
         });
-        let team = gharts.add_team(TeamSpec {
-            max_runners: options.quota,
-            ..TeamSpec::open(TEAM)
-        });
-        let user = gharts.add_user(UserSpec::subject(&account_name()));
-        gharts.add_member(&team, &user);
-        gharts.register_client(MACHINE.0, &team);
+        let user = administer(&gharts, options.quota);
         let services = Self {
             github,
             gharts,
@@ -288,6 +289,15 @@ impl Services {
             self.network.attach(&gharts, self.gharts.router());
             self.network
                 .attach(&authority(&self.addresses.oidc), self.oidc.router());
+        }
+    }
+
+    /// What GHARTS bills the daemon's runners to: its team, or its own identity.
+    pub fn gharts_account(&self) -> String {
+        if self.options.flavour.has_teams() {
+            TEAM.to_owned()
+        } else {
+            account_name()
         }
     }
 
@@ -393,6 +403,29 @@ impl World {
     pub fn daemon_writes(&self) -> DaemonWrites {
         DaemonWrites::of(&self.kubernetes)
     }
+}
+
+/// What an administrator of GHARTS does for the daemon: its service account and a machine client may have any
+/// labels, as members of a team or, where there are none, each by its own policy. Says the account's id there.
+fn administer(gharts: &Gharts, quota: Option<u32>) -> String {
+    let user = gharts.add_user(UserSpec::subject(&account_name()));
+    if gharts.flavour().has_teams() {
+        let team = gharts.add_team(TeamSpec {
+            max_runners: quota,
+            ..TeamSpec::open(TEAM)
+        });
+        gharts.add_member(&team, &user);
+        gharts.register_client(MACHINE.0, &team);
+    } else {
+        gharts.add_user(UserSpec::subject(MACHINE.0));
+        for identity in [&account_name(), MACHINE.0] {
+            gharts.put_policy(Policy {
+                max_runners: quota,
+                ..Policy::open(identity)
+            });
+        }
+    }
+    user
 }
 
 /// Id and installation of the GitHub App that GHARTS holds.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    ACCOUNT, APP, APP_CLIENT, Addresses, Credential, DAEMON_NAMESPACE, GhartsLimits, Options, Provisioner,
-    RUNNER_NAMESPACE, SetOptions, TEAM, WorldError,
+    ACCOUNT, APP, APP_CLIENT, Addresses, Credential, DAEMON_NAMESPACE, Options, Provisioner, RUNNER_NAMESPACE,
+    SetOptions, TEAM, WorldError,
 };
 
 /// The daemon's PAT, in the directory of its file.
@@ -77,7 +77,7 @@ pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, 
         addresses.config_url(),
     );
     if options.sets.iter().any(|set| set.provisioner == Provisioner::Gharts) {
-        text.push_str(&gharts_section(&options.gharts_limits, addresses));
+        text.push_str(&gharts_section(options, addresses));
     }
     let _ = writeln!(text, "kubernetes:\n  namespace: {RUNNER_NAMESPACE}");
     if let Some(kubeconfig) = &place.kubeconfig {
@@ -99,18 +99,23 @@ pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, 
     text
 }
 
-fn gharts_section(limits: &GhartsLimits, addresses: &Addresses) -> String {
+fn gharts_section(options: &Options, addresses: &Addresses) -> String {
+    let limits = &options.gharts_limits;
+    let team = if options.flavour.has_teams() {
+        format!("\n  team: {TEAM}")
+    } else {
+        String::new()
+    };
     format!(
         "gharts:
-  baseUrl: {base}
-  team: {TEAM}
+  baseUrl: {base}{team}
   oidc:
     provider: kubernetes
     audience: {base}
     serviceAccount: {ACCOUNT}
     namespace: {DAEMON_NAMESPACE}
-  # The simulated GHARTS answers at once. A real one gives 2.4 to 4 calls a second and freezes at 16 in flight;
-  # the defaults are 3 per second, burst 6, 4 in flight.
+  # A real GHARTS gives 2.4 to 4 calls a second and freezes at 16 in flight; a simulated one can answer at once.
+  # The defaults are 3 per second, burst 6, 4 in flight.
   limits: {{ requestsPerSecond: {rate}, burst: {burst}, maxInFlight: {in_flight} }}
 ",
         base = addresses.gharts,

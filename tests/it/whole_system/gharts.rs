@@ -14,7 +14,7 @@ use gharts_listener::{
 use http::StatusCode;
 use serde_json::json;
 
-use super::harness::{Running, Stage, jobs, with_provisioner};
+use super::harness::{Run, Running, Stage, jobs, with_provisioner};
 
 const GHARTS: &str = "gharts.test";
 const GITHUB: &str = "github.test";
@@ -527,8 +527,15 @@ async fn b26_a_taken_name_costs_one_new_name() {
 
 #[tokio::test(start_paused = true)]
 async fn b43_a_gharts_that_knows_no_scale_sets_is_said_and_nothing_is_left_there() {
+    for flavour in [Flavour::Seed, Flavour::Team, Flavour::User] {
+        binding_is_unsupported(flavour).await;
+    }
+}
+
+async fn binding_is_unsupported(flavour: Flavour) {
+    let _run = Run::called(format!("{flavour:?}"));
     let running = Running::start(Options {
-        flavour: Flavour::Seed,
+        flavour,
         ..through_gharts()
     })
     .await;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use gharts_listener::{
     http::TransportError,
-    sim::gharts::{Fault, Flavour, Latency, Operation, Status, TeamSpec},
+    sim::gharts::{Fault, Flavour, Operation, Status, TeamSpec},
 };
 use serde_json::{Value, json};
 
 use super::{
     github::{On, SET, Then},
-    world::{World, call, jit},
+    world::{World, jit},
 };
 
 /// A world with one user in one team called `backend`.
@@ -192,19 +192,47 @@ async fn b22_the_seeds_server_adds_required_labels_and_knows_no_scale_sets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_flavour_describes_itself_truly() {
-    let fields = async |flavour: Flavour| {
-        let (world, _, _) = world(flavour);
+async fn b43_each_flavour_describes_itself_truly() {
+    for (flavour, team, scale_sets, tokens) in [
+        (Flavour::SetAware, Some("team_id"), true, false),
+        (Flavour::Team, Some("team_id"), false, false),
+        (Flavour::User, None, false, true),
+        (Flavour::Seed, Some("team_name"), false, false),
+    ] {
+        let (world, _, token) = world(flavour);
         let document = world.call("GET", "/openapi.json", "").await.json();
-        assert!(document["paths"]["/api/v1/admin/teams"].is_object());
-        let schema = &document["components"]["schemas"]["JitProvisionRequest"]["properties"];
-        (
-            schema["runner_scale_set_id"].is_object(),
-            schema["team_name"].is_object(),
-        )
-    };
-    assert_eq!(fields(Flavour::SetAware).await, (true, false));
-    assert_eq!(fields(Flavour::Seed).await, (false, true));
+        let asked = &document["components"]["schemas"]["JitProvisionRequest"]["properties"];
+        let said = |name: &str| asked[name].is_object();
+        assert_eq!(said("runner_scale_set_id"), scale_sets, "{flavour:?}");
+        for field in ["team_id", "team_name"] {
+            assert_eq!(said(field), team == Some(field), "{flavour:?} {field}");
+        }
+        let paths = &document["paths"];
+        assert_eq!(
+            paths["/api/v1/admin/teams"].is_object(),
+            flavour.has_teams(),
+            "{flavour:?}"
+        );
+        assert_eq!(paths["/api/v1/runners/provision"].is_object(), tokens, "{flavour:?}");
+        let me = world.call("GET", "/api/v1/auth/me", &token).await.json();
+        assert_eq!(me["features"].is_array(), scale_sets, "{flavour:?}");
+        assert_eq!(me["teams"].is_array(), flavour.has_teams(), "{flavour:?}");
+        assert_eq!(me["can_use_registration_token"].is_boolean(), tokens, "{flavour:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b22_versions_without_the_extension_register_ordinary_runners() {
+    for flavour in [Flavour::Team, Flavour::User] {
+        let (world, team, token) = world(flavour);
+        let answer = world.jit(&token, &set_bound("r-1", &team)).await.json();
+        assert_eq!(answer.get("runner_scale_set_id"), None, "{flavour:?}");
+        let runner = world.github.lock().runners[0].clone();
+        assert_eq!(runner.set, None);
+        let mut labels = runner.labels;
+        labels.sort_unstable();
+        assert_eq!(labels, ["linux", "self-hosted"], "{flavour:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -267,15 +295,4 @@ async fn calls_in_flight_overshoot_the_quota_as_recorded() {
     assert_eq!(world.gharts.places_taken("backend"), 4);
     assert_eq!(world.gharts.max_in_flight(), 4);
     assert_eq!(world.gharts.calls_of(Operation::Jit), 4);
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_event_loop_serves_about_three_calls_a_second() {
-    let (world, _, token) = world(Flavour::SetAware);
-    world.gharts.set_latency(Latency::RECORDED);
-    let begin = world.clock.instant();
-    let calls = (0..20).map(|_| world.send(call("GET", "/api/v1/auth/me", &token)));
-    assert!(join_all(calls).await.iter().all(|reply| reply.status == 200));
-    let took = begin.elapsed();
-    assert!((5..=8).contains(&took.as_secs()), "20 calls took {took:?}");
 }

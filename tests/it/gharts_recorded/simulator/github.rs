@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum On {
     Token,
+    Registration,
     Jit,
     List,
     Delete,
@@ -49,6 +50,7 @@ pub(super) struct Runner {
     pub(super) status: &'static str,
     pub(super) busy: bool,
     pub(super) set: Option<i64>,
+    pub(super) labels: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +93,7 @@ impl Github {
 
     /// A runner that GHARTS knows nothing of.
     pub(super) fn add(&self, name: &str) {
-        self.lock().add(name, None);
+        self.lock().add(name, None, &Value::Null);
     }
 
     pub(super) fn router(&self) -> Router {
@@ -100,7 +102,7 @@ impl Github {
 }
 
 impl Model {
-    fn add(&mut self, name: &str, set: Option<i64>) -> i64 {
+    fn add(&mut self, name: &str, set: Option<i64>, labels: &Value) -> i64 {
         self.next_id += 1;
         let id = 1000 + self.next_id;
         self.runners.push(Runner {
@@ -109,6 +111,7 @@ impl Model {
             status: "offline",
             busy: false,
             set,
+            labels: serde_json::from_value(labels.clone()).unwrap_or_default(),
         });
         id
     }
@@ -119,6 +122,7 @@ impl Model {
         let refusal = |status: u16, message: &str| (status, json!({ "message": message }));
         match on {
             On::Token => (201, json!({ "token": "ghs_1", "expires_at": "2026-11-23T05:00:00Z" })),
+            On::Registration => (201, json!({ "token": "AREG", "expires_at": "2026-11-23T05:00:00Z" })),
             On::Jit if body["runner_group_id"] != 1 => refusal(404, "Not Found"),
             On::Jit if body["labels"].as_array().unwrap().len() > 100 => refusal(422, "Validation Failed"),
             On::Jit if taken => refusal(
@@ -126,7 +130,7 @@ impl Model {
                 &format!("Already exists - A runner with the name {name} already exists."),
             ),
             On::Jit => {
-                let id = self.add(&name, None);
+                let id = self.add(&name, None, &body["labels"]);
                 (
                     201,
                     json!({ "runner": { "id": id, "name": name }, "encoded_jit_config": JIT_CONFIG }),
@@ -137,7 +141,10 @@ impl Model {
                     .runners
                     .iter()
                     .take(100)
-                    .map(|r| json!({ "id": r.id, "name": r.name, "status": r.status, "busy": r.busy }))
+                    .map(|r| {
+                        let labels: Vec<Value> = r.labels.iter().map(|name| json!({ "name": name })).collect();
+                        json!({ "id": r.id, "name": r.name, "status": r.status, "busy": r.busy, "labels": labels })
+                    })
                     .collect();
                 (200, json!({ "total_count": self.runners.len(), "runners": page }))
             }
@@ -164,7 +171,7 @@ impl Model {
                 json!({ "typeName": "GitHub.Actions.Runtime.AgentExistsException", "message": "taken" }),
             ),
             On::SetJit => {
-                let id = self.add(&name, Some(SET.0));
+                let id = self.add(&name, Some(SET.0), &Value::Null);
                 let runner = json!({ "id": id, "name": name, "runnerScaleSetId": SET.0 });
                 (200, json!({ "runner": runner, "encodedJITConfig": JIT_CONFIG }))
             }
@@ -186,9 +193,7 @@ async fn answer(State(github): State<Github>, method: Method, uri: Uri, headers:
             let answer = json!({ "url": "http://127.0.0.1:18081/actions/", "token": format!("e30.{claims}.x") });
             return axum::Json(answer).into_response();
         }
-        ("POST", "/orgs/acme/actions/runners/registration-token") => {
-            return (StatusCode::CREATED, axum::Json(json!({ "token": "AREG" }))).into_response();
-        }
+        ("POST", "/orgs/acme/actions/runners/registration-token") => On::Registration,
         ("POST", "/app/installations/815/access_tokens") => On::Token,
         ("POST", "/orgs/acme/actions/runners/generate-jitconfig") => On::Jit,
         ("GET", "/orgs/acme/actions/runners") => On::List,

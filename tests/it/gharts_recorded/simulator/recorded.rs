@@ -57,11 +57,15 @@ pub(super) fn same_body(recorded: &str, answer: &str) -> Result<(), String> {
 /// What differs from run to run, and what stands for it.
 static VARYING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
+        // The marks of the two runs and the ports of their GitHubs.
+        ("1c3ba6|f5603a", "<run>"),
+        (r"127\.0\.0\.1:18[01]8", "127.0.0.1:18x8"),
         (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uuid>"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?", "<time>"),
         (r"[A-Za-z0-9+/]{80,}=*", "<base64…>"),
         (r"-[0-9a-f]{6}\b", "-<hex>"),
-        (r#""(id|github_runner_id)":\d+"#, "\"$1\":<number>"),
+        (r#""(id|github_runner_id)":"?\d+"?"#, "\"$1\":<number>"),
+        (r#""registration_token":"[A-Z0-9]+""#, "\"registration_token\":<token>"),
         (r"/actions/runners/\d+", "/actions/runners/<number>"),
     ]
     .map(|(pattern, with)| (Regex::new(pattern).unwrap(), with))
@@ -72,6 +76,12 @@ static VARYING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 static SETS: LazyLock<[Regex; 2]> = LazyLock::new(|| {
     [r#"("labels":\[)([^\]]*)(\])"#, r"(\{)('[^}]*')(\})"].map(|pattern| Regex::new(pattern).unwrap())
 });
+
+/// Numbers of runners blotted out.
+pub(super) fn without_counts(text: &str) -> String {
+    static COUNTS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#""(total|pending|active|offline)":\d+"#).unwrap());
+    COUNTS.replace_all(text, "\"$1\":<count>").into_owned()
+}
 
 fn normalised(text: &str) -> String {
     let sorted = |found: &Captures<'_>| {

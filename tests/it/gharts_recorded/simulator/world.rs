@@ -8,7 +8,10 @@ use gharts_listener::{
     http::{Response, Transport, TransportError},
     shutdown::Tasks,
     sim::{
-        gharts::{Flavour, Gharts, GithubAccess, JwksSource, Setup, TeamSpec, TrustedIssuer, UserSpec},
+        gharts::{
+            Database, Deployment, Flavour, Gharts, GithubAccess, JwksSource, Latency, Setup, TeamSpec, TrustedIssuer,
+            UserSpec,
+        },
         keys::SigningKey,
         network::Network,
         oidc::Oidc,
@@ -22,6 +25,14 @@ pub(super) const ISSUER: &str = "http://127.0.0.1:18082/";
 pub(super) const AUDIENCE: &str = "https://gharts.example.com";
 /// The recordings' own mark, in the names of that run.
 pub(super) const RUN: &str = "1c3ba6";
+
+/// As it was recorded: nothing happens but what is asked for.
+const ALONE: Deployment = Deployment {
+    database: Database::Sqlite,
+    freezes: false,
+    latency: Latency::None,
+    sync: false,
+};
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -64,11 +75,15 @@ pub(super) struct Ask {
 
 impl World {
     pub(super) fn new(flavour: Flavour) -> Self {
+        Self::run(flavour, ALONE)
+    }
+
+    pub(super) fn run(flavour: Flavour, deployment: Deployment) -> Self {
         let network = Network::new();
         let clock = Clock::simulated("2026-11-23T03:23:43.898121Z".parse().unwrap());
         let oidc = Oidc::new(ISSUER, 7, clock.clone()).unwrap();
         let github = Github::default();
-        let gharts = Gharts::new(setup(flavour, &network, &oidc, &clock));
+        let gharts = Gharts::new(setup(flavour, deployment, &network, &oidc, &clock));
         network.attach("127.0.0.1:18081", github.router());
         network.attach("127.0.0.1:18082", oidc.router());
         network.attach("gharts.example.com", gharts.router());
@@ -82,7 +97,7 @@ impl World {
     }
 
     pub(super) fn setup(&self, flavour: Flavour) -> Setup {
-        setup(flavour, &self.network, &self.oidc, &self.clock)
+        setup(flavour, ALONE, &self.network, &self.oidc, &self.clock)
     }
 
     pub(super) async fn try_send(&self, ask: Ask) -> Result<Reply, TransportError> {
@@ -142,9 +157,10 @@ impl World {
     }
 }
 
-fn setup(flavour: Flavour, network: &Network, oidc: &Oidc, clock: &Clock) -> Setup {
+fn setup(flavour: Flavour, deployment: Deployment, network: &Network, oidc: &Oidc, clock: &Clock) -> Setup {
     Setup {
         flavour,
+        deployment,
         seed: 7,
         audience: AUDIENCE.to_owned(),
         issuers: vec![TrustedIssuer {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use gharts_listener::sim::oidc::Ailment;
+use gharts_listener::sim::{gharts::UserSpec, oidc::Ailment};
 use serde_json::{Value, json};
 
 use super::{LISTENER, Replay};
@@ -17,7 +17,10 @@ impl Replay {
                 .token_with(json!({ "sub": subject(LISTENER), "email": "listener@example.com" }))
         };
         match id {
-            "user.deactivated" => self.jit_as("deactivated", json!({})).await,
+            "user.deactivated" => {
+                self.world.gharts.set_user_active(&self.ids["deactivated"], false);
+                self.jit_as("deactivated", json!({})).await
+            }
             "user.deactivated_list" => self.get_as("deactivated", "/api/v1/runners").await,
             "user.deactivated_badbody" => self.jit_as("deactivated", json!({ "labels": null })).await,
             "user.no_jit" => self.jit_as("nojit", json!({})).await,
@@ -29,12 +32,10 @@ impl Replay {
                     .await,
             ),
             "user.email_vs_sub" => Some(self.world.jit(&with_mail(), &self.body(json!({}))).await),
-            "user.email_vs_sub_me" => Some(
-                self.world
-                    .call("GET", "/api/v1/auth/me", &with_mail())
-                    .await
-                    .without_features(),
-            ),
+            "user.email_vs_sub_me" => {
+                let reply = self.world.call("GET", "/api/v1/auth/me", &with_mail()).await;
+                Some(self.bare(reply))
+            }
             _ => None,
         }
     }
@@ -42,7 +43,8 @@ impl Replay {
     pub(super) async fn machines(&self, id: &str) -> Option<Reply> {
         let world = &self.world;
         let token = world.token_with(json!({ "sub": "m2m-1c3ba6", "gty": "client-credentials" }));
-        let team = &self.ids["m2m"];
+        // Without teams a machine is a user like others, or nobody.
+        let team = self.ids.get("m2m").map_or("", String::as_str);
         let mine = |method, row: &str| call(method, &format!("/api/v1/runners/{}", self.runner(row)), &token);
         let ask = match id {
             "m2m.unregistered" => jit(&token, &self.body(json!({}))),
@@ -58,7 +60,7 @@ impl Replay {
                     call("GET", "/api/v1/runners?limit=1", &token)
                 }
             }
-            "m2m.me" => return Some(world.call("GET", "/api/v1/auth/me", &token).await.without_features()),
+            "m2m.me" => return Some(self.bare(world.call("GET", "/api/v1/auth/me", &token).await)),
             "m2m.teams" => call("GET", "/api/v1/admin/teams", &token),
             "m2m.team" => call("GET", &format!("/api/v1/admin/teams/{team}"), &token),
             "m2m.delete" => mine("DELETE", "m2m.ok"),
@@ -72,6 +74,10 @@ impl Replay {
             "m2m.team_inactive" => {
                 world.gharts.set_client_active("m2m-1c3ba6", true);
                 world.gharts.deactivate_team(team, "gone");
+                jit(&token, &self.body(json!({})))
+            }
+            "m2m.as_user" => {
+                world.gharts.add_user(UserSpec::subject("m2m-1c3ba6"));
                 jit(&token, &self.body(json!({})))
             }
             "m2m.gty_only_marks" => jit(&world.token_with(json!({ "sub": "m2m-1c3ba6" })), &self.body(json!({}))),

@@ -139,6 +139,8 @@ impl Replay {
                     .await;
             }
             "label.required_dot_absent" => return self.jit_as("dotteam", special("dotteam", json!(["x"]))).await,
+            "label.no_policy" => return self.jit_as("free", json!({ "labels": ["anything"] })).await,
+            "label.star" => return self.jit_as("star", json!({ "labels": ["anything"] })).await,
             "label.empty_ok" => return self.jit_as("open", json!({ "team_id": "", "labels": [] })).await,
             _ => return None,
         };
@@ -200,7 +202,7 @@ impl Replay {
                     .await
             }
             "team.inactive_list" => self.get_as("inactive", "/api/v1/admin/teams").await,
-            "team.inactive_me" => Some(self.get_as("inactive", "/api/v1/auth/me").await?.without_features()),
+            "team.inactive_me" => Some(self.bare(self.get_as("inactive", "/api/v1/auth/me").await?)),
             "team.none" => self.jit_as("none", none).await,
             "team.two_default" => self.jit_as("two", none).await,
             "team.admin_no_team" => Some(self.world.jit(&self.admin(), &self.body(none)).await),

@@ -118,7 +118,10 @@ impl Replay {
             "bad.get_jit" => path("GET", "/api/v1/runners/jit"),
             "bad.put_jit" => path("PUT", "/api/v1/runners/jit"),
             "bad.route" => path("GET", "/api/v1/nothing"),
-            "bad.provision" => path("POST", "/api/v1/runners/provision"),
+            "bad.provision" => Ask {
+                path: "/api/v1/runners/provision".to_owned(),
+                ..jit(&token, &self.body(json!({ "runner_name_prefix": "prov" })))
+            },
             _ => return None,
         };
         Some(self.world.send(ask).await)
@@ -219,10 +222,10 @@ impl Replay {
     pub(super) async fn info(&self, id: &str) -> Option<Reply> {
         let main = format!("/api/v1/admin/teams/{}", self.ids["main"]);
         let path = match id {
-            "info.me" => return Some(self.get_as(LISTENER, "/api/v1/auth/me").await?.without_features()),
+            "info.me" => return Some(self.bare(self.get_as(LISTENER, "/api/v1/auth/me").await?)),
             "info.me_admin" => {
                 let reply = self.world.call("GET", "/api/v1/auth/me", &self.admin()).await;
-                return Some(reply.without_features());
+                return Some(self.bare(reply));
             }
             "info.teams_admin" => return Some(self.world.call("GET", "/api/v1/admin/teams", &self.admin()).await),
             "info.team_create" => {
