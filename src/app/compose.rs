@@ -10,7 +10,7 @@ use crate::{
     admission::{SharedBreaker, gate::Gate},
     clock::Clock,
     config::{Config, Gharts, GitHub, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
-    control::{ScopeLabels, SetParts, SetSetup, Setup},
+    control::{ClusterGates, ScopeLabels, SetParts, SetSetup, Setup},
     gharts::Client as GhartsClient,
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, exec, file, github_token_source, kubernetes, oauth2},
@@ -143,7 +143,10 @@ pub(super) async fn setup(
     Ok(Some(Setup {
         sets,
         max_runners: config.max_runners,
-        cluster_gate: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
+        cluster_gates: ClusterGates {
+            starts: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
+            others: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
+        },
         cluster,
         owner: externals.owner,
         clock: externals.clock,

@@ -56,6 +56,14 @@ pub struct SetParts {
     pub github_gate: Gate,
 }
 
+/// In front of the API server. Starts have a pool of their own: in a burst, when the first runners end while the last
+/// ones have not been made, neither the deletions nor the starts wait for the others.
+#[derive(Clone, Debug)]
+pub struct ClusterGates {
+    pub starts: Gate,
+    pub others: Gate,
+}
+
 /// Shared by every call under way.
 #[derive(Debug)]
 pub(super) struct Executor {
@@ -67,7 +75,7 @@ pub(super) struct Executor {
 pub(super) struct Parts {
     pub(super) sets: BTreeMap<SetName, Arc<SetParts>>,
     pub(super) cluster: Cluster,
-    pub(super) cluster_gate: Gate,
+    pub(super) cluster_gates: ClusterGates,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) timeline: Timeline,
     pub(super) metrics: Metrics,
@@ -200,7 +208,7 @@ impl Parts {
         }
         // One turn for both: were the Secrets to queue behind other runners' Pods, in a burst every kubelet would
         // find its pod without one, say so in the pod's status, and wait before it looks again.
-        let _permit = self.cluster_gate.enter(Urgency::Create, &set.name).await;
+        let _permit = self.cluster_gates.starts.enter(Urgency::Create, &set.name).await;
         let uid = self
             .make_pod(set, start, &granted)
             .await
@@ -300,7 +308,7 @@ impl Parts {
                     Call::DeletePod => Urgency::Remove,
                     _ => Urgency::Create,
                 };
-                let _permit = self.cluster_gate.enter(urgency, &set.name).await;
+                let _permit = self.cluster_gates.others.enter(urgency, &set.name).await;
                 (self.cluster_call(order).await, false)
             }
         }

@@ -21,8 +21,8 @@ use std::{
     time::Duration,
 };
 
-pub use execute::SetParts;
 use execute::{CallOrder, Executor, Parts, Start};
+pub use execute::{ClusterGates, SetParts};
 use fold::Folded;
 use futures::StreamExt as _;
 use poller::{Announce, Poller};
@@ -32,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::{event::Event, timeline::Timeline};
 use crate::{
-    admission::gate::Gate,
     clock::Clock,
     config::Timeouts,
     ids::{RunnerName, SetName},
@@ -73,8 +72,8 @@ const REVIVE_AFTER: Duration = Duration::from_secs(5);
 /// A plan goes over every runner, so in a burst the next one waits for so many times as long as the last one took,
 /// within these bounds: events gather meanwhile, and most of the processor is left to the calls. Shorter rests than
 /// the least are none: timers count in milliseconds.
-const REST: u32 = 4;
-const REST_BOUNDS: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(4));
+const REST: u32 = 10;
+const REST_BOUNDS: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(10));
 /// Status is for people and scrapers.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
@@ -101,7 +100,7 @@ pub struct Setup {
     pub sets: Vec<SetSetup>,
     pub max_runners: Option<u32>,
     pub cluster: Cluster,
-    pub cluster_gate: Gate,
+    pub cluster_gates: ClusterGates,
     /// Who we are at GitHub's sessions: stable for a person to recognise.
     pub owner: String,
     pub clock: Clock,
@@ -210,7 +209,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
             .map(|s| (s.parts.name.clone(), s.parts.clone()))
             .collect(),
         cluster: setup.cluster,
-        cluster_gate: setup.cluster_gate,
+        cluster_gates: setup.cluster_gates,
         events: events_in.clone(),
         timeline: timeline.clone(),
         metrics: setup.metrics.clone(),

@@ -7,6 +7,7 @@ use crate::{
     plan::{
         Moment,
         reason::{Code, Reason},
+        tally::Tally,
         world::SetWorld,
     },
     status::{DemandStatus, ReasonStatus, SetStatus, Status},
@@ -140,7 +141,7 @@ impl Control {
             },
         );
         metrics.bounds(&labels, set.min_runners, set.max_runners);
-        metrics.desired(&labels, set.wants_to_create());
+        metrics.desired(&labels, set.wants_to_create(&Tally::of(set)));
         metrics.capacity(name, status.capacity);
         metrics.runners(name, status.runners.iter().map(|(state, n)| (state.as_str(), *n)));
         metrics.reasons(name, status.reasons.iter().map(|r| r.code.as_str()));

@@ -9,6 +9,7 @@ use super::{
     Moment,
     limits::Scope,
     reason::{Code, Reason},
+    tally::Tally,
     want::Want,
     world::{SetWorld, World},
 };
@@ -33,18 +34,26 @@ pub enum Stop {
 }
 
 /// How many creations each set may begin now.
-pub fn allocate(world: &World, wants: &[Want], now: Moment) -> BTreeMap<SetName, Share> {
-    let mut rooms = Rooms::of(world, now);
-    let mut open: Vec<Candidate<'_>> = world
-        .sets
-        .values()
+pub fn allocate(
+    world: &World,
+    sets: &[(&SetWorld, Tally)],
+    wants: &[Want],
+    total: Total,
+    now: Moment,
+) -> BTreeMap<SetName, Share> {
+    if wants.iter().all(|want| want.missing == 0) {
+        return BTreeMap::new();
+    }
+    let mut rooms = Rooms::of(world, sets, total, now);
+    let mut open: Vec<Candidate<'_>> = sets
+        .iter()
         .zip(wants)
         .filter(|(_, want)| want.missing > 0)
-        .map(|(set, want)| Candidate {
+        .map(|((set, tally), want)| Candidate {
             set,
             scopes: set.scopes(),
             unmet: want.missing,
-            live: set.live(),
+            live: tally.live,
             granted: 0,
         })
         .collect();
@@ -88,39 +97,37 @@ fn best(open: &[Candidate<'_>]) -> Option<usize> {
 /// What is left of every shared limit.
 struct Rooms {
     total: u32,
-    /// JIT requests that each provisioner still takes.
+    /// Starts that may still be under way behind each provisioner.
     in_flight: BTreeMap<String, u32>,
     /// What each hurdle still lets through.
     hurdles: BTreeMap<Scope, u32>,
 }
 
 impl Rooms {
-    fn of(world: &World, now: Moment) -> Self {
-        let live: u32 = world.sets.values().map(SetWorld::live).sum();
+    fn of(world: &World, sets: &[(&SetWorld, Tally)], total: Total, now: Moment) -> Self {
         let mut in_flight = BTreeMap::new();
-        for set in world.sets.values() {
+        for (set, tally) in sets {
             let room = in_flight.entry(set.provisioner.clone()).or_insert(set.in_flight_max);
-            *room = room.saturating_sub(set.awaiting_grant());
+            *room = room.saturating_sub(tally.provisioning);
         }
         let hurdles = world
             .hurdles
             .iter()
             .map(|(scope, hurdle)| {
-                let under_way: u32 = world
-                    .sets
-                    .values()
-                    .filter(|set| set.scopes().contains(scope))
-                    .map(|set| match scope {
+                let under_way: u32 = sets
+                    .iter()
+                    .filter(|(set, _)| set.scopes().contains(scope))
+                    .map(|(_, tally)| match scope {
                         // A pod proves the cluster and the template only when it runs.
-                        Scope::Set(_) => starting(set),
-                        Scope::Provisioner(_) | Scope::Cluster => provisioning(set),
+                        Scope::Set(_) => tally.unproved,
+                        Scope::Provisioner(_) | Scope::Cluster => tally.provisioning,
                     })
                     .sum();
                 (scope.clone(), hurdle.allowance(now).saturating_sub(under_way))
             })
             .collect();
         Self {
-            total: world.max_runners.map_or(u32::MAX, |max| max.saturating_sub(live)),
+            total: total.room(),
             in_flight,
             hurdles,
         }
@@ -151,55 +158,49 @@ impl Rooms {
     }
 }
 
-fn provisioning(set: &SetWorld) -> u32 {
-    super::world::count(
-        set.runners
-            .values()
-            .filter(|r| matches!(r.state, super::runner::State::Provisioning { .. })),
-    )
-}
-
-fn starting(set: &SetWorld) -> u32 {
-    use super::runner::State;
-    super::world::count(
-        set.runners
-            .values()
-            .filter(|r| matches!(r.state, State::Provisioning { .. } | State::Pending { .. }) || r.awaits_verdict()),
-    )
-}
-
 /// Why a set got less than it lacks; hurdles speak for themselves.
-pub fn shortfall(world: &World, set: &SetWorld, want: &Want, stop: Stop) -> Option<Reason> {
+pub fn shortfall(set: &SetWorld, live: u32, missing: u32, stop: Stop, total: Total) -> Option<Reason> {
     match stop {
-        Stop::Total => Some(total_reached(world)),
+        Stop::Total => Some(total.reached()),
         Stop::InFlight => Some(Reason::new(
             Code::Starting,
             format!(
-                "{} runners, {} more wanted; at {} at most {} requests are in flight",
-                set.live(),
-                want.missing,
-                set.provisioner,
-                set.in_flight_max
+                "{live} runners, {missing} more wanted; at {} at most {} starts are under way at a time",
+                set.provisioner, set.in_flight_max
             ),
         )),
         Stop::Hurdle => None,
     }
 }
 
-/// The total over all sets is used up.
-pub fn total_reached(world: &World) -> Reason {
-    let total: u32 = world.sets.values().map(SetWorld::live).sum();
-    let max = world.max_runners.unwrap_or(u32::MAX);
-    Reason::new(
-        Code::MaxRunnersTotal,
-        format!("{total} of at most {max} runners over all scale sets"),
-    )
+/// The limit over all sets, and what they have of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Total {
+    pub live: u32,
+    /// `None`: no such limit.
+    pub max: Option<u32>,
 }
 
-/// What the total over all sets leaves to one that has `live` runners.
-pub fn total_share(world: &World, live: u32) -> u32 {
-    world.max_runners.map_or(u32::MAX, |max| {
-        let all: u32 = world.sets.values().map(SetWorld::live).sum();
-        max.saturating_sub(all.saturating_sub(live))
-    })
+impl Total {
+    fn room(self) -> u32 {
+        self.max.map_or(u32::MAX, |max| max.saturating_sub(self.live))
+    }
+
+    /// What it leaves to a set that has `live` runners of all.
+    pub fn share(self, live: u32) -> u32 {
+        self.max
+            .map_or(u32::MAX, |max| max.saturating_sub(self.live.saturating_sub(live)))
+    }
+
+    /// It is used up.
+    pub fn reached(self) -> Reason {
+        Reason::new(
+            Code::MaxRunnersTotal,
+            format!(
+                "{} of at most {} runners over all scale sets",
+                self.live,
+                self.max.unwrap_or(u32::MAX)
+            ),
+        )
+    }
 }

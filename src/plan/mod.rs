@@ -11,6 +11,7 @@ mod moment;
 pub mod orphans;
 pub mod reason;
 pub mod runner;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 pub mod want;
@@ -18,10 +19,11 @@ pub mod world;
 
 use std::collections::BTreeMap;
 
-use allocate::Share;
+use allocate::{Share, Total};
 pub use moment::Moment;
 use reason::{Code, Reason};
 use runner::{Call, Purpose};
+use tally::Tally;
 use world::{SetWorld, World};
 
 use crate::ids::{RunnerName, SetName};
@@ -44,24 +46,38 @@ pub struct Plan {
 
 /// A plan for every set.
 pub fn plan(world: &World, now: Moment) -> BTreeMap<SetName, Plan> {
-    let wants: Vec<want::Want> = world.sets.values().map(|set| want::want(world, set)).collect();
-    let shares = allocate::allocate(world, &wants, now);
-    world
-        .sets
-        .values()
+    let sets: Vec<(&SetWorld, Tally)> = world.sets.values().map(|set| (set, Tally::of(set))).collect();
+    let total = Total {
+        live: sets.iter().map(|(_, tally)| tally.live).sum(),
+        max: world.max_runners,
+    };
+    let wants: Vec<want::Want> = sets
+        .iter()
+        .map(|(set, tally)| want::want(world, set, tally, total))
+        .collect();
+    let shares = allocate::allocate(world, &sets, &wants, total, now);
+    sets.into_iter()
         .zip(wants)
-        .map(|(set, want)| {
+        .map(|((set, tally), want)| {
             let share = shares.get(&set.name).copied().unwrap_or_default();
-            (set.name.clone(), plan_set(world, set, &want, share, now))
+            (set.name.clone(), plan_set(set, &tally, want, share, total, world, now))
         })
         .collect()
 }
 
-fn plan_set(world: &World, set: &SetWorld, want: &want::Want, share: Share, now: Moment) -> Plan {
-    let live = set.live();
-    let mut reasons = want.reasons.clone();
+fn plan_set(
+    set: &SetWorld,
+    tally: &Tally,
+    want: want::Want,
+    share: Share,
+    total: Total,
+    world: &World,
+    now: Moment,
+) -> Plan {
+    let live = tally.live;
+    let mut reasons = want.reasons;
     if let Some(stop) = share.stopped_by {
-        reasons.extend(allocate::shortfall(world, set, want, stop));
+        reasons.extend(allocate::shortfall(set, live, want.missing, stop, total));
     }
     if reasons.is_empty() {
         reasons.push(Reason::new(Code::DemandMet, "every job has its runner"));
@@ -73,43 +89,41 @@ fn plan_set(world: &World, set: &SetWorld, want: &want::Want, share: Share, now:
     let capacity = if want.free {
         u32::MAX
     } else {
-        live.saturating_sub(set.awaiting_grant())
+        live.saturating_sub(tally.awaiting_grant)
     }
     .min(set.max_runners)
-    .min(allocate::total_share(world, live));
+    .min(total.share(live));
 
-    let calls: Vec<(RunnerName, Call)> = set
-        .runners
-        .values()
-        .flat_map(|r| r.due(now).into_iter().map(|call| (r.name.clone(), call)))
-        .collect();
+    let mut calls: Vec<(RunnerName, Call)> = Vec::new();
+    let mut runners_wake: Option<Moment> = None;
+    for runner in set.runners.values() {
+        calls.extend(runner.due(now).into_iter().map(|call| (runner.name.clone(), call)));
+        runners_wake = runners_wake.into_iter().chain(runner.wake_at(now, &set.timeouts)).min();
+    }
     let retire = if world.draining {
         Vec::new()
     } else {
-        want::retire(set, now)
+        want::retire(set, tally, now)
     };
-    let has_spare = set.runners.values().any(|r| r.spare_since().is_some());
 
-    let wake_at = set
-        .runners
-        .values()
-        .filter_map(|r| r.wake_at(now, &set.timeouts))
+    let wake_at = runners_wake
+        .into_iter()
         .chain(
             set.scopes()
                 .iter()
                 .filter_map(|s| world.hurdles.get(s))
                 .map(|h| h.until),
         )
-        .chain(want::wake_at(set, now))
+        .chain(want::wake_at(set, tally, now))
         .chain(want::deaf_at(set))
-        .chain(set.demand.wake_at(now, set.idle_since()))
+        .chain(set.demand.wake_at(now, tally.idle_since))
         .filter(|at| *at > now)
         .min();
 
     // A waiting job takes any idle runner, spare or not; what is made beyond the jobs is spare.
     let jobs = want
         .jobs
-        .saturating_sub(set.covering())
+        .saturating_sub(tally.covering)
         .max(set.demand.available().min(1));
     let purpose = |i: u32| if i < jobs { Purpose::Demand } else { Purpose::Spare };
     Plan {
@@ -117,7 +131,7 @@ fn plan_set(world: &World, set: &SetWorld, want: &want::Want, share: Share, now:
         retire,
         calls,
         capacity,
-        listen_closely: !want.free || (has_spare && !set.demand.zero_confirmed()),
+        listen_closely: !want.free || (tally.has_spare && !set.demand.zero_confirmed()),
         reasons,
         wake_at,
     }

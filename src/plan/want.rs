@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    Moment, allocate,
+    Moment,
+    allocate::Total,
     reason::{Code, Reason},
+    tally::Tally,
     world::{Session, SetWorld, World},
 };
 use crate::ids::RunnerName;
@@ -26,17 +28,17 @@ pub struct Want {
 }
 
 /// What `set` wants now.
-pub fn want(world: &World, set: &SetWorld) -> Want {
+pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want {
     let mut reasons = Vec::new();
-    let jobs = set.demand.to_create(set.busy());
-    let live = set.live();
-    let lacking = set.wants_to_create().saturating_sub(set.covering());
+    let jobs = set.demand.to_create(tally.busy);
+    let live = tally.live;
+    let lacking = set.wants_to_create(tally).saturating_sub(tally.covering);
     let room = set.max_runners.saturating_sub(live);
     let mut missing = lacking.min(room);
 
     let hurdles: Vec<_> = set.scopes().iter().filter_map(|s| world.hurdles.get(s)).collect();
     reasons.extend(hurdles.iter().map(|h| h.reason.clone()));
-    if !hurdles.is_empty() && missing == 0 && room > 0 && set.could_use() > set.covering() {
+    if !hurdles.is_empty() && missing == 0 && room > 0 && set.could_use(tally) > tally.covering {
         // Jobs wait at GitHub for capacity, and capacity waits for a runner: try one, idle.
         missing = 1;
     }
@@ -48,8 +50,8 @@ pub fn want(world: &World, set: &SetWorld) -> Want {
         ));
     }
 
-    if unheard && allocate::total_share(world, live) <= live {
-        reasons.push(allocate::total_reached(world));
+    if unheard && total.share(live) <= live {
+        reasons.push(total.reached());
     }
 
     let mut stopped = false;
@@ -90,8 +92,8 @@ pub fn want(world: &World, set: &SetWorld) -> Want {
 }
 
 /// Surplus runners to retire now: those not yet registered first, then the youngest idle.
-pub fn retire(set: &SetWorld, now: Moment) -> Vec<RunnerName> {
-    let due = retire_at(set).is_some_and(|at| at <= now);
+pub fn retire(set: &SetWorld, tally: &Tally, now: Moment) -> Vec<RunnerName> {
+    let due = retire_at(set, tally).is_some_and(|at| at <= now);
     if !due {
         return Vec::new();
     }
@@ -99,14 +101,14 @@ pub fn retire(set: &SetWorld, now: Moment) -> Vec<RunnerName> {
     candidates.sort_by_key(|c| (c.online, std::cmp::Reverse(c.since), c.name));
     candidates
         .into_iter()
-        .take(usize::try_from(surplus(set)).unwrap_or(usize::MAX))
+        .take(usize::try_from(surplus(set, tally)).unwrap_or(usize::MAX))
         .map(|c| c.name.clone())
         .collect()
 }
 
 /// When [`retire`] changes by itself.
-pub fn wake_at(set: &SetWorld, now: Moment) -> Option<Moment> {
-    let due = retire_at(set)?;
+pub fn wake_at(set: &SetWorld, tally: &Tally, now: Moment) -> Option<Moment> {
+    let due = retire_at(set, tally)?;
     let ripe = candidates(set).map(|c| c.ripe.max(due));
     ripe.filter(|at| *at > now).min()
 }
@@ -119,9 +121,9 @@ pub fn deaf_at(set: &SetWorld) -> Option<Moment> {
 }
 
 /// When the surplus will have lasted long enough.
-fn retire_at(set: &SetWorld) -> Option<Moment> {
+fn retire_at(set: &SetWorld, tally: &Tally) -> Option<Moment> {
     set.surplus_since
-        .filter(|_| surplus(set) > 0)
+        .filter(|_| surplus(set, tally) > 0)
         .map(|since| since + set.timeouts.idle)
 }
 
@@ -146,7 +148,6 @@ fn candidates(set: &SetWorld) -> impl Iterator<Item = Candidate<'_>> {
 }
 
 /// Runners beyond what demand keeps.
-pub fn surplus(set: &SetWorld) -> u32 {
-    let waiting_or_working = super::world::count(set.runners.values().filter(|r| r.is_live() && r.covers_job()));
-    waiting_or_working.saturating_sub(set.wants_to_keep())
+pub fn surplus(set: &SetWorld, tally: &Tally) -> u32 {
+    tally.staying.saturating_sub(set.wants_to_keep(tally))
 }

@@ -11,6 +11,7 @@ use super::{
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
     runner::{Failure, Happening, Hearing, Runner},
+    tally::Tally,
     want,
 };
 use crate::{
@@ -39,17 +40,17 @@ impl World {
     pub fn advance(&mut self, now: Moment) -> Vec<Event> {
         let mut events = Vec::new();
         for set in self.sets.values_mut() {
-            for runner in set.runners.values_mut() {
+            set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
                 if let Some(happening) = runner.pass_time(now, &set.timeouts) {
-                    events.push((set.name.clone(), runner.name.clone(), happening));
+                    events.push((set.name.clone(), name.clone(), happening));
                 }
-            }
-            set.runners.retain(|_, r| !r.is_over(now));
-            let (idle_since, busy) = (set.idle_since(), set.busy());
-            set.demand.pass_time(now, idle_since, busy);
+                !runner.is_over(now)
+            });
+            let tally = Tally::of(set);
+            set.demand.pass_time(now, tally.idle_since, tally.busy);
             set.deaf = want::deaf_at(set).is_some_and(|at| at <= now);
-            set.surplus_since = match (want::surplus(set), set.surplus_since) {
+            set.surplus_since = match (want::surplus(set, &tally), set.surplus_since) {
                 (0, _) => None,
                 (_, since) => since.or(Some(now)),
             };
@@ -63,11 +64,11 @@ impl World {
         let sets = &self.sets;
         self.hurdles.retain(|scope, hurdle| {
             let lacks = |set: &SetWorld| {
-                set.scopes().contains(scope)
-                    && set.session.blocks().is_none()
-                    && (set.could_use() > set.covering() || set.awaiting_grant() > 0)
+                let tally = Tally::of(set);
+                set.could_use(&tally) > tally.covering || tally.awaiting_grant > 0
             };
-            !hurdle.recovering || sets.values().any(lacks)
+            let concerned = |set: &&SetWorld| set.scopes().contains(scope) && set.session.blocks().is_none();
+            !hurdle.recovering || sets.values().filter(concerned).any(lacks)
         });
     }
 
@@ -182,7 +183,8 @@ pub struct SetWorld {
     pub timeouts: Timeouts,
     /// Which provisioner serves it: sets with the same key share its limits.
     pub provisioner: String,
-    /// JIT requests that this provisioner takes at once.
+    /// Starts under way behind this provisioner at one time, from the JIT request to the pod: what it takes at once, and
+    /// no configuration is asked for that the cluster could not take.
     pub in_flight_max: u32,
     /// Its provisioner keeps records of its own.
     pub has_records: bool,
@@ -243,43 +245,21 @@ impl Session {
 }
 
 impl SetWorld {
-    pub fn live(&self) -> u32 {
-        count(self.runners.values().filter(|r| r.is_live()))
-    }
-
-    pub fn covering(&self) -> u32 {
-        count(self.runners.values().filter(|r| r.covers_job()))
-    }
-
-    pub fn busy(&self) -> u32 {
-        count(self.runners.values().filter(|r| r.is_busy()))
-    }
-
-    /// Since when some online runner has been idle.
-    pub fn idle_since(&self) -> Option<Moment> {
-        self.runners.values().filter_map(Runner::idle_since).min()
-    }
-
-    /// JIT requests under way.
-    pub fn awaiting_grant(&self) -> u32 {
-        count(self.runners.values().filter(|r| r.awaits_grant()))
-    }
-
     /// Runners that the jobs and the spare places need, within the set's own limit.
-    pub fn wants_to_create(&self) -> u32 {
-        let jobs = self.demand.to_create(self.busy());
+    pub fn wants_to_create(&self, tally: &Tally) -> u32 {
+        let jobs = self.demand.to_create(tally.busy);
         jobs.saturating_add(self.min_runners).min(self.max_runners)
     }
 
     /// As [`Self::wants_to_create`], but slow to believe that there are fewer jobs.
-    pub fn wants_to_keep(&self) -> u32 {
-        let jobs = self.demand.to_keep(self.busy());
+    pub fn wants_to_keep(&self, tally: &Tally) -> u32 {
+        let jobs = self.demand.to_keep(tally.busy);
         jobs.saturating_add(self.min_runners).min(self.max_runners)
     }
 
     /// With what waits at GitHub for capacity.
-    pub fn could_use(&self) -> u32 {
-        self.wants_to_create()
+    pub fn could_use(&self, tally: &Tally) -> u32 {
+        self.wants_to_create(tally)
             .saturating_add(self.demand.available())
             .min(self.max_runners)
     }
@@ -292,8 +272,4 @@ impl SetWorld {
             Scope::Cluster,
         ]
     }
-}
-
-pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
-    u32::try_from(items.count()).unwrap_or(u32::MAX)
 }

@@ -8,13 +8,18 @@ use std::{fmt, time::Duration};
 use futures::{Stream, StreamExt as _, future};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::{
-    Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    Api, Client, Resource as _,
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, Request},
+    core::request,
     runtime::watcher,
+};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::Value;
 
-use super::keys;
+use super::{keys, observe::WatchedPod};
 use crate::ids::RunnerName;
 
 /// No call of ours takes the API server so long unless it or the way to it is ill.
@@ -63,7 +68,7 @@ impl std::error::Error for ClusterError {}
 pub struct Cluster {
     client: Client,
     namespace: String,
-    pods: Api<Pod>,
+    pods: Api<WatchedPod>,
     secrets: Api<Secret>,
 }
 
@@ -75,12 +80,23 @@ impl fmt::Debug for Cluster {
     }
 }
 
+/// As much of a new pod as has to be read.
+#[derive(Deserialize)]
+struct Made {
+    metadata: MadeMetadata,
+}
+
+#[derive(Deserialize)]
+struct MadeMetadata {
+    uid: String,
+}
+
 /// What the watch shows.
 #[derive(Debug)]
 pub enum Sighting {
     /// A full list begins: what it does not name no longer exists.
     ListBegins,
-    Pod(Box<Pod>),
+    Pod(Box<WatchedPod>),
     Gone(RunnerName),
     ListEnds,
     /// The watch was interrupted; it is begun again.
@@ -112,21 +128,23 @@ impl Cluster {
     /// exists after a lost answer is the one that we made.
     pub async fn create_pod(&self, pod: &Pod) -> Result<String, ClusterError> {
         let operation = "create the pod";
-        let params = PostParams::default();
-        let create = || call(operation, self.pods.create(&params, pod));
+        let (url, params) = (self.pods.resource_url(), PostParams::default());
+        let create = || self.create::<_, Made>(operation, url, pod, &params);
         let made = match repeat(create).await {
             Err((error, tries)) if error.kind == Kind::Exists && tries > 1 => {
                 let name = pod.metadata.name.as_deref().unwrap_or_default();
-                call(operation, self.pods.get(name)).await
+                let get = Request::new(url).get(name, &GetParams::default());
+                self.send(operation, get).await
             }
             other => other.map_err(|(error, _)| error),
         }?;
-        Ok(made.metadata.uid.unwrap_or_default())
+        Ok(made.metadata.uid)
     }
 
     pub async fn create_secret(&self, secret: &Secret) -> Result<(), ClusterError> {
-        let params = PostParams::default();
-        let create = || call("create the secret", self.secrets.create(&params, secret));
+        let operation = "create the secret";
+        let (url, params) = (self.secrets.resource_url(), PostParams::default());
+        let create = || self.create::<_, IgnoredAny>(operation, url, secret, &params);
         match repeat(create).await {
             Ok(_) => Ok(()),
             Err((error, tries)) if error.kind == Kind::Exists && tries > 1 => Ok(()),
@@ -140,7 +158,9 @@ impl Cluster {
             dry_run: true,
             ..PostParams::default()
         };
-        match call("look for the secret", self.secrets.create(&dry, secret)).await {
+        let operation = "look for the secret";
+        let created = self.create::<_, IgnoredAny>(operation, self.secrets.resource_url(), secret, &dry);
+        match created.await {
             Ok(_) => Ok(true),
             Err(error) if error.kind == Kind::Exists => Ok(false),
             Err(error) => Err(error),
@@ -150,8 +170,8 @@ impl Cluster {
     /// Merge patch; a pod that is gone needs none.
     pub async fn patch_pod(&self, name: &RunnerName, patch: &Value) -> Result<(), ClusterError> {
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-        let patched = self.pods.patch_metadata(name.as_str(), &params, &patch);
-        absent_is_fine(call("patch the pod", patched).await.map(drop))
+        let patch = Request::new(self.pods.resource_url()).patch_metadata(name.as_str(), &params, &patch);
+        absent_is_fine(self.send::<IgnoredAny>("patch the pod", patch).await.map(drop))
     }
 
     /// Deletes exactly the pod with this uid.
@@ -163,8 +183,31 @@ impl Cluster {
             }),
             ..DeleteParams::default()
         };
-        let deleted = call("delete the pod", self.pods.delete(name.as_str(), &params)).await;
-        absent_is_fine(deleted.map(drop))
+        let delete = Request::new(self.pods.resource_url()).delete(name.as_str(), &params);
+        absent_is_fine(self.send::<IgnoredAny>("delete the pod", delete).await.map(drop))
+    }
+
+    async fn create<T: Serialize, A: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        url: &str,
+        object: &T,
+        params: &PostParams,
+    ) -> Result<A, ClusterError> {
+        let request = serde_json::to_vec(object)
+            .map_err(request::Error::SerializeBody)
+            .and_then(|body| Request::new(url).create(params, body));
+        self.send(operation, request).await
+    }
+
+    /// Reads no more of the answer than the caller needs: the API's whole objects cost more to decode than to ask for.
+    async fn send<A: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        request: Result<http::Request<Vec<u8>>, request::Error>,
+    ) -> Result<A, ClusterError> {
+        let answer = async { self.client.request(request.map_err(kube::Error::BuildRequest)?).await };
+        call(operation, answer).await
     }
 
     /// Our pods, from now on and for ever: lists, watches, and begins again after every interruption.
@@ -198,11 +241,11 @@ impl Cluster {
     }
 }
 
-fn sighting(event: watcher::Event<Pod>) -> Option<Sighting> {
+fn sighting(event: watcher::Event<WatchedPod>) -> Option<Sighting> {
     Some(match event {
         watcher::Event::Init => Sighting::ListBegins,
         watcher::Event::InitApply(pod) | watcher::Event::Apply(pod) => Sighting::Pod(Box::new(pod)),
-        watcher::Event::Delete(pod) => Sighting::Gone(RunnerName::new(pod.metadata.name.as_deref()?)),
+        watcher::Event::Delete(pod) => Sighting::Gone(RunnerName::new(pod.meta().name.as_deref()?)),
         watcher::Event::InitDone => Sighting::ListEnds,
     })
 }

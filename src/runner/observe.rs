@@ -1,10 +1,14 @@
 //! What a pod tells, pure: from the API's object to the few facts that a runner's life needs.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ContainerState, Pod, PodStatus},
-    apimachinery::pkg::apis::meta::v1::Time,
+    NamespaceResourceScope,
+    api::core::v1::ContainerState,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
+use serde::{Deserialize, Deserializer};
 
 use super::{keys, manifest::RUNNER_CONTAINER};
 use crate::{
@@ -14,6 +18,101 @@ use crate::{
         runner::{Adopted, Job, PodEnd, PodFacts, PodProgress, Purpose},
     },
 };
+
+/// As much of the API's Pod as is read here. Decoding all of it, managed fields first of all, would take a fifth of
+/// the daemon's time in a burst.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WatchedPod {
+    #[serde(deserialize_with = "read_metadata")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Spec,
+    status: Option<Status>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    node_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    phase: Option<String>,
+    reason: Option<String>,
+    conditions: Option<Vec<Condition>>,
+    container_statuses: Option<Vec<Container>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    last_transition_time: Option<Time>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Container {
+    name: String,
+    state: Option<ContainerState>,
+}
+
+fn read_metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        annotations: Option<BTreeMap<String, String>>,
+        creation_timestamp: Option<Time>,
+        deletion_timestamp: Option<Time>,
+    }
+    let read = Metadata::deserialize(from)?;
+    Ok(ObjectMeta {
+        name: read.name,
+        namespace: read.namespace,
+        uid: read.uid,
+        resource_version: read.resource_version,
+        annotations: read.annotations,
+        creation_timestamp: read.creation_timestamp,
+        deletion_timestamp: read.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
+}
+
+impl kube::Resource for WatchedPod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
 
 /// One of our pods, read.
 #[derive(Clone, Debug)]
@@ -25,7 +124,7 @@ pub struct PodSeen {
 }
 
 /// Reads a pod; `moment` turns wall time into the planner's. `None`: not a pod of ours.
-pub fn read(pod: &Pod, moment: impl Fn(Timestamp) -> Moment) -> Option<PodSeen> {
+pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<PodSeen> {
     let annotation = |key: &str| pod.metadata.annotations.as_ref()?.get(key).map(String::as_str);
     let set = SetName::new(annotation(keys::SCALE_SET)?);
     let name = RunnerName::new(pod.metadata.name.as_deref()?);
@@ -56,7 +155,7 @@ pub fn read(pod: &Pod, moment: impl Fn(Timestamp) -> Moment) -> Option<PodSeen> 
                 created,
                 progress: progress(pod.status.as_ref(), created, &moment),
                 deleting: pod.metadata.deletion_timestamp.is_some(),
-                bound: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+                bound: pod.spec.node_name.is_some(),
             },
             agent_id: annotation(keys::AGENT_ID).and_then(|v| v.parse().ok()),
             gharts_id: annotation(keys::GHARTS_ID).map(str::to_owned),
@@ -65,7 +164,7 @@ pub fn read(pod: &Pod, moment: impl Fn(Timestamp) -> Moment) -> Option<PodSeen> 
     })
 }
 
-fn progress(status: Option<&PodStatus>, created: Moment, moment: &impl Fn(Timestamp) -> Moment) -> PodProgress {
+fn progress(status: Option<&Status>, created: Moment, moment: &impl Fn(Timestamp) -> Moment) -> PodProgress {
     let Some(status) = status else {
         return PodProgress::Unscheduled;
     };
@@ -100,7 +199,7 @@ fn progress(status: Option<&PodStatus>, created: Moment, moment: &impl Fn(Timest
         .conditions
         .iter()
         .flatten()
-        .find(|c| c.type_ == "PodScheduled" && c.status == "True");
+        .find(|c| c.kind == "PodScheduled" && c.status == "True");
     match scheduled {
         Some(condition) => PodProgress::Preparing {
             since: at(condition.last_transition_time.as_ref()),
@@ -113,7 +212,7 @@ fn is_over(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }
 
-fn runner_state(status: &PodStatus) -> Option<&ContainerState> {
+fn runner_state(status: &Status) -> Option<&ContainerState> {
     status
         .container_statuses
         .iter()
@@ -130,7 +229,7 @@ mod tests {
     use super::*;
 
     fn read_status(status: &serde_json::Value) -> PodProgress {
-        let pod: Pod = serde_json::from_value(json!({
+        let pod: WatchedPod = serde_json::from_value(json!({
             "metadata": {
                 "name": "a-abcde-0123456789", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
                 "annotations": {"gharts-listener/scale-set": "a", "gharts-listener/agent-id": "12"},

@@ -1,8 +1,10 @@
 //! What each fact changes in a runner's life. Facts may come twice, late and in any order.
 
+use std::time::Duration;
+
 use super::{
     super::Moment, AgentSight, Call, CallResult, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, NEWS, PodEnd,
-    PodFacts, PodProgress, Runner, State, Todo,
+    PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo,
 };
 
 /// Kubernetes' word for a container that the kernel killed for its memory.
@@ -174,9 +176,17 @@ impl Runner {
             _ => {}
         }
         if first && self.is_busy() {
-            self.mark_busy.renew(now);
+            self.mark_busy.renew(now + self.mark_after());
         }
         first.then_some(Happening::JobStarted)
+    }
+
+    /// A spare runner's pod is safe to evict until it is marked; that of any other was never.
+    fn mark_after(&self) -> Duration {
+        match self.purpose {
+            Purpose::Spare => Duration::ZERO,
+            Purpose::Demand => SHORT_JOB,
+        }
     }
 
     /// `JobCompleted` named this runner.

@@ -35,6 +35,8 @@ pub const RETIRING: Duration = Duration::from_secs(30);
 pub const VERDICT: Duration = Duration::from_mins(1);
 /// A runner found busy waits so long for the news of its job, so that one patch tells it all.
 pub const NEWS: Duration = Duration::from_secs(10);
+/// A job that is over by then is not worth the write that marks its pod.
+pub const SHORT_JOB: Duration = Duration::from_secs(2);
 /// A registration absent from this many lists in a row, each begun after the pod was made, is lost.
 const LISTS_TO_LOSE: u8 = 2;
 /// `runner` exit code of a version that GitHub no longer serves.

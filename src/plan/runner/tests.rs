@@ -370,10 +370,27 @@ fn b28_a_job_makes_it_busy_and_one_patch_says_so_however_often_it_is_told() {
     let mut life = Life::idle();
     assert_eq!(life.job_starts(30), Some(Happening::JobStarted));
     assert_eq!((life.state(), life.counts()), ("busy", LIVE));
-    life.call(30, Call::MarkBusy, CallResult::Done);
-    assert_eq!(life.job_starts(31), None);
+    assert_eq!(life.due(31), [], "a job that is over at once is not worth a write");
+    life.call(32, Call::MarkBusy, CallResult::Done);
+    assert_eq!(life.job_starts(33), None);
     assert_eq!(life.due(9000), []);
-    life.is_quiet(31, 9000);
+    life.is_quiet(33, 9000);
+}
+
+#[test]
+fn b28_a_job_that_is_over_at_once_costs_no_patch() {
+    let mut life = Life::idle();
+    life.job_starts(30);
+    life.sees(31, ended(Some(0), "Completed"));
+    assert_eq!(life.due(900), [Call::DeletePod, Call::RemoveRecord]);
+}
+
+#[test]
+fn b34_a_spare_runners_pod_is_marked_as_soon_as_its_job_starts() {
+    let mut life = Life::idle();
+    life.runner.purpose = Purpose::Spare;
+    life.job_starts(30);
+    assert_eq!(life.due(30), [Call::MarkBusy]);
 }
 
 #[test]
@@ -385,14 +402,14 @@ fn b28_a_runner_listed_as_busy_is_patched_once_with_its_job_when_the_news_comes_
     );
     assert_eq!((life.state(), life.due(29)), ("busy", vec![]));
     life.job_starts(25);
-    life.call(25, Call::MarkBusy, CallResult::Done);
+    life.call(27, Call::MarkBusy, CallResult::Done);
     assert_eq!(life.due(60), []);
 
     let mut life = Life::idle();
     life.listed(30, AgentSight::Online { busy: true });
     life.call(40, Call::MarkBusy, CallResult::Done);
     life.job_starts(50);
-    assert_eq!(life.due(50), [Call::MarkBusy], "now with its job");
+    assert_eq!(life.due(52), [Call::MarkBusy], "now with its job");
 }
 
 #[test]
@@ -401,7 +418,7 @@ fn a_job_may_be_heard_of_before_the_pod() {
     life.job_starts(3);
     assert_eq!((life.state(), life.due(3)), ("busy", vec![]));
     life.runner.pod_created(at(4), "u");
-    assert_eq!(life.due(4), [Call::MarkBusy]);
+    assert_eq!(life.due(5), [Call::MarkBusy]);
     let nothing = life.runner.start_failed(at(5), Failure::SecretRefused, true);
     assert_eq!(
         (nothing, life.state()),
@@ -627,7 +644,7 @@ fn b32_a_busy_runner_whose_pod_dies_stands_for_its_job_a_while_and_loses_its_reg
 #[test]
 fn b12_a_busy_runner_whose_pod_is_being_deleted_is_left_to_end() {
     let mut life = Life::busy();
-    life.call(30, Call::MarkBusy, CallResult::Done);
+    life.call(32, Call::MarkBusy, CallResult::Done);
     assert_eq!(life.sees_deletion(40), None);
     assert_eq!((life.state(), life.due(41)), ("busy", vec![]));
     life.runner.pod_gone(at(70));
@@ -681,7 +698,7 @@ fn b12_a_refused_removal_means_a_job() {
     life.call(200, Call::RemoveAgent, CallResult::Busy);
     assert_eq!((life.state(), life.counts(), life.due(200)), ("busy", LIVE, vec![]));
     life.job_starts(201);
-    assert_eq!(life.due(201), [Call::MarkBusy]);
+    assert_eq!(life.due(203), [Call::MarkBusy]);
 }
 
 #[test]
@@ -756,7 +773,7 @@ fn b12_a_job_that_arrives_while_it_fails_by_registration_timeout_keeps_its_pod()
 
     let mut life = unregistered();
     life.job_starts(301);
-    assert_eq!((life.state(), life.due(301)), ("busy", vec![Call::MarkBusy]));
+    assert_eq!((life.state(), life.due(303)), ("busy", vec![Call::MarkBusy]));
 
     let mut life = unregistered();
     life.call(300, Call::RemoveAgent, CallResult::Done);

@@ -64,3 +64,16 @@ fn b10_spare_runners_come_on_top_of_the_jobs() {
     let purposes = plan_of(&world, "a", 0).create;
     assert_eq!(purposes, [Purpose::Demand, Purpose::Spare, Purpose::Spare]);
 }
+
+#[test]
+fn no_configuration_is_asked_for_while_as_many_wait_for_their_pods() {
+    let mut set = SetWorld {
+        in_flight_max: 2,
+        ..set("a").with(0, assigned(5)).with_decided(2, 0)
+    };
+    for runner in set.runners.values_mut() {
+        runner.granted(Some(1), None);
+    }
+    let plan = plan_of(&world([set]), "a", 1);
+    assert_eq!((plan.create.len(), codes(&plan)), (0, vec!["starting"]));
+}

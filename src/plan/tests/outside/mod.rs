@@ -240,8 +240,9 @@ impl Outside {
         let mut made = 0;
         for (name, plan) in plans {
             let set = &self.world.sets[name];
+            let tally = Tally::of(set);
             let create = u32::try_from(plan.create.len()).unwrap();
-            total += set.live() + create;
+            total += tally.live + create;
             made += create;
             assert!(!plan.reasons.is_empty(), "{name}: no reason");
             assert!(plan.capacity <= set.max_runners, "{name}: capacity {}", plan.capacity);
@@ -253,11 +254,11 @@ impl Outside {
                 continue;
             }
             assert!(self.world.synced && !self.world.draining && set.session == Session::Polling);
-            assert!(set.live() + create <= set.max_runners, "{name}: above its maximum");
+            assert!(tally.live + create <= set.max_runners, "{name}: above its maximum");
             let told = set.demand.reading().map_or(0, |r| r.assigned + r.available);
             let told = u32::try_from(told).unwrap() + set.min_runners;
             assert!(
-                set.covering() + create <= told,
+                tally.covering + create <= told,
                 "{name}: {create} more than demand as told"
             );
         }

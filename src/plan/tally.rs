@@ -1,0 +1,57 @@
+//! What one pass over a set's runners counts. The planner needs these figures at every step of a decision; it
+//! walks the runners once for all of them, since in a burst there are hundreds.
+
+use super::{
+    Moment,
+    runner::{Runner, State},
+    world::SetWorld,
+};
+
+/// Runners of one set, by what they mean to the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Count against limits.
+    pub live: u32,
+    /// Stand for a job or a spare place each, those that ended just now included.
+    pub covering: u32,
+    /// The same without those that ended.
+    pub staying: u32,
+    pub busy: u32,
+    /// JIT requests under way.
+    pub awaiting_grant: u32,
+    /// Decided, and no pod yet.
+    pub provisioning: u32,
+    /// They have not proved yet that the set's pods work.
+    pub unproved: u32,
+    /// Since when some online runner has been idle.
+    pub idle_since: Option<Moment>,
+    /// Some runner may be retired when surplus.
+    pub has_spare: bool,
+}
+
+impl Tally {
+    pub fn of(set: &SetWorld) -> Self {
+        let mut tally = Self::default();
+        for runner in set.runners.values() {
+            tally.count(runner);
+        }
+        tally
+    }
+
+    fn count(&mut self, runner: &Runner) {
+        let (live, covers) = (runner.is_live(), runner.covers_job());
+        let provisioning = matches!(runner.state, State::Provisioning { .. });
+        let pending = matches!(runner.state, State::Pending { .. });
+        self.live += u32::from(live);
+        self.covering += u32::from(covers);
+        self.staying += u32::from(live && covers);
+        self.busy += u32::from(runner.is_busy());
+        self.awaiting_grant += u32::from(runner.awaits_grant());
+        self.provisioning += u32::from(provisioning);
+        self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());
+        if let Some(since) = runner.idle_since() {
+            self.idle_since = Some(self.idle_since.map_or(since, |other| other.min(since)));
+        }
+        self.has_spare |= runner.spare_since().is_some();
+    }
+}
