@@ -69,10 +69,13 @@ pub(super) enum Pace {
 /// Which GHARTS is simulated, and how it is run.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct GhartsArgs {
+    /// Which version of GHARTS is simulated.
     #[arg(long, value_enum, value_name = "FLAVOUR", default_value = "set-aware")]
     gharts: Flavour,
+    /// Where GHARTS keeps its records.
     #[arg(long, value_enum, value_name = "KIND", default_value = "sqlite")]
     gharts_database: Database,
+    /// How long GHARTS takes.
     #[arg(long, value_enum, value_name = "PACE", default_value = "at-once")]
     gharts_pace: Pace,
 }
@@ -171,9 +174,12 @@ pub(super) struct SimArgs {
     /// Of each scale set.
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_runners: u32,
-    /// Runners that GHARTS gives the team at one time.
+    /// Runners that GHARTS gives the team at one time (with --gharts user: the daemon's user).
     #[arg(long, value_name = "N")]
     quota: Option<u32>,
+    /// A further GHARTS team that the daemon's user belongs to; may be repeated.
+    #[arg(long = "gharts-team", value_name = "NAME")]
+    gharts_teams: Vec<String>,
     /// Milliseconds from a pod's binding to the start of its process.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     start_delay: u64,
@@ -201,6 +207,7 @@ impl SimArgs {
             flow: self.flow.into(),
             sets: (1..=self.scale_sets).map(set).collect(),
             quota: self.quota,
+            more_teams: self.gharts_teams.clone(),
             fleet: (!self.no_fleet).then_some(fleet),
             ..Options::default()
         })

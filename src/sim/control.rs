@@ -39,23 +39,32 @@ Control interface, on the same HTTP port as GitHub (bodies and answers are JSON)
                            \"sessionTtlSeconds\",\"assignedJobsRunOn\":\"setRunners\"|\"matchingLabels\",
                            \"latencyMs\"}        latencyMs: added to every answer of GitHub
   GET   /control/settings
-  PATCH /control/gharts {...}          what GHARTS' administrator does, and what befalls it; any of:
-          \"quota\": N or null            runners that the daemon's account may have (its team's; with --gharts user
-                                       its own)
-          \"foreignRunners\": N          places of that quota which runners of strangers hold
-          \"policy\": {\"labels\": [...], \"patterns\": [...]}   required labels of the team (with --gharts user those
-                                       that are allowed, \"*\" being all), and patterns of further ones
-          \"team\": {\"active\": false, \"reason\": \"...\"}      deactivates it; {\"active\": true} again
-          \"member\": false              the daemon's user leaves the team; true: joins it
-          \"userActive\": false          the daemon's user is deactivated
-          \"clientActive\": false        the machine client of sim.json is disabled
-          \"jwks\": \"fails\"|\"slow\"|\"lost\"|\"ok\"   the issuers' keys, as GHARTS finds them: it says 401
-          \"github\": STATUS|\"slow\"|\"lost\"|\"ok\"    what GHARTS alone meets at GitHub: a status such as 403, 429, 503;
-                                       or the runner is made and nobody hears of it
-          \"pace\": \"recorded\"|\"atOnce\"   2.4 to 4 calls a second, GitHub 0.3 s for a runner
-          \"freezes\": true              stands still for 30 s at each call in flight beyond what the database serves
-          \"freezeSeconds\": N           stands still now
-          \"sync\": true                 compares its records with GitHub now
+  PATCH /control/gharts {...}          what its administrator does and what befalls it, any of:
+    \"account\": NAME                    whom the next four are about: a team, or with --gharts
+                                       user an identity; the daemon's own unless it stands here
+    \"quota\": N | null                  runners that it may have
+    \"foreignRunners\": N                places of its quota that runners of strangers hold
+    \"policy\": {\"labels\", \"patterns\"}   lists: labels that a team requires (an identity may have,
+                                       \"*\": all), and patterns of further ones
+    \"team\": {\"active\", \"reason\"}       deactivates the team, or activates it again
+    \"member\": BOOL                     the daemon's user joins the team or leaves it
+    \"userActive\": BOOL                 the daemon's user
+    \"clientActive\": BOOL               the machine client of sim.json
+    \"clientTeam\": NAME                 its team from now on
+    \"jwks\": \"ok\"|\"fails\"|\"slow\"|\"lost\" the issuers' keys, as GHARTS finds them
+    \"github\": \"ok\"|\"slow\"|\"lost\"|STATUS
+                                       GitHub, as GHARTS alone finds it: it does what it is
+                                       asked and nobody hears of it, or it refuses with STATUS
+    \"next\": {\"call\", \"fault\", \"times\": 1}
+                                       what befalls the next calls (jit, token, delete, list,
+                                       get, me): refused (500, nothing is done), answerLost,
+                                       answerSpoiled (500, all is done), unrecorded (500, GitHub
+                                       did it and no record was written)
+    \"pace\": \"atOnce\"|\"recorded\"        see --gharts-pace
+    \"freezes\": BOOL                    stands still for 30 s at each call beyond what the
+                                       database serves at once
+    \"freezeSeconds\": N                 stands still now
+    \"sync\": true                       compares its records with GitHub now
   GET   /control/gharts
   GET   /control/state                 scale sets, runners, jobs by state, what is left over, and the invariant:
                                        at each creation of a pod, live + 1 <= min(limits, minRunners + assigned

@@ -234,6 +234,11 @@ async fn fetch(admin: &kube::Client, path: &str) -> Result<Value, StartError> {
     Ok(value)
 }
 
+fn teams(services: &Services) -> serde_json::Map<String, Value> {
+    let teams = services.gharts.teams().into_iter();
+    teams.map(|team| (team.name, team.id.into())).collect()
+}
+
 /// Everything that somebody may want to find.
 fn addresses_json(services: &Services, config: &Path, kubeconfig: &Path, daemon: SocketAddr) -> Value {
     let (addresses, oidc): (&Addresses, &Oidc) = (&services.addresses, &services.oidc);
@@ -244,7 +249,12 @@ fn addresses_json(services: &Services, config: &Path, kubeconfig: &Path, daemon:
             "restUrl": format!("{}/api/v3", addresses.github),
             "tokenFile": config.with_file_name(super::world::GITHUB_TOKEN_FILE),
         },
-        "gharts": {"url": addresses.gharts, "audience": addresses.gharts, "team": TEAM},
+        "gharts": {
+            "url": addresses.gharts, "audience": addresses.gharts, "flavour": services.gharts.flavour().name(),
+            "account": services.gharts_account(), "team": services.gharts.team(TEAM).map(|team| team.name),
+            // Ids by name.
+            "teams": teams(services),
+        },
         "oidc": {
             "issuer": oidc.issuer(), "tokenUrl": oidc.token_url(), "clientId": MACHINE.0, "clientSecret": MACHINE.1,
         },

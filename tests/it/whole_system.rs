@@ -6,6 +6,7 @@ mod github;
 mod harness;
 mod life;
 mod operations;
+mod pace;
 mod pods;
 mod queue;
 mod restarts;

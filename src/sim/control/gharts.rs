@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Controlled, Refusal, read};
 use crate::sim::{
-    gharts::{GithubTrouble, Latency},
+    gharts::{self, Gharts, GithubTrouble, Latency, Operation},
     oidc::Ailment,
-    world::{MACHINE, Services, TEAM},
+    world::{MACHINE, Services},
 };
 
 /// Longer than GHARTS waits for GitHub, and for keys.
@@ -22,6 +22,8 @@ const LONGEST_FREEZE: f64 = 86_400.0;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Change {
+    /// A team's name, or an identity; the daemon's own unless it stands here.
+    account: Option<String>,
     /// `null` is a value here: no quota at all.
     #[serde(default, deserialize_with = "present")]
     quota: Option<Quota>,
@@ -31,6 +33,8 @@ pub(super) struct Change {
     member: Option<bool>,
     user_active: Option<bool>,
     client_active: Option<bool>,
+    client_team: Option<String>,
+    next: Option<Next>,
     jwks: Option<Jwks>,
     github: Option<GitHub>,
     pace: Option<Pace>,
@@ -61,6 +65,65 @@ struct TeamState {
     active: bool,
     #[serde(default)]
     reason: String,
+}
+
+/// What befalls the next calls of one kind.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Next {
+    call: Call,
+    fault: Fault,
+    #[serde(default = "once")]
+    times: u32,
+}
+
+const fn once() -> u32 {
+    1
+}
+
+/// More faults than this in one request are a mistake.
+const MOST_FAULTS: u32 = 1000;
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Call {
+    Jit,
+    Token,
+    Delete,
+    List,
+    Get,
+    Me,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Fault {
+    Refused,
+    AnswerLost,
+    AnswerSpoiled,
+    Unrecorded,
+}
+
+impl Next {
+    fn apply(&self, gharts: &Gharts) {
+        let operation = match self.call {
+            Call::Jit => Operation::Jit,
+            Call::Token => Operation::Token,
+            Call::Delete => Operation::Delete,
+            Call::List => Operation::List,
+            Call::Get => Operation::Get,
+            Call::Me => Operation::Me,
+        };
+        let fault = match self.fault {
+            Fault::Refused => gharts::Fault::Refused,
+            Fault::AnswerLost => gharts::Fault::AnswerLost,
+            Fault::AnswerSpoiled => gharts::Fault::AnswerSpoiled,
+            Fault::Unrecorded => gharts::Fault::Unrecorded,
+        };
+        for _ in 0..self.times {
+            gharts.inject(operation, fault);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -127,6 +190,10 @@ impl Jwks {
     }
 }
 
+fn no_account(name: &str) -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, format!("GHARTS has no account {name}"))
+}
+
 fn bad(message: &str) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, message.to_owned())
 }
@@ -137,16 +204,26 @@ impl Change {
         let gharts = &services.gharts;
         let trouble = self.github.map(GitHub::trouble).transpose()?;
         let freeze = self.freeze()?;
-        if (self.team.is_some() || self.member.is_some()) && !gharts.flavour().has_teams() {
-            let message = format!("GHARTS of flavour {} has no teams", gharts.flavour().name());
-            return Err(Refusal(StatusCode::CONFLICT, message));
+        let account = self.account(services)?;
+        if self.next.as_ref().is_some_and(|next| next.times > MOST_FAULTS) {
+            return Err(bad("next.times: at most 1000 is expected"));
         }
-        self.apply_to_account(services);
+        let client_team = match &self.client_team {
+            None => None,
+            Some(name) => Some(gharts.team(name).ok_or_else(|| no_account(name))?),
+        };
+        self.apply_to_account(services, &account);
         if let Some(active) = self.user_active {
             gharts.set_user_active(&services.gharts_user, active);
         }
         if let Some(active) = self.client_active {
             gharts.set_client_active(MACHINE.0, active);
+        }
+        if let Some(team) = client_team {
+            gharts.register_client(MACHINE.0, &team.id);
+        }
+        if let Some(next) = &self.next {
+            next.apply(gharts);
         }
         if let Some(jwks) = self.jwks {
             gharts.ail_jwks(jwks.ailment());
@@ -168,27 +245,44 @@ impl Change {
         Ok(())
     }
 
-    fn apply_to_account(&self, services: &Services) {
-        let (gharts, account) = (&services.gharts, services.gharts_account());
+    /// Whom it is about, if there is such a one.
+    fn account(&self, services: &Services) -> Result<String, Refusal> {
+        let gharts = &services.gharts;
+        let has_teams = gharts.flavour().has_teams();
+        if (self.team.is_some() || self.member.is_some()) && !has_teams {
+            let message = format!("GHARTS of flavour {} has no teams", gharts.flavour().name());
+            return Err(Refusal(StatusCode::CONFLICT, message));
+        }
+        let account = self.account.clone().unwrap_or_else(|| services.gharts_account());
+        let known = if has_teams {
+            gharts.team(&account).is_some()
+        } else {
+            gharts.policy(&account).is_some()
+        };
+        if known { Ok(account) } else { Err(no_account(&account)) }
+    }
+
+    fn apply_to_account(&self, services: &Services, account: &str) {
+        let gharts = &services.gharts;
         match self.quota {
-            Some(Quota::Most(most)) => gharts.set_quota(&account, Some(most)),
-            Some(Quota::None) => gharts.set_quota(&account, None),
+            Some(Quota::Most(most)) => gharts.set_quota(account, Some(most)),
+            Some(Quota::None) => gharts.set_quota(account, None),
             None => {}
         }
         if let Some(places) = self.foreign_runners {
-            gharts.take_places(&account, places);
+            gharts.take_places(account, places);
         }
         if let Some(policy) = &self.policy {
-            gharts.set_policy(&account, &policy.labels, &policy.patterns);
+            gharts.set_policy(account, &policy.labels, &policy.patterns);
         }
         match &self.team {
-            Some(team) if team.active => gharts.reactivate_team(TEAM),
-            Some(team) => gharts.deactivate_team(TEAM, &team.reason),
+            Some(team) if team.active => gharts.reactivate_team(account),
+            Some(team) => gharts.deactivate_team(account, &team.reason),
             None => {}
         }
         match self.member {
-            Some(true) => gharts.add_member(TEAM, &services.gharts_user),
-            Some(false) => gharts.remove_member(TEAM, &services.gharts_user),
+            Some(true) => gharts.add_member(account, &services.gharts_user),
+            Some(false) => gharts.remove_member(account, &services.gharts_user),
             None => {}
         }
     }
@@ -214,7 +308,7 @@ pub(super) async fn change(State(world): State<Controlled>, body: Bytes) -> Resu
 }
 
 pub(super) async fn show(State(world): State<Controlled>) -> Json<Value> {
-    let (gharts, account) = (&world.services.gharts, world.services.gharts_account());
+    let gharts = &world.services.gharts;
     let mut records = BTreeMap::<&str, usize>::new();
     for record in gharts.records() {
         *records.entry(record.status.as_str()).or_default() += 1;
@@ -224,26 +318,38 @@ pub(super) async fn show(State(world): State<Controlled>) -> Json<Value> {
         .into_iter()
         .map(|(operation, count)| (format!("{operation:?}").to_lowercase(), count))
         .collect();
-    let mut shown = json!({
+    let account = world.services.gharts_account();
+    Json(json!({
         "flavour": gharts.flavour().name(),
         "account": account,
-        "placesTaken": gharts.places_taken(&account),
+        "accounts": accounts(gharts),
         "records": records,
         "calls": calls,
         "maxInFlight": gharts.max_in_flight(),
         "stoodStillSeconds": gharts.stood_still().as_secs_f64(),
-    });
-    if let Some(team) = gharts.team(&account) {
-        shown["quota"] = json!(team.max_runners);
-        shown["policy"] = json!({ "labels": team.required_labels, "patterns": team.optional_label_patterns });
-        shown["team"] = match team.deactivated {
-            None => json!({ "active": true }),
-            Some(deactivation) => json!({ "active": false, "reason": deactivation.reason }),
-        };
+    }))
+}
+
+/// Every team or identity with what it may have.
+fn accounts(gharts: &Gharts) -> serde_json::Map<String, Value> {
+    let mut accounts = serde_json::Map::new();
+    for team in gharts.teams() {
+        let mut shown = json!({
+            "id": team.id, "quota": team.max_runners, "placesTaken": gharts.places_taken(&team.name),
+            "policy": { "labels": team.required_labels, "patterns": team.optional_label_patterns },
+            "active": team.deactivated.is_none(),
+        });
+        if let Some(deactivation) = team.deactivated {
+            shown["reason"] = json!(deactivation.reason);
+        }
+        accounts.insert(team.name, shown);
     }
-    if let Some(policy) = gharts.policy(&account) {
-        shown["quota"] = json!(policy.max_runners);
-        shown["policy"] = json!({ "labels": policy.allowed_labels, "patterns": policy.label_patterns });
+    for policy in gharts.policies() {
+        let shown = json!({
+            "quota": policy.max_runners, "placesTaken": gharts.places_taken(&policy.identity),
+            "policy": { "labels": policy.allowed_labels, "patterns": policy.label_patterns },
+        });
+        accounts.insert(policy.identity, shown);
     }
-    Json(shown)
+    accounts
 }

@@ -30,6 +30,11 @@ impl Gharts {
         id
     }
 
+    /// Every team, in the order in which they were added.
+    pub fn teams(&self) -> Vec<Team> {
+        self.lock().teams.clone()
+    }
+
     /// The team of this name.
     pub fn team(&self, name: &str) -> Option<Team> {
         self.lock().teams.iter().find(|team| team.name == name).cloned()
@@ -66,6 +71,10 @@ impl Gharts {
         let mut model = self.lock();
         model.policies.retain(|known| known.identity != policy.identity);
         model.policies.push(policy);
+    }
+
+    pub fn policies(&self) -> Vec<Policy> {
+        self.lock().policies.clone()
     }
 
     /// What an identity may have.

@@ -15,6 +15,7 @@ mod admin;
 mod event_loop;
 mod flavour;
 mod model;
+mod older;
 mod openapi;
 mod provision;
 mod python;
@@ -76,7 +77,7 @@ pub enum Fault {
     AnswerLost,
     /// All is done; the answer is a 500 that says nothing.
     AnswerSpoiled,
-    /// A JIT call: GitHub did it, the record could not be written, and the answer is a 500.
+    /// A call that hands something out: GitHub did it, the record could not be written, and the answer is a 500.
     Unrecorded,
 }
 

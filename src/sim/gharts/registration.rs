@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Gharts,
+    Fault, Gharts,
     flavour::Timestamps,
     model::{AuditEntry, Caller, Kind, Record, Status},
     provision::{self, Name, Wanted},
@@ -61,7 +61,12 @@ impl TokenRequest {
 }
 
 impl Gharts {
-    pub(super) async fn hand_out_token(&self, caller: &Caller, request: TokenRequest) -> Result<TokenAnswer, Refusal> {
+    pub(super) async fn hand_out_token(
+        &self,
+        caller: &Caller,
+        request: TokenRequest,
+        fault: Option<Fault>,
+    ) -> Result<TokenAnswer, Refusal> {
         let admitted = {
             let mut model = self.lock();
             self.admit_token(&mut model, caller, &request)
@@ -84,9 +89,13 @@ impl Gharts {
         };
         let token = self.inner.upstream.registration_token().await;
         let token = token.map_err(|failure| Refusal::Registering(failure.plain_text()))?;
-        let record = self.write_down_token(caller, request, name);
-        self.check_labels_later(&record.0);
-        let (record, command_end) = record;
+        if fault == Some(Fault::Unrecorded) {
+            return Err(Refusal::Registering(
+                "(sqlite3.OperationalError) database is locked".to_owned(),
+            ));
+        }
+        let (record, command_end) = self.write_down_token(caller, request, name);
+        self.check_labels_later(&record);
         let labels = record.labels.join(",");
         let url = self.inner.upstream.config_url().to_owned();
         Ok(TokenAnswer {

@@ -22,13 +22,14 @@ use super::{
     event_loop::Connection,
     flavour::{Accounts, Capabilities, Timestamps},
     model::{AuditEntry, Caller, Model, Team},
+    older::{Dashboard, PolicyView, SyncStatus},
     openapi,
     refusal::Refusal,
     registration::TokenRequest,
     routes::Route,
     views::{
-        AuditList, AuditView, Dashboard, Deprovisioned, Health, JitAnswer, Me, Members, PolicyView, Root, RunnerList,
-        RunnerView, SyncStatus, TeamAudit, TeamList, TeamView, UserTeams,
+        AuditList, AuditView, Deprovisioned, Health, JitAnswer, Me, Members, Root, RunnerList, RunnerView, TeamAudit,
+        TeamList, TeamView, UserTeams,
     },
 };
 use crate::sim::network::broken_connection;
@@ -212,7 +213,7 @@ impl Gharts {
             Route::SyncStatus if caller.is_admin() => Answer::ok(&self.sync_status()),
             Route::Audit => self.audit_page(caller, &Query::of(parts)),
             Route::Teams if parts.method == Method::POST => Err(Refusal::TeamAdminOnly),
-            Route::Teams => self.teams(caller, &Query::of(parts)),
+            Route::Teams => self.team_list(caller, &Query::of(parts)),
             Route::Team(id) => {
                 let model = self.lock();
                 Answer::ok(&TeamView::new(times, &model, self.team_for(&model, caller, &id)?))
@@ -279,7 +280,8 @@ impl Gharts {
             Route::Provision if !user.can_use_registration_token => Err(Refusal::RegistrationNotPermitted),
             Route::Provision => {
                 let request = TokenRequest::read(&body)?;
-                Answer::json(StatusCode::CREATED, &self.hand_out_token(&caller, request).await?)
+                let answer = self.hand_out_token(&caller, request, fault).await?;
+                Answer::json(StatusCode::CREATED, &answer)
             }
             _ if !user.can_use_jit => Err(Refusal::JitNotPermitted),
             _ => self.hand_out_jit(&caller, &body, fault).await,
@@ -357,7 +359,7 @@ impl Gharts {
         })
     }
 
-    fn teams(&self, caller: &Caller, query: &Query) -> Result<Answer, Refusal> {
+    fn team_list(&self, caller: &Caller, query: &Query) -> Result<Answer, Refusal> {
         let times = self.capabilities().timestamps;
         let model = self.lock();
         let inactive_too = query.flag("include_inactive")? == Some(true);

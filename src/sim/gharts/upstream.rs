@@ -297,8 +297,10 @@ impl Upstream {
         format!("{}/orgs/{}/actions/runners{rest}", self.access.rest, self.access.org)
     }
 
-    /// The value of an `Authorization` header.
+    /// The value of an `Authorization` header. The App's own token is made once the loop gets to it: it must not
+    /// grow old in the queue.
     async fn installation_token(&self) -> Result<String, Failure> {
+        self.event_loop.open().await;
         let now = self.clock.now().as_second();
         let claims = json!({ "iss": self.access.app, "iat": now - 60, "exp": now + 540 });
         let jwt = self
@@ -307,7 +309,7 @@ impl Upstream {
             .sign(&claims)
             .map_err(|error| Failure::Nonsense(error.to_string()))?;
         let answer = self
-            .json(Call {
+            .send(Call {
                 method: Method::POST,
                 url: format!(
                     "{}/app/installations/{}/access_tokens",
@@ -318,6 +320,7 @@ impl Upstream {
                 about_runners: false,
             })
             .await?;
+        let answer = parsed(answer.body()).ok_or_else(|| Failure::Nonsense(python::NOT_JSON.to_owned()))?;
         token_of(&answer).map(|token| format!("Bearer {token}"))
     }
 
@@ -392,6 +395,12 @@ impl Upstream {
     }
 
     async fn call(&self, call: Call<'_>) -> Result<Response, Failure> {
+        self.event_loop.open().await;
+        self.send(call).await
+    }
+
+    /// Over a connection that has been opened.
+    async fn send(&self, call: Call<'_>) -> Result<Response, Failure> {
         let mut request = http::Request::builder()
             .method(call.method)
             .uri(&call.url)
@@ -408,7 +417,6 @@ impl Upstream {
         let request = request
             .body(body)
             .map_err(|error| Failure::Nonsense(error.to_string()))?;
-        self.event_loop.open().await;
         let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let asking = self.ask(request, trouble.filter(|_| call.about_runners), call.about_runners);
         let response = self.event_loop.wait(DEADLINE, &call.url, asking).await?;

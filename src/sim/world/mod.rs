@@ -117,6 +117,8 @@ pub struct Options {
     pub max_runners: Option<u32>,
     /// Runners that GHARTS gives the team.
     pub quota: Option<u32>,
+    /// Further teams that the daemon's user belongs to, where there are teams: open to every label, without quotas.
+    pub more_teams: Vec<String>,
     pub gharts_limits: GhartsLimits,
     /// None: somebody else plays the runners.
     pub fleet: Option<FleetSettings>,
@@ -133,6 +135,7 @@ impl Default for Options {
             sets: vec![SetOptions::new("linux", Provisioner::Gharts, 50)],
             max_runners: None,
             quota: None,
+            more_teams: Vec::new(),
             gharts_limits: GhartsLimits::USUAL,
             fleet: Some(FleetSettings::default()),
         }
@@ -251,7 +254,7 @@ impl Services {
             clock: clock.clone(),
             tasks: tasks.clone(),
         });
-        let user = administer(&gharts, options.quota);
+        let user = administer(&gharts, &options);
         let services = Self {
             github,
             gharts,
@@ -407,7 +410,8 @@ impl World {
 
 /// What an administrator of GHARTS does for the daemon: its service account and a machine client may have any
 /// labels, as members of a team or, where there are none, each by its own policy. Says the account's id there.
-fn administer(gharts: &Gharts, quota: Option<u32>) -> String {
+fn administer(gharts: &Gharts, options: &Options) -> String {
+    let quota = options.quota;
     let user = gharts.add_user(UserSpec::subject(&account_name()));
     if gharts.flavour().has_teams() {
         let team = gharts.add_team(TeamSpec {
@@ -416,6 +420,10 @@ fn administer(gharts: &Gharts, quota: Option<u32>) -> String {
         });
         gharts.add_member(&team, &user);
         gharts.register_client(MACHINE.0, &team);
+        for name in &options.more_teams {
+            let team = gharts.add_team(TeamSpec::open(name));
+            gharts.add_member(&team, &user);
+        }
     } else {
         gharts.add_user(UserSpec::subject(MACHINE.0));
         for identity in [&account_name(), MACHINE.0] {

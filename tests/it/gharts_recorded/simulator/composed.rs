@@ -8,7 +8,7 @@ use gharts_listener::{
     shutdown::Tasks,
     sim::{
         control::Controlled,
-        gharts::Flavour,
+        gharts::{Flavour, TeamSpec},
         world::{MACHINE, Options, World},
     },
 };
@@ -136,7 +136,11 @@ async fn b18_b19_an_administrator_changes_quota_policy_and_team_while_the_servic
         (403, "Missing required labels for team 'platform': {'linux'}".to_owned())
     );
     let shown = set(json!({ "team": { "active": false, "reason": "restructuring" } })).await;
-    assert_eq!(shown["team"], json!({ "active": false, "reason": "restructuring" }));
+    let platform = &shown["accounts"]["platform"];
+    assert_eq!(
+        (&platform["active"], &platform["reason"]),
+        (&json!(false), &json!("restructuring"))
+    );
     let (status, detail) = jit("r-2").await;
     assert_eq!(status, 403);
     assert!(detail.contains("was not found or is inactive"), "{detail}");
@@ -163,7 +167,17 @@ async fn b18_b19_an_administrator_changes_quota_policy_and_team_while_the_servic
     assert_eq!(begin.elapsed().as_secs(), 30);
     let shown = set(json!({ "sync": true })).await;
     assert_eq!(shown["records"], json!({ "offline": 2 }));
-    assert_eq!((&shown["flavour"], &shown["placesTaken"]), (&json!("team"), &json!(4)));
+    assert_eq!(shown["flavour"], "team");
+    assert_eq!(shown["accounts"]["platform"]["placesTaken"], 4);
+    set(json!({ "next": { "call": "jit", "fault": "unrecorded" } })).await;
+    assert_eq!(jit("r-4").await.0, 500);
+    assert_eq!(world.github.runners().len(), 4, "GitHub did it");
+    let other = world.gharts.add_team(TeamSpec::open("other"));
+    set(json!({ "clientTeam": "other", "account": "other", "quota": 1 })).await;
+    let (_, me) = ask(&world, "GET", "/auth/me", &Value::Null).await;
+    assert_eq!(me["teams"], json!([{ "id": other, "name": "other" }]));
+    assert_eq!(jit("r-5").await.0, 201);
+    assert_eq!(jit("r-6").await.0, 400, "its quota of one");
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,15 +188,21 @@ async fn an_administrator_of_the_older_version_changes_an_identitys_policy() {
     let change = json!({ "quota": 7, "policy": { "labels": ["linux"] }, "foreignRunners": 3, "userActive": false });
     let (status, shown) = control(&world, "PATCH", &change).await;
     assert_eq!(status, 200, "{shown}");
-    assert_eq!((&shown["quota"], &shown["placesTaken"]), (&json!(7), &json!(3)));
-    assert_eq!(shown["policy"], json!({ "labels": ["linux"], "patterns": [] }));
+    let own = &shown["accounts"][shown["account"].as_str().unwrap()];
+    assert_eq!((&own["quota"], &own["placesTaken"]), (&json!(7), &json!(3)));
+    assert_eq!(own["policy"], json!({ "labels": ["linux"], "patterns": [] }));
+    assert_eq!(shown["accounts"][MACHINE.0]["quota"], 2, "somebody else's");
     assert_eq!(world.gharts.security_events()[0].event, "user_deactivated");
     for wrong in [
         json!({ "github": 200 }),
         json!({ "freezeSeconds": -1 }),
         json!({ "quotas": 1 }),
         json!({ "jwks": "gone" }),
+        json!({ "next": { "call": "jit", "fault": "refused", "times": 2000 } }),
     ] {
         assert_eq!(control(&world, "PATCH", &wrong).await.0, 400, "{wrong}");
+    }
+    for unknown in [json!({ "account": "nobody" }), json!({ "clientTeam": "nobody" })] {
+        assert_eq!(control(&world, "PATCH", &unknown).await.0, 404, "{unknown}");
     }
 }
