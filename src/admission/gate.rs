@@ -69,6 +69,8 @@ struct State {
     create_limit: Option<u32>,
     removes: Lane,
     creates: Lane,
+    /// The server's own word: nobody passes before.
+    held_until: Option<Instant>,
     /// Who comes back when the bucket has a token again.
     timekeeper: Option<Ticket>,
     last_ticket: Ticket,
@@ -125,6 +127,13 @@ impl Gate {
         self.inner.settle(&mut state);
     }
 
+    /// Lets nobody pass for so long: the server said when to come back. Calls in flight are not affected.
+    pub fn hold(&self, pause: Duration) {
+        let until = self.inner.clock.instant() + pause;
+        let mut state = self.inner.lock();
+        state.held_until = state.held_until.max(Some(until));
+    }
+
     pub fn load(&self) -> Load {
         let state = self.inner.lock();
         Load {
@@ -155,6 +164,10 @@ impl Inner {
             let Some(urgency) = state.next_urgency() else {
                 return Stopped::Settled;
             };
+            let now = self.clock.instant();
+            if let Some(at) = state.held_until.filter(|at| *at > now) {
+                return Stopped::Rate(at);
+            }
             if let Some(at) = self.bucket.as_ref().and_then(|b| self.token_due(b)) {
                 return Stopped::Rate(at);
             }

@@ -29,6 +29,8 @@ pub(super) enum Event {
         result: CallResult,
         /// A place at the provisioner's own service was given back.
         place_freed: bool,
+        /// The provisioner's service would not.
+        refusal: Option<Refusal>,
     },
     /// The agents list of the credential; `None` when it could not be had.
     Agents {
@@ -94,6 +96,8 @@ pub(super) enum Cause {
     Cluster(ClusterError),
     /// Its deadline passed meanwhile.
     GivenUp,
+    /// A fault of this program; its words.
+    Panicked(String),
 }
 
 impl From<Statistics> for Reading {

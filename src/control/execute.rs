@@ -3,12 +3,14 @@
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use futures::FutureExt as _;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 
@@ -22,9 +24,13 @@ use crate::{
         SharedBreaker,
         gate::{Gate, Urgency},
     },
+    http::redact,
     ids::{Namer, RunnerName, SetName},
-    plan::runner::{Call, CallResult, Failure, Job, Purpose},
-    provision::{Class, Granted, JitRequest, Provisioner, Registration, ReleaseError, Released},
+    plan::{
+        limits::RETRY_AFTER_MAX,
+        runner::{Call, CallResult, Failure, Job, Purpose},
+    },
+    provision::{Class, Granted, JitRequest, Provisioner, Refusal, Registration, ReleaseError, Released},
     runner::{
         cluster::{Cluster, ClusterError, Kind},
         manifest::{self, Blueprint},
@@ -104,13 +110,44 @@ pub(super) struct CallOrder {
     pub(super) job: Option<Job>,
 }
 
+/// What became of a call.
+#[derive(Debug)]
+struct Answered {
+    result: CallResult,
+    /// A place was given back at the provisioner's service.
+    place_freed: bool,
+    /// What the provisioner's service said instead.
+    refusal: Option<Refusal>,
+}
+
+impl From<CallResult> for Answered {
+    fn from(result: CallResult) -> Self {
+        Self {
+            result,
+            place_freed: false,
+            refusal: None,
+        }
+    }
+}
+
 impl SetParts {
     /// Takes a registration back at the provisioner's service, once its breaker has admitted the call.
     pub(super) async fn release(&self, registration: &Registration) -> Result<Released, ReleaseError> {
         let released = self.provisioner.release(registration).await;
+        if let Err(ReleaseError::Failed(refusal)) = &released {
+            self.heed(refusal);
+        }
         let failed = matches!(released, Err(ReleaseError::Failed(_)));
         self.provisioner_breaker.report(!failed);
         released
+    }
+
+    /// A service that says when to come back is left alone until then, whatever the next call is about. To be
+    /// called while the refused call's permit is held still, or the next one slips through.
+    pub(super) fn heed(&self, refusal: &Refusal) {
+        if let Some(pause) = refusal.retry_after {
+            self.provisioner_gate.hold(pause.min(RETRY_AFTER_MAX));
+        }
     }
 }
 
@@ -125,7 +162,8 @@ impl Executor {
         };
         let parts = self.parts.clone();
         self.tasks.spawn("start", async move {
-            let result = parts.start(&set, &start).await;
+            let started = survive(Box::pin(parts.start(&set, &start))).await;
+            let result = started.unwrap_or_else(|panic| Err(panicked(panic)));
             let event = StartEvent::Finished(result);
             parts.tell(Event::Start(start.set, start.name, event)).await;
         });
@@ -137,7 +175,15 @@ impl Executor {
         };
         let parts = self.parts.clone();
         self.tasks.spawn("call", async move {
-            let (result, place_freed) = parts.call(&set, &order).await;
+            let answered = survive(parts.call(&set, &order)).await;
+            let Answered {
+                result,
+                place_freed,
+                refusal,
+            } = answered.unwrap_or_else(|panic| {
+                tracing::error!(runner = %order.name, call = ?order.call, panic, "a call panicked; it is tried again");
+                CallResult::Failed.into()
+            });
             let CallOrder { set, name, call, .. } = order;
             parts
                 .tell(Event::Called {
@@ -146,6 +192,7 @@ impl Executor {
                     call,
                     result,
                     place_freed,
+                    refusal,
                 })
                 .await;
         });
@@ -160,10 +207,11 @@ impl Executor {
         self.tasks.spawn("agents", async move {
             let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
             let began = parts.timeline.now();
-            let agents = match set.connection.agents().await {
-                Ok(agents) => Some(agents),
-                Err(error) => {
-                    tracing::warn!(%error, "runners cannot be listed at GitHub");
+            let listed = survive(set.connection.agents()).await;
+            let agents = match listed.map(|listed| listed.map_err(|error| error.to_string())) {
+                Ok(Ok(agents)) => Some(agents),
+                Ok(Err(error)) | Err(error) => {
+                    tracing::warn!(error, "runners cannot be listed at GitHub");
                     None
                 }
             };
@@ -175,7 +223,14 @@ impl Executor {
     pub(super) fn sweep(&self, order: sweep::Order) {
         let parts = self.parts.clone();
         self.tasks.spawn("sweep", async move {
-            let findings = sweep::run(&parts, order).await;
+            let first_seen = order.first_seen.clone();
+            let findings = survive(sweep::run(&parts, order)).await.unwrap_or_else(|panic| {
+                tracing::error!(panic, "the search for orphans panicked; it begins anew soon");
+                sweep::Findings {
+                    first_seen,
+                    ..sweep::Findings::default()
+                }
+            });
             parts.tell(Event::Swept(findings)).await;
         });
     }
@@ -240,8 +295,11 @@ impl Parts {
         }
         let began = self.timeline.clock().instant();
         let result = set.provisioner.provision(&request).await;
-        drop(permit);
         let refused = result.as_ref().err();
+        if let Some(refusal) = refused {
+            set.heed(refusal);
+        }
+        drop(permit);
         set.provisioner_breaker
             .report(!refused.is_some_and(|refusal| refusal.class.is_outage()));
         let took = self.timeline.clock().instant().duration_since(began);
@@ -278,14 +336,13 @@ impl Parts {
         self.cluster.create_secret(&secret).await
     }
 
-    /// The call's result, and whether it gave a place back at the provisioner's service.
-    async fn call(&self, set: &SetParts, order: &CallOrder) -> (CallResult, bool) {
+    async fn call(&self, set: &SetParts, order: &CallOrder) -> Answered {
         match order.call {
             Call::RemoveAgent => {
                 let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
-                (remove_agent(set, order).await, false)
+                remove_agent(set, order).await.into()
             }
-            Call::RemoveRecord if !set.provisioner_breaker.admits() => (CallResult::Failed, false),
+            Call::RemoveRecord if !set.provisioner_breaker.admits() => CallResult::Failed.into(),
             Call::RemoveRecord => {
                 let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
                 let registration = Registration {
@@ -294,12 +351,18 @@ impl Parts {
                     gharts_id: order.gharts_id.clone(),
                 };
                 match set.release(&registration).await {
-                    Ok(Released::Removed) => (CallResult::Done, true),
-                    Ok(Released::AlreadyGone) => (CallResult::Done, false),
-                    Err(ReleaseError::Busy) => (CallResult::Busy, false),
+                    Ok(Released::Removed) => Answered {
+                        place_freed: true,
+                        ..CallResult::Done.into()
+                    },
+                    Ok(Released::AlreadyGone) => CallResult::Done.into(),
+                    Err(ReleaseError::Busy) => CallResult::Busy.into(),
                     Err(ReleaseError::Failed(refusal)) => {
                         tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");
-                        (CallResult::Failed, false)
+                        Answered {
+                            refusal: Some(refusal),
+                            ..CallResult::Failed.into()
+                        }
                     }
                 }
             }
@@ -309,7 +372,7 @@ impl Parts {
                     _ => Urgency::Create,
                 };
                 let _permit = self.cluster_gates.others.enter(urgency, &set.name).await;
-                (self.cluster_call(order).await, false)
+                self.cluster_call(order).await.into()
             }
         }
     }
@@ -364,12 +427,30 @@ async fn remove_agent(set: &SetParts, order: &CallOrder) -> CallResult {
     }
 }
 
-/// Whether a refusal of this class leaves open that a registration exists.
+/// Runs a call to its end, or to its panic, whose words come back: an outcome that never came would leave its runner
+/// in flight for ever.
+async fn survive<T>(call: impl Future<Output = T>) -> Result<T, String> {
+    let outcome = AssertUnwindSafe(call).catch_unwind().await;
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        redact(&text.unwrap_or_else(|| "without a word".to_owned()))
+    })
+}
+
+/// A start that panicked may have come to anything.
+fn panicked(panic: String) -> StartError {
+    StartError {
+        failure: Failure::StartPanicked,
+        registered: true,
+        cause: Cause::Panicked(panic),
+    }
+}
+
+/// Whether a refusal of this class leaves open that a registration exists. Who is told to slow down has not been
+/// served, and looking for what is not there would be no slower.
 fn may_be_registered(class: Class) -> bool {
-    matches!(
-        class,
-        Class::NameTaken | Class::Upstream | Class::UnknownOutcome | Class::RateLimited
-    )
+    matches!(class, Class::NameTaken | Class::Upstream | Class::UnknownOutcome)
 }
 
 /// Whose fault a Kubernetes refusal is, for the set's and the cluster's hurdles.

@@ -52,9 +52,13 @@ impl Control {
                 call,
                 result,
                 place_freed,
+                refusal,
             } => {
                 if place_freed {
                     self.place_freed(now, &set);
+                }
+                if let Some(refusal) = refusal.filter(|refusal| refusal.retry_after.is_some()) {
+                    self.told_to_wait(now, &set, &refusal);
                 }
                 if result == CallResult::Busy {
                     tracing::info!(%set, runner = %name, "the service refuses to remove it: it is busy");
@@ -349,6 +353,10 @@ impl Control {
             Cause::Refused(refusal) => Some(self.refused_by(set, refusal)),
             Cause::Cluster(error) => Some(cluster_hurdle(set, error)),
             Cause::GivenUp => None,
+            Cause::Panicked(panic) => {
+                let reason = Reason::new(Code::SetFailed, format!("the start of a runner panicked: {panic}"));
+                Some((Scope::Set(set.clone()), reason, None))
+            }
         };
         if let Some((scope, reason, retry_after)) = raised {
             tracing::warn!(
@@ -367,6 +375,13 @@ impl Control {
             .runner(set, name)
             .and_then(|r| r.start_failed(now, error.failure, error.registered));
         Folded::happening(set, name, happening)
+    }
+
+    /// A removal was told when to come back: a creation would be told the same.
+    fn told_to_wait(&mut self, now: Moment, set: &SetName, refusal: &Refusal) {
+        let (scope, reason, retry_after) = self.refused_by(set, refusal);
+        let jitter = self.rng.f64();
+        self.world.told_to_wait(now, scope, reason, jitter, retry_after);
     }
 
     fn refused_by(&self, set: &SetName, refusal: &Refusal) -> (Scope, Reason, Option<std::time::Duration>) {

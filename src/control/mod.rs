@@ -25,12 +25,15 @@ use execute::{CallOrder, Executor, Parts, Start};
 pub use execute::{ClusterGates, SetParts};
 use fold::Folded;
 use futures::StreamExt as _;
-use poller::{Announce, Poller};
+use poller::{Announce, Held, Poller};
 pub use report::ScopeLabels;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{event::Event, timeline::Timeline};
+use self::{
+    event::{Event, QueueEvent},
+    timeline::Timeline,
+};
 use crate::{
     clock::Clock,
     config::Timeouts,
@@ -39,7 +42,7 @@ use crate::{
         Moment, Plan,
         limits::Scope,
         plan,
-        reason::Code,
+        reason::{Code, Reason},
         runner::Runner,
         world::{Session, SetWorld, World},
     },
@@ -67,8 +70,8 @@ const SWEEP_SOON: Duration = Duration::from_mins(2);
 const DRAIN: Duration = Duration::from_secs(45);
 /// How often the end of what is in flight is looked for meanwhile.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// A panicking queue task starts again after this.
-const REVIVE_AFTER: Duration = Duration::from_secs(5);
+/// A panicking queue task starts again after this, and later and later within these bounds while it goes on.
+const REVIVE_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 /// A plan goes over every runner, so in a burst the next one waits for so many times as long as the last one took,
 /// within these bounds: events gather meanwhile, and most of the processor is left to the calls. Shorter rests than
 /// the least are none: timers count in milliseconds.
@@ -333,6 +336,8 @@ impl Queues {
         let (tasks, stop, close) = (self.tasks.clone(), self.stop.clone(), self.close.clone());
         let inner = self.tasks.clone();
         tasks.spawn("queue", async move {
+            let mut pause = Duration::ZERO;
+            let held = Held::default();
             for round in 0_u64.. {
                 let Some(set) = seed.parts.sets.get(&seed.set) else {
                     return;
@@ -349,15 +354,36 @@ impl Queues {
                     rng: fastrand::Rng::with_seed(seed.seed.wrapping_add(round)),
                     stop: stop.clone(),
                     close: close.clone(),
+                    held: held.clone(),
                 };
-                match inner.spawn("poller", poller.run()).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::error!(set = %seed.set, %error, "the queue's task died; starting it again"),
+                let began = seed.parts.timeline.now();
+                let Err(error) = inner.spawn("poller", poller.run()).await else {
+                    return;
+                };
+                tracing::error!(set = %seed.set, %error, "the queue's task died; starting it again");
+                // In a task of its own: what made the one panic may do the same to this.
+                let _ = inner.spawn("close", held.clone().close(set.connection.clone())).await;
+                let reason = Reason::new(Code::SetFailed, format!("the queue's task died: {error}"));
+                let died = QueueEvent::Session(Session::Failed(reason));
+                if seed
+                    .parts
+                    .events
+                    .send(Event::Queue(seed.set.clone(), died))
+                    .await
+                    .is_err()
+                {
+                    return;
                 }
+                let lived = seed.parts.timeline.now().since(began);
+                pause = match pause {
+                    _ if lived >= REVIVE_AFTER.1 => REVIVE_AFTER.0,
+                    pause if pause.is_zero() => REVIVE_AFTER.0,
+                    pause => (pause * 2).min(REVIVE_AFTER.1),
+                };
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(REVIVE_AFTER) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
             }
         });

@@ -4,7 +4,10 @@
 //! worked out. It never exits on an error; it says what is wrong and tries again, later and later. A message is
 //! deleted only after the loop has taken it in: handle, then delete.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +74,28 @@ pub(super) struct Poller {
     pub(super) stop: CancellationToken,
     /// Close the session, too.
     pub(super) close: CancellationToken,
+    /// Outlives this task, should it panic.
+    pub(super) held: Held,
+}
+
+/// Set and id of the session that is open. What a task that panicked left open, its supervisor closes: it would
+/// block the set for 60 to 92 s.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held(Arc<Mutex<Option<(i64, String)>>>);
+
+impl Held {
+    fn put(&self, session: Option<(i64, String)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    pub(super) async fn close(self, connection: Arc<Connection>) {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((set, session)) = held else { return };
+        let close = connection.close_session(set, &session);
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_DEADLINE, close).await {
+            tracing::warn!(%error, "what a dead task left open is not closed");
+        }
+    }
 }
 
 /// The loop is gone: so is the reason to poll.
@@ -177,11 +202,13 @@ impl Poller {
             Ok(session) => session,
             Err(end) => return Ok(end),
         };
+        self.held.put(Some((set_id, session.id.clone())));
         let end = self.poll_until_end(&mut session).await;
         // Whatever the end: a session left open blocks the set for 60 to 92 s.
         if !matches!(end, Ok(End::Lost)) {
             self.leave(&session).await;
         }
+        self.held.put(None);
         end
     }
 

@@ -141,6 +141,9 @@ async fn remove_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -
     }
     let permit = first.provisioner_gate.enter(Urgency::Remove, &first.name).await;
     let records = first.provisioner.records().await;
+    if let Err(refusal) = &records {
+        first.heed(refusal);
+    }
     drop(permit);
     first.provisioner_breaker.report(records.is_ok());
     let records = match records {

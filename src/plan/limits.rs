@@ -13,6 +13,8 @@ use super::{
 
 /// Retry slowly what repeating cannot cure (B18).
 pub const RECHECK: Duration = Duration::from_mins(5);
+/// A server's own word when to come back is taken up to here: one odd header must not silence a set for days.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 /// Steps between tries while a quota is used up: a place that becomes free is found within the last one.
 const QUOTA_STEPS: [u64; 4] = [5, 10, 20, 30];
 /// A service that fails: exponential, from 1 s to 30 s (B20).
@@ -42,6 +44,8 @@ pub struct Hurdle {
     pub raised: Moment,
     /// No try before.
     pub until: Moment,
+    /// The server's own word: no try before, not even for a place of ours.
+    told: Moment,
     /// Refusals in a row.
     pub step: u32,
     /// The newest try succeeded: go on, one by one.
@@ -55,7 +59,7 @@ pub fn steps(code: Code) -> &'static [u64] {
     match code {
         Code::QuotaExceeded | Code::ResourceQuota => &QUOTA_STEPS,
         Code::ClockSkew => &SKEW_STEPS,
-        Code::PodsFailing => &PODS_STEPS,
+        Code::PodsFailing | Code::SetFailed => &PODS_STEPS,
         Code::Upstream
         | Code::UnknownOutcome
         | Code::Unreachable
@@ -79,24 +83,31 @@ impl Hurdle {
         retry_after: Option<Duration>,
     ) -> Self {
         let same = old.filter(|h| h.reason.code == reason.code);
-        let told = now + retry_after.unwrap_or_default();
+        let told = now + retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
         if let Some(old) = same {
+            let told = old.told.max(told);
             if began <= old.raised && old.until > now {
                 // Calls that were under way together are refused together: that is one refusal, not a row.
                 let until = old.until.max(told);
-                return Self { until, ..old.clone() };
+                return Self {
+                    until,
+                    told,
+                    ..old.clone()
+                };
             }
             if old.freed.is_some_and(|freed| began < freed) {
                 // The place was given back too late for this call, not for the next.
-                let until = told;
                 return Self {
-                    until,
+                    until: told,
+                    told,
                     freed: None,
                     ..old.clone()
                 };
             }
         }
-        let step = same.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
+        // A service that fails now so, now otherwise fails in one row.
+        let row = old.filter(|h| steps(h.reason.code) == steps(reason.code));
+        let step = row.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
         let steps = steps(reason.code);
         let base = usize::try_from(step)
             .ok()
@@ -108,10 +119,17 @@ impl Hurdle {
             raised: now,
             reason,
             until: (now + pause).max(told),
+            told,
             step,
             recovering: false,
             freed: None,
         }
+    }
+
+    /// The server's own word, beside any refusal.
+    pub fn told(&mut self, now: Moment, pause: Duration) {
+        self.told = self.told.max(now + pause.min(RETRY_AFTER_MAX));
+        self.until = self.until.max(self.told);
     }
 
     /// A creation that had to pass this hurdle succeeded. True: the hurdle has fallen. False: places may be
@@ -127,7 +145,7 @@ impl Hurdle {
     /// One of our own places was given back: try at once.
     pub fn place_freed(&mut self, now: Moment) {
         if matches!(self.reason.code, Code::QuotaExceeded | Code::ResourceQuota) {
-            self.until = self.until.min(now);
+            self.until = self.until.min(now.max(self.told));
             self.freed = Some(now);
         }
     }

@@ -117,6 +117,23 @@ impl Code {
             }
             Self::QuotaExceeded => "wait for a place, or ask a GHARTS administrator for a higher `max_runners`",
             Self::ResourceQuota => "raise the namespace's ResourceQuota, or lower the set's `maxRunners`",
+            Self::SetFailed => {
+                "a fault of this program, met by trying again, later and later: please report it with the log's lines about it"
+            }
+            Self::IssuerDown => {
+                "see that GHARTS reaches the key set (JWKS) of the token's issuer, and that this daemon reaches the issuer"
+            }
+            Self::RateLimited => "lower `limits` of the service that said so, or ask its administrator to permit more",
+            Self::Unreachable => {
+                "check the address in the configuration, DNS, proxy, network policies and certificates between here and the service"
+            }
+            Self::UnknownOutcome | Self::Upstream => {
+                "look at the service's own log, at what stands between, and at GitHub's status; it is tried again, and what a lost answer may have made is removed by its name"
+            }
+            Self::NameTaken => {
+                "nothing to do once: another name is tried. When it lasts, look for something else that registers runners under this installation's names"
+            }
+            Self::ClusterUnavailable => "look at the API server; creation goes on when it answers again",
             Self::ClockSkew => "synchronise the clocks of this machine, the token's issuer and the server",
             Self::MaxRunners => "raise the set's `maxRunners`",
             Self::MaxRunnersTotal => "raise the top-level `maxRunners`",

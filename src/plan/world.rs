@@ -86,6 +86,21 @@ impl World {
         self.hurdles.insert(scope, hurdle);
     }
 
+    /// A call that creates nothing was told to come back later. A hurdle that stands there keeps its own reason.
+    pub fn told_to_wait(
+        &mut self,
+        now: Moment,
+        scope: Scope,
+        reason: Reason,
+        jitter: f64,
+        retry_after: Option<Duration>,
+    ) {
+        match (self.hurdles.get_mut(&scope), retry_after) {
+            (Some(hurdle), Some(pause)) => hurdle.told(now, pause),
+            _ => self.refused(now, now, scope, reason, jitter, retry_after),
+        }
+    }
+
     /// A creation succeeded that `scope` could have stopped; `disproves`: the hurdles that it disproves.
     fn passed(&mut self, now: Moment, scope: &Scope, disproves: impl Fn(Code) -> bool) {
         let Some(hurdle) = self.hurdles.get_mut(scope) else {

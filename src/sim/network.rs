@@ -50,6 +50,8 @@ pub enum Trouble {
     LostAfter,
     /// Something in between answers in the peer's place, with this JSON.
     Answered(StatusCode, String),
+    /// The same, with an answer of any kind.
+    Replied(Response),
     /// The body of the peer's answer is another one when it arrives.
     Altered(Alteration),
 }
@@ -62,6 +64,7 @@ impl fmt::Debug for Trouble {
             Self::LostBefore => f.write_str("LostBefore"),
             Self::LostAfter => f.write_str("LostAfter"),
             Self::Answered(status, _) => f.debug_tuple("Answered").field(status).finish(),
+            Self::Replied(answer) => f.debug_tuple("Replied").field(&answer.status()).finish(),
             Self::Altered(_) => f.write_str("Altered"),
         }
     }
@@ -216,6 +219,7 @@ impl Transport for Network {
                     response.headers_mut().insert(header::CONTENT_TYPE, json);
                     Ok(response)
                 }
+                Some(Trouble::Replied(answer)) => Ok(answer),
                 Some(Trouble::Altered(alter)) => {
                     let response = self.deliver(peer, request).await?;
                     Ok(response.map(|body| alter(&body)))

@@ -1,10 +1,13 @@
 //! The daemon, unchanged, in the simulated world under virtual time.
 
 mod cable;
+mod errors;
 mod gharts;
 mod github;
 mod harness;
+mod kill;
 mod life;
+mod many;
 mod operations;
 mod pace;
 mod pods;

@@ -144,6 +144,23 @@ async fn b19_a_removal_overtakes_creations_that_wait_for_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b20_a_server_that_says_when_to_come_back_is_left_alone_until_then() {
+    let gate = gate(FAST, 100, 4);
+    let start = Instant::now();
+    let first = enter(&gate, Urgency::Create, "a").await;
+    gate.hold(Duration::from_secs(30));
+    gate.hold(Duration::from_secs(10));
+    drop(first);
+    let waiters = [Urgency::Create, Urgency::Remove, Urgency::Create].map(|urgency| enter(&gate, urgency, "a"));
+    let permits = futures::future::join_all(waiters).await;
+    assert!(start.elapsed() >= Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(start.elapsed() <= Duration::from_secs(31), "{:?}", start.elapsed());
+    drop(permits);
+    drop(enter(&gate, Urgency::Create, "a").await);
+    assert!(start.elapsed() <= Duration::from_secs(31), "it is over");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b20_a_dropped_timekeeper_hands_its_office_on() {
     let gate = gate(1.0, 1, 10);
     drop(enter(&gate, Urgency::Create, "a").await);

@@ -7,6 +7,7 @@ use super::super::Moment;
 pub enum Failure {
     JitTimeout,
     JitRefused,
+    StartPanicked,
     PodRefused,
     SecretRefused,
     LostSecret,
@@ -29,6 +30,7 @@ impl Failure {
         match self {
             Self::JitTimeout => "jit_timeout",
             Self::JitRefused => "jit_refused",
+            Self::StartPanicked => "start_panicked",
             Self::PodRefused => "pod_refused",
             Self::SecretRefused => "secret_refused",
             Self::LostSecret => "lost_secret",

@@ -149,6 +149,48 @@ fn b20_a_servers_own_word_is_kept() {
 }
 
 #[test]
+fn b20_a_servers_own_word_stands_above_a_place_of_ours_and_is_not_taken_for_days() {
+    let mut world = world([set("a").with(0, assigned(5))]);
+    let reason = Reason::new(Code::QuotaExceeded, "no");
+    world.refused(
+        at(0),
+        at(0),
+        gharts(),
+        reason.clone(),
+        1.0,
+        Some(Duration::from_secs(40)),
+    );
+    world.place_freed(at(10), &gharts());
+    assert_eq!(until(&world), 40);
+    refuse(&mut world, 41, 41, Code::QuotaExceeded);
+    world.place_freed(at(42), &gharts());
+    assert_eq!(until(&world), 42, "its word was for that time only");
+    world.refused(
+        at(50),
+        at(50),
+        gharts(),
+        reason,
+        1.0,
+        Some(Duration::from_secs(1_000_000)),
+    );
+    assert_eq!(until(&world), 50 + 3600);
+}
+
+#[test]
+fn b20_a_service_that_fails_in_turns_fails_in_one_row() {
+    let mut world = world([set("a").with(0, assigned(5))]);
+    let mut now = 0;
+    for (turn, pause) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {
+        let codes = [Code::Upstream, Code::UnknownOutcome, Code::Unreachable];
+        refuse(&mut world, now, now, codes[turn % 3]);
+        assert_eq!(until(&world), now + pause);
+        now += pause;
+    }
+    refuse(&mut world, now, now, Code::QuotaExceeded);
+    assert_eq!(until(&world), now + 5, "another matter, another row");
+}
+
+#[test]
 fn b31_pods_that_fail_make_their_set_back_off_until_one_comes_online() {
     let mut world = world([set("a").with(0, assigned(5)), set("b").with(0, assigned(1))]);
     let (a, name) = (SetName::new("a"), RunnerName::new("a-0"));

@@ -39,6 +39,15 @@ pub async fn install(admin: &kube::Client) -> Result<String, WorldError> {
     }
 }
 
+/// One more namespace for runners, where the same service account has the same rights.
+pub async fn install_runners(admin: &kube::Client, namespace: &str) -> Result<(), WorldError> {
+    create(admin, &namespace_object(namespace)).await?;
+    for object in granted(namespace, &runner_rules(namespace)) {
+        create(admin, &object).await?;
+    }
+    Ok(())
+}
+
 async fn create(admin: &kube::Client, object: &Value) -> Result<(), WorldError> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let (group, version) = match text("/apiVersion").split_once('/') {
@@ -60,14 +69,13 @@ async fn create(admin: &kube::Client, object: &Value) -> Result<(), WorldError> 
 }
 
 fn objects() -> Vec<Value> {
-    let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     let mut all = vec![
-        namespace(RUNNER_NAMESPACE),
-        namespace(DAEMON_NAMESPACE),
+        namespace_object(RUNNER_NAMESPACE),
+        namespace_object(DAEMON_NAMESPACE),
         json!({"apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": ACCOUNT, "namespace": DAEMON_NAMESPACE}}),
     ];
-    all.extend(granted(RUNNER_NAMESPACE, &runner_rules()));
+    all.extend(granted(RUNNER_NAMESPACE, &runner_rules(RUNNER_NAMESPACE)));
     all.extend(granted(DAEMON_NAMESPACE, &own_rules()));
     all
 }
@@ -83,12 +91,16 @@ fn granted(namespace: &str, rules: &Value) -> [Value; 2] {
     [role, binding]
 }
 
-fn runner_rules() -> Value {
+fn namespace_object(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn runner_rules(namespace: &str) -> Value {
     json!([
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [RUNNER_NAMESPACE], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [namespace], "verbs": ["get"]},
     ])
 }
 

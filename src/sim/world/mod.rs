@@ -13,7 +13,7 @@ mod settings;
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use self::{
-    cluster::{ACCOUNT, DAEMON_NAMESPACE, RUNNER_NAMESPACE, account_name, install},
+    cluster::{ACCOUNT, DAEMON_NAMESPACE, RUNNER_NAMESPACE, account_name, install, install_runners},
     counts::{Counters, DaemonWrites, Excess, Leaks, PodTimes},
     settings::{GITHUB_TOKEN_FILE, Place, write_private},
 };

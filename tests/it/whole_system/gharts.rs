@@ -38,7 +38,7 @@ fn refusing(status: StatusCode, detail: &str) -> Trouble {
 }
 
 /// Tokens that the daemon has asked the API server for.
-fn tokens_requested(running: &Running) -> u64 {
+pub(super) fn tokens_requested(running: &Running) -> u64 {
     let requests = running.world.kubernetes.requests();
     let daemon = account_name();
     let of = requests

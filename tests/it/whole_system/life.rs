@@ -40,20 +40,27 @@ impl Daemon {
         let externals = Externals {
             github: cable.transport(world.services.transport()),
             gharts: cable.transport(world.services.transport()),
-            kubernetes: cable.client(&world.daemon_client(), RUNNER_NAMESPACE),
+            kubernetes: cable.client(&world.daemon_client(), &config.kubernetes.namespace),
             clock: world.clock.clone(),
             seed,
             owner: format!("daemon-{seed}"),
         };
         let daemon = app::Daemon::new(config.clone(), externals);
         let sources = daemon.sources();
-        let task = tasks.spawn("daemon", daemon.serve(None, stop.clone()));
+        let task = tasks.spawn("daemon", cable.counted(daemon.serve(None, stop.clone())));
         Self {
             stop,
             task,
             cable,
             sources,
         }
+    }
+
+    /// SIGKILL: no call of this daemon's is answered any more, nor any other made.
+    pub fn kill(&self) {
+        self.cable.cut();
+        // What is left of it in this process has nobody to talk to, and ends.
+        self.stop.cancel();
     }
 
     /// While it is not killed, its loop must beat.
@@ -69,9 +76,7 @@ impl Daemon {
 impl Running {
     /// SIGKILL: no call of this daemon's is answered any more, nor any other made.
     pub fn kill(&self) {
-        self.daemon.cable.cut();
-        // What is left of it in this process has nobody to talk to, and ends.
-        self.daemon.stop.cancel();
+        self.daemon.kill();
     }
 
     /// Waits until a kill that was ordered by its place has happened. False: the daemon made fewer calls.
