@@ -39,10 +39,19 @@ pub struct SetStatus {
     pub capacity: u32,
     /// Why there are not more runners: never empty. The first one is what cuts hardest.
     pub reasons: Vec<ReasonStatus>,
-    /// As the seed asked: the last try at a runner and what came of it.
+    /// As the seed asked: the last try at a runner, the last that succeeded, and the last that did not. RFC 3339.
     pub last_provision_attempt: Option<String>,
+    #[serde(default)]
+    pub last_provision_success: Option<String>,
+    #[serde(default)]
+    pub last_provision_error_at: Option<String>,
+    /// One sentence, in the peer's own words where a peer refused.
     pub last_provision_error: Option<String>,
+    /// Our class of it: stable, snake case.
     pub last_provision_error_class: Option<String>,
+    /// The server's own code; the class where it has none.
+    #[serde(default)]
+    pub last_provision_error_code: Option<String>,
     pub quota_exceeded: bool,
     pub policy_violation: bool,
     pub degraded: bool,

@@ -212,9 +212,29 @@ fn details(set: &SetStatus) -> String {
             let _ = writeln!(text, "    help: {}", clean(remedy));
         }
     }
-    if let Some(error) = &set.last_provision_error {
+    text.push_str(&last_try(set));
+    text
+}
+
+/// The last try at a runner, and the last refusal unless it is history: then a later try succeeded.
+fn last_try(set: &SetStatus) -> String {
+    let mut text = String::new();
+    if let Some(attempt) = &set.last_provision_attempt {
+        let success = set.last_provision_success.as_deref().unwrap_or("none");
+        let _ = writeln!(text, "  last try {attempt}, last success {success}");
+    }
+    // RFC 3339 in UTC orders as text.
+    let is_history = set.last_provision_success > set.last_provision_error_at;
+    if let Some(error) = set.last_provision_error.as_ref().filter(|_| !is_history) {
         let class = set.last_provision_error_class.as_deref().unwrap_or("unknown");
-        let _ = writeln!(text, "  last error ({class}): {}", clean(error));
+        let code = set.last_provision_error_code.as_deref().filter(|code| *code != class);
+        let code = code.map(|code| format!(", {}", clean(code))).unwrap_or_default();
+        let at = set
+            .last_provision_error_at
+            .as_deref()
+            .map(|at| format!(" {at}"))
+            .unwrap_or_default();
+        let _ = writeln!(text, "  last error{at} ({class}{code}): {}", clean(error));
     }
     text
 }
@@ -246,6 +266,12 @@ mod tests {
                 max_runners: 50,
                 capacity: 7,
                 quota_exceeded: true,
+                last_provision_attempt: Some("2026-11-23T08:12:00Z".to_owned()),
+                last_provision_success: Some("2026-11-23T08:09:00Z".to_owned()),
+                last_provision_error_at: Some("2026-11-23T08:12:00Z".to_owned()),
+                last_provision_error: Some("GHARTS answered 429: Maximum allowed: 7".to_owned()),
+                last_provision_error_class: Some("quota_exceeded".to_owned()),
+                last_provision_error_code: Some("QUOTA_EXCEEDED".to_owned()),
                 demand: DemandStatus {
                     assigned: 9,
                     running: 6,
@@ -275,7 +301,35 @@ mod tests {
         linux-large (gharts, binding scaleSet)
           gharts_quota: GHARTS: Maximum allowed: 7\u{fffd}[2J, since 2026-11-23T08:10:00Z
             help: ask for a higher quota
+          last try 2026-11-23T08:12:00Z, last success 2026-11-23T08:09:00Z
+          last error 2026-11-23T08:12:00Z (quota_exceeded, QUOTA_EXCEEDED): GHARTS answered 429: Maximum allowed: 7
         ");
+    }
+
+    #[test]
+    fn b49_an_error_that_a_later_success_has_overtaken_stands_in_the_json_alone() {
+        let mut status = example();
+        status.scale_sets[0].last_provision_success = Some("2026-11-23T08:13:00Z".to_owned());
+        let shown = render(&status);
+        assert!(
+            shown.contains("last success 2026-11-23T08:13:00Z") && !shown.contains("last error"),
+            "{shown}"
+        );
+        let json = serde_json::to_value(&status).unwrap();
+        let set = &json["scaleSets"][0];
+        for (key, value) in [
+            ("lastProvisionAttempt", "2026-11-23T08:12:00Z"),
+            ("lastProvisionSuccess", "2026-11-23T08:13:00Z"),
+            ("lastProvisionErrorAt", "2026-11-23T08:12:00Z"),
+            ("lastProvisionError", "GHARTS answered 429: Maximum allowed: 7"),
+            ("lastProvisionErrorClass", "quota_exceeded"),
+            ("lastProvisionErrorCode", "QUOTA_EXCEEDED"),
+        ] {
+            assert_eq!(set[key], value, "{key}");
+        }
+        for (key, value) in [("quotaExceeded", true), ("policyViolation", false), ("degraded", false)] {
+            assert_eq!(set[key], value, "{key}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures::FutureExt as _;
@@ -94,6 +95,8 @@ pub(super) struct Start {
     pub(super) name: RunnerName,
     pub(super) scale_set_id: i64,
     pub(super) purpose: Purpose,
+    /// Which try of the set's this is since one was granted.
+    pub(super) attempt: u32,
     /// Set when the runner's deadline passed: its registration must not become a pod any more.
     pub(super) given_up: Arc<AtomicBool>,
 }
@@ -303,22 +306,41 @@ impl Parts {
         set.provisioner_breaker
             .report(!refused.is_some_and(|refusal| refusal.class.is_outage()));
         let took = self.timeline.clock().instant().duration_since(began);
-        let (status, code) = match &result {
-            Ok(_) => ("success", String::new()),
-            Err(refusal) => (
-                "error",
-                refusal
-                    .code
-                    .clone()
-                    .unwrap_or_else(|| refusal.class.as_str().to_owned()),
-            ),
-        };
-        self.metrics.provision_attempt(status, &code, took);
+        self.tell_of_provisioning(set, start, &result, took);
         result.map_err(|refusal| StartError {
             failure: Failure::JitRefused,
             registered: may_be_registered(refusal.class),
             cause: Cause::Refused(refusal),
         })
+    }
+
+    /// One line and one count for each try, as the seed asked: an operator reads there who refused what, and why.
+    fn tell_of_provisioning(&self, set: &SetParts, start: &Start, result: &Result<Granted, Refusal>, took: Duration) {
+        let gharts_url = set.provisioner.gharts_url();
+        let labels = set.labels.join(",");
+        let (runner, attempt, seconds) = (&start.name, start.attempt, took.as_secs_f64());
+        let (status, error_code) = match result {
+            Ok(granted) => {
+                tracing::info!(
+                    set = %set.name, %runner, labels, gharts_url, gharts_runner_id = granted.gharts_id,
+                    status_code = granted.status, attempt, seconds,
+                    "runner provisioned"
+                );
+                ("success", "")
+            }
+            Err(refusal) => {
+                let class = refusal.class.as_str();
+                tracing::warn!(
+                    set = %set.name, %runner, labels, gharts_url, status_code = refusal.status,
+                    error_code = refusal.code, error_class = class, attempt, seconds, error = refusal.message,
+                    "runner not provisioned"
+                );
+                ("error", refusal.code.as_deref().unwrap_or(class))
+            }
+        };
+        if gharts_url.is_some() {
+            self.metrics.provision_attempt(status, error_code, took);
+        }
     }
 
     async fn make_pod(&self, set: &SetParts, start: &Start, granted: &Granted) -> Result<String, ClusterError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AGENTS_EVERY, Control, SWEEP_EVERY, SWEEP_SOON,
+    AGENTS_EVERY, Control, LastError, SWEEP_EVERY, SWEEP_SOON,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
     execute::is_template_fault,
 };
@@ -332,7 +332,8 @@ impl Control {
 
     fn granted(&mut self, now: Moment, set: &SetName) {
         if let Some(state) = self.sets.get_mut(set) {
-            state.last_error = None;
+            state.last_success = Some(now);
+            state.refused_in_row = 0;
             state.granted_once = true;
         }
         let provisioner = self.world.sets.get(set).map(|s| s.provisioner.clone());
@@ -359,12 +360,25 @@ impl Control {
             }
         };
         if let Some((scope, reason, retry_after)) = raised {
-            tracing::warn!(
-                %set, runner = %name, class = reason.code.as_str(), error = reason.message,
-                "no runner: refused"
-            );
+            let refusal = match &error.cause {
+                Cause::Refused(refusal) => Some(refusal),
+                _ => None,
+            };
+            // Who asked has told of refused registrations already.
+            if refusal.is_none() {
+                tracing::warn!(
+                    %set, runner = %name, class = reason.code.as_str(), error = reason.message,
+                    "no runner: refused"
+                );
+            }
             if let Some(state) = self.sets.get_mut(set) {
-                state.last_error = Some((reason.message.clone(), reason.code));
+                state.refused_in_row = state.refused_in_row.saturating_add(u32::from(refusal.is_some()));
+                state.last_error = Some(LastError {
+                    at: now,
+                    message: reason.message.clone(),
+                    class: reason.code,
+                    code: refusal.and_then(|refusal| refusal.code.clone()),
+                });
             }
             let jitter = self.rng.f64();
             let began = self.world.runner(set, name).map_or(now, |r| r.created);

@@ -116,6 +116,16 @@ pub struct Setup {
     pub scope: ScopeLabels,
 }
 
+/// The newest try at a runner that was refused.
+#[derive(Debug)]
+struct LastError {
+    at: Moment,
+    message: String,
+    class: Code,
+    /// The server's own code, where it has one.
+    code: Option<String>,
+}
+
 /// What the loop keeps of one set beside its world.
 #[derive(Debug)]
 struct SetState {
@@ -123,7 +133,10 @@ struct SetState {
     announce: watch::Sender<Announce>,
     scale_set_id: Option<i64>,
     last_attempt: Option<Moment>,
-    last_error: Option<(String, Code)>,
+    last_success: Option<Moment>,
+    last_error: Option<LastError>,
+    /// Tries that were refused since one was granted.
+    refused_in_row: u32,
     granted_once: bool,
     /// Its provisioner refused somebody: creations that wait at the gate go one at a time.
     one_by_one: bool,
@@ -397,7 +410,9 @@ impl SetState {
             announce,
             scale_set_id: None,
             last_attempt: None,
+            last_success: None,
             last_error: None,
+            refused_in_row: 0,
             granted_once: false,
             one_by_one: false,
             told: None,
@@ -549,6 +564,7 @@ impl Control {
         };
         let Some(scale_set_id) = state.scale_set_id else { return };
         let name = state.setup.parts.namer.next(&mut self.rng);
+        let attempt = state.refused_in_row.saturating_add(1);
         state.last_attempt = Some(now);
         world.runners.insert(
             name.clone(),
@@ -561,6 +577,7 @@ impl Control {
             name,
             scale_set_id,
             purpose,
+            attempt,
             given_up,
         });
     }

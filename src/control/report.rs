@@ -65,6 +65,7 @@ impl Control {
             *runners.entry(runner.state_name().to_owned()).or_default() += 1;
         }
         let reasons: Vec<ReasonStatus> = state.plan.reasons.iter().map(|r| self.reason_status(set, r)).collect();
+        let error = state.last_error.as_ref();
         let has = |code: Code| state.plan.reasons.iter().any(|r| r.code == code);
         SetStatus {
             name: set.name.to_string(),
@@ -101,8 +102,11 @@ impl Control {
                 .any(|r| !r.code.is_normal() && !r.code.is_passing()),
             reasons,
             last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall_text(at)),
-            last_provision_error: state.last_error.as_ref().map(|(message, _)| message.clone()),
-            last_provision_error_class: state.last_error.as_ref().map(|(_, code)| code.as_str().to_owned()),
+            last_provision_success: state.last_success.map(|at| self.timeline.wall_text(at)),
+            last_provision_error_at: error.map(|e| self.timeline.wall_text(e.at)),
+            last_provision_error: error.map(|e| e.message.clone()),
+            last_provision_error_class: error.map(|e| e.class.as_str().to_owned()),
+            last_provision_error_code: error.map(|e| e.code.clone().unwrap_or_else(|| e.class.as_str().to_owned())),
             quota_exceeded: has(Code::QuotaExceeded),
             policy_violation: has(Code::LabelPolicy),
         }

@@ -106,19 +106,20 @@ impl Client {
 
     /// Registers a runner. A 201 that cannot be decoded is given back at once, where it names its record.
     pub async fn jit(&self, request: &JitRequest) -> Result<JitAnswer, Failure> {
-        self.register(Operation::Jit, "/api/v1/runners/jit", request, &request.runner_name)
-            .await
+        let (status, mut answer) = self
+            .register::<JitAnswer>(Operation::Jit, "/api/v1/runners/jit", request, &request.runner_name)
+            .await?;
+        answer.status = status;
+        Ok(answer)
     }
 
     /// Has a registration token of GitHub's handed out. Only the older version does it.
     pub async fn provision(&self, request: &RegistrationRequest) -> Result<RegistrationAnswer, Failure> {
-        self.register(
-            Operation::Provision,
-            "/api/v1/runners/provision",
-            request,
-            &request.runner_name,
-        )
-        .await
+        let path = "/api/v1/runners/provision";
+        let (_, answer) = self
+            .register(Operation::Provision, path, request, &request.runner_name)
+            .await?;
+        Ok(answer)
     }
 
     async fn register<T: DeserializeOwned>(
@@ -127,15 +128,16 @@ impl Client {
         path: &str,
         request: &(impl Serialize + Sync),
         runner: &str,
-    ) -> Result<T, Failure> {
+    ) -> Result<(u16, T), Failure> {
         let body = serde_json::to_vec(request)
             .map_err(|e| Failure::new(Trouble::InvalidRequest, format!("request cannot be encoded: {e}")))?;
-        let (_, answer) = self.authorized(operation, Method::POST, path, body.into()).await?;
-        match decode::<T>(&answer) {
-            Ok(decoded) => Ok(decoded),
+        let (_, response) = self.authorized(operation, Method::POST, path, body.into()).await?;
+        let status = response.status().as_u16();
+        match decode::<T>(response.body()) {
+            Ok(decoded) => Ok((status, decoded)),
             Err(mut failure) => {
                 failure.trouble = Trouble::UnknownOutcome;
-                if let Some(id) = record_id(&answer) {
+                if let Some(id) = record_id(response.body()) {
                     let outcome = self.delete(&id).await;
                     tracing::warn!(
                         runner,
@@ -267,7 +269,7 @@ impl Client {
             .authorized(Operation::Read, Method::GET, path, Bytes::new())
             .await?
         {
-            (Verdict::Done, body) => Ok(body),
+            (Verdict::Done, response) => Ok(response.into_body()),
             _ => Err(Failure::new(
                 Trouble::Configuration,
                 format!("GHARTS has nothing at {path}"),
@@ -282,7 +284,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(Verdict, Bytes), Failure> {
+    ) -> Result<(Verdict, Response), Failure> {
         let mut renewed = false;
         loop {
             let token = self.token.get().await.map_err(no_token)?;
@@ -294,7 +296,7 @@ impl Client {
             let Answer { verdict, code, message } =
                 classify(operation, status, content_type(&response), response.body());
             let Verdict::Failed(trouble) = verdict else {
-                return Ok((verdict, response.into_body()));
+                return Ok((verdict, response));
             };
             if trouble == Trouble::Credentials && !renewed && self.token.refused(&token) {
                 tracing::info!(status, message, "token refused; trying another");

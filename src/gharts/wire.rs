@@ -52,6 +52,9 @@ pub struct JitAnswer {
     pub runner_scale_set_name: Option<String>,
     #[serde(default)]
     pub github_runner_id: Option<i64>,
+    /// The status that it came with.
+    #[serde(skip)]
+    pub status: u16,
 }
 
 impl JitAnswer {

@@ -93,12 +93,11 @@ impl GhartsProvisioner {
         match answer.runner_scale_set_id {
             Some(id) if id == request.scale_set_id => {
                 *self.known() = Some(Known { binds: true, ..known });
-                tracing::debug!(runner = %request.name, gharts_runner_id = answer.runner_id,
-                    expires = ?answer.expires(), "GHARTS gave a runner");
                 Ok(Granted {
                     jit_config: answer.encoded_jit_config,
                     agent_id: answer.github_runner_id,
                     gharts_id: Some(answer.runner_id),
+                    status: Some(answer.status),
                 })
             }
             echo => Err(self.give_back(request, &answer, echo).await),
@@ -206,6 +205,10 @@ impl Provisioner for GhartsProvisioner {
 
     fn release<'a>(&'a self, registration: &'a Registration) -> BoxFuture<'a, Result<Released, ReleaseError>> {
         Box::pin(self.take_back(registration))
+    }
+
+    fn gharts_url(&self) -> Option<&str> {
+        Some(self.client.base_url())
     }
 
     fn records(&self) -> BoxFuture<'_, Result<Option<Vec<Record>>, Refusal>> {

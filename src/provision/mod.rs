@@ -33,6 +33,8 @@ pub struct Granted {
     pub agent_id: Option<i64>,
     /// GHARTS' own id of the record.
     pub gharts_id: Option<String>,
+    /// Status of the answer, where one call gave it all.
+    pub status: Option<u16>,
 }
 
 /// What is known of one registration, enough to take it back.
@@ -178,6 +180,11 @@ pub trait Provisioner: Send + Sync + fmt::Debug {
     /// `gharts_id` the record is looked up by name. The registration at GitHub is removed through
     /// `scaleset`, not here; a provisioner without records of its own answers `AlreadyGone`.
     fn release<'a>(&'a self, registration: &'a Registration) -> BoxFuture<'a, Result<Released, ReleaseError>>;
+
+    /// Where the GHARTS behind it is, if there is one: for logs and for the metrics that speak of GHARTS.
+    fn gharts_url(&self) -> Option<&str> {
+        None
+    }
 
     /// Every record that the service holds for this identity; `None` when it keeps none.
     fn records(&self) -> BoxFuture<'_, Result<Option<Vec<Record>>, Refusal>>;

@@ -34,6 +34,7 @@ impl Provisioner for ScaleSetProvisioner {
                 jit_config: jit.config,
                 agent_id: Some(jit.agent_id),
                 gharts_id: None,
+                status: None,
             })
         })
     }

@@ -210,7 +210,7 @@ impl Metrics {
             stage: histograms(
                 r,
                 "gharts_listener_stage_seconds",
-                "How long a runner took for one stage of its start.",
+                "From the decision to make a runner until it reached this stage of its start.",
                 &["set", "stage"],
                 JOB_BUCKETS,
             ),
@@ -338,7 +338,7 @@ impl Metrics {
         self.inner.token_refreshes.inc();
     }
 
-    /// `token`: what it is for (`gharts` or `github`); `ok`: whether one was had.
+    /// `token`: what it is for (`gharts`, `github` or `registration`); `ok`: whether one was had.
     pub fn token_renewal(&self, token: &str, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
         self.inner.token_renewals.with_label_values(&[token, result]).inc();
@@ -349,7 +349,7 @@ impl Metrics {
         histogram.observe(waited.as_secs_f64());
     }
 
-    /// One stage of a runner's start: `jit`, `pod`, `registered`, `started`.
+    /// One stage of a runner's start: `jit`, `pod`, `registered`, `started`. `took`: since it was decided.
     pub fn stage(&self, set: &str, stage: &str, took: Duration) {
         let histogram = self.inner.stage.with_label_values(&[set, stage]);
         histogram.observe(took.as_secs_f64());
@@ -450,7 +450,8 @@ fn whole_seconds(duration: Duration) -> f64 {
 
 fn build_info(registry: &Registry) {
     let opts = Opts::new("gharts_listener_build_info", "Always 1; the labels say what runs.")
-        .const_label("version", env!("CARGO_PKG_VERSION"));
+        .const_label("version", env!("CARGO_PKG_VERSION"))
+        .const_label("commit", option_env!("GHARTS_LISTENER_COMMIT").unwrap_or("unknown"));
     registered(registry, Gauge::with_opts(opts)).set(1.0);
 }
 

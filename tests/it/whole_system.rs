@@ -5,6 +5,7 @@ mod errors;
 mod gharts;
 mod github;
 mod harness;
+mod identity;
 mod kill;
 mod life;
 mod many;

@@ -56,7 +56,7 @@ fn b40_the_seeds_metrics_carry_status_and_error_code() {
     assert!(text.contains(r#"arc_gharts_provision_attempts_total{error_code="QUOTA_EXCEEDED",status="error"} 1"#));
     assert!(text.contains(r#"arc_gharts_provision_duration_seconds_count{status="error"} 1"#));
     assert!(text.contains("arc_gharts_token_refreshes_total 1"));
-    assert!(text.contains("gharts_listener_build_info{version="));
+    assert!(text.contains(r#"gharts_listener_build_info{commit=""#) && text.contains(r#"",version=""#));
 }
 
 #[test]

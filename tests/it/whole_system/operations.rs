@@ -9,6 +9,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use gharts_listener::{
+    clock::Clock,
     config::{LogFormat, Logging},
     sim::{
         github::{JobHandle, NewJobs},
@@ -24,11 +25,25 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// All that is written to it, in memory.
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Takes what this thread logs, for as long as the guards live.
+    pub(super) fn logs(&self, format: LogFormat, level: &str) -> impl Sized {
+        let writer = self.clone();
+        let logging = Logging {
+            format,
+            level: level.to_owned(),
+        };
+        let clock = Clock::simulated("2026-11-23T00:00:00Z".parse().unwrap());
+        let subscriber = logs::subscriber(&logging, clock, move || writer.clone()).unwrap();
+        // With one subscriber alone, an event that another test's thread meets first is off for every thread.
+        let second = tracing::Dispatch::new(tracing_subscriber::registry());
+        (tracing::subscriber::set_default(subscriber), second)
     }
 }
 
@@ -59,16 +74,7 @@ fn secrets(running: &Running) -> BTreeSet<String> {
 /// A full run of both provisioners with every word logged: none of its secrets stands anywhere.
 async fn nothing_secret_is_told(format: LogFormat) {
     let captured = Captured::default();
-    let writer = captured.clone();
-    let logging = Logging {
-        format,
-        level: "trace".to_owned(),
-    };
-    let clock = gharts_listener::clock::Clock::simulated("2026-11-23T00:00:00Z".parse().unwrap());
-    let subscriber = logs::subscriber(&logging, clock, move || writer.clone()).unwrap();
-    // With one subscriber alone, an event that another test's thread meets first is off for every thread.
-    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _logs = captured.logs(format, "trace");
     let options = Options {
         sets: vec![
             SetOptions::new("linux", Provisioner::Gharts, 5),
