@@ -78,6 +78,9 @@ pub(super) struct GhartsArgs {
     /// How long GHARTS takes.
     #[arg(long, value_enum, value_name = "PACE", default_value = "at-once")]
     gharts_pace: Pace,
+    /// Behind an ingress that sends only /api to GHARTS; everything else is a web page.
+    #[arg(long)]
+    gharts_ingress: bool,
 }
 
 impl GhartsArgs {
@@ -98,6 +101,7 @@ impl GhartsArgs {
                 freezes: recorded,
                 latency: if recorded { Latency::RECORDED } else { Latency::None },
                 sync: true,
+                ingress: self.gharts_ingress,
             },
             gharts_limits: if recorded {
                 GhartsLimits::USUAL

@@ -99,6 +99,9 @@ pub struct Deployment {
     pub latency: Latency,
     /// Whether it is kept in step with GitHub, where this version on this database can be.
     pub sync: bool,
+    /// Whether it stands behind the chart's ingress, which sends only `/api` to it: everything else is answered by
+    /// the web page's server, with a 200.
+    pub ingress: bool,
 }
 
 impl Default for Deployment {
@@ -109,6 +112,7 @@ impl Default for Deployment {
             freezes: false,
             latency: Latency::None,
             sync: true,
+            ingress: false,
         }
     }
 }

@@ -60,6 +60,20 @@ impl Answer {
     fn ok(body: &impl Serialize) -> Result<Self, Refusal> {
         Self::json(StatusCode::OK, body)
     }
+
+    /// What the server of the web page says to every path.
+    fn of_web_page(path: &str) -> Self {
+        let (content_type, text) = match path {
+            "/health" => ("text/plain", "OK"),
+            _ => ("text/html", "<!doctype html><title>GHARTS</title>"),
+        };
+        Self {
+            status: StatusCode::OK,
+            body: Bytes::from_static(text.as_bytes()),
+            content_type: Some(content_type),
+            location: None,
+        }
+    }
 }
 
 pub(super) fn router(gharts: Gharts) -> Router {
@@ -92,6 +106,9 @@ enum Served {
 
 impl Gharts {
     async fn serve(&self, parts: Parts, body: Bytes) -> Served {
+        if self.inner.deployment.ingress && !parts.uri.path().starts_with("/api/") {
+            return Served::Answer(Answer::of_web_page(parts.uri.path()));
+        }
         let route = Route::of(self.capabilities(), &parts.method, parts.uri.path());
         let operation = route
             .as_ref()

@@ -23,7 +23,7 @@ fn at_the_recorded_pace(database: Database) -> Options {
             database,
             freezes: true,
             latency: Latency::RECORDED,
-            sync: true,
+            ..Deployment::default()
         },
         ..with_provisioner(Provisioner::Gharts)
     }

@@ -20,6 +20,7 @@ const SQLITE: Deployment = Deployment {
     freezes: true,
     latency: Latency::None,
     sync: false,
+    ingress: false,
 };
 const POSTGRES: Deployment = Deployment {
     database: Database::Postgres,
@@ -272,4 +273,26 @@ async fn a_call_that_waits_for_a_frozen_service_is_served_when_its_client_has_go
     assert!(tokio::time::timeout(Duration::from_secs(5), asking).await.is_err());
     let lists = world.send(call("GET", "/api/v1/runners", &token));
     assert_eq!(lists.await.json()["total"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_the_ingress_everything_but_the_api_is_a_web_page() {
+    let world = world(
+        Flavour::SetAware,
+        Deployment {
+            ingress: true,
+            ..SQLITE
+        },
+    );
+    for path in ["/", "/openapi.json", "/metrics", "/dashboard"] {
+        let reply = world.call("GET", path, "").await;
+        assert_eq!(
+            (reply.status, reply.header("content-type")),
+            (200, Some("text/html")),
+            "{path}"
+        );
+    }
+    assert_eq!(world.call("GET", "/health", "").await.text(), "OK");
+    let me = world.call("GET", "/api/v1/auth/me", &world.token("listener")).await;
+    assert!(me.json()["features"].is_array());
 }

@@ -32,6 +32,7 @@ const ALONE: Deployment = Deployment {
     freezes: false,
     latency: Latency::None,
     sync: false,
+    ingress: false,
 };
 
 #[derive(Debug)]
