@@ -1,7 +1,7 @@
 //! The older version's way to a runner: a registration token, with which the runner configures itself. Policy,
 //! quota and audit are as for a JIT configuration; the record waits for a runner of its name to appear.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     Fault, Gharts,
     flavour::Timestamps,
-    model::{AuditEntry, Caller, Kind, Record, Status},
+    model::{AuditEntry, Caller, Kind, Model, Record, Status},
     provision::{self, Name, Wanted},
     refusal::Refusal,
 };
@@ -114,12 +114,7 @@ impl Gharts {
         })
     }
 
-    fn admit_token(
-        &self,
-        model: &mut super::model::Model,
-        caller: &Caller,
-        request: &TokenRequest,
-    ) -> Result<String, Refusal> {
+    fn admit_token(&self, model: &mut Model, caller: &Caller, request: &TokenRequest) -> Result<String, Refusal> {
         let capabilities = self.capabilities();
         let name = request.name.settle(model)?;
         let account = model.billed(capabilities, caller, None)?;
@@ -214,7 +209,7 @@ impl Gharts {
 }
 
 /// All but what a runner gives itself.
-fn user_labels(labels: &[String]) -> std::collections::BTreeSet<&str> {
+fn user_labels(labels: &[String]) -> BTreeSet<&str> {
     let user = |label: &&str| !SYSTEM_LABELS.iter().any(|system| label.eq_ignore_ascii_case(system));
     labels.iter().map(String::as_str).filter(user).collect()
 }

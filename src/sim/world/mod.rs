@@ -409,7 +409,7 @@ impl World {
 }
 
 /// What an administrator of GHARTS does for the daemon: its service account and a machine client may have any
-/// labels, as members of a team or, where there are none, each by its own policy. Says the account's id there.
+/// labels, as members of a team or, where there are none, each by its own policy. Gives the id of the daemon's user.
 fn administer(gharts: &Gharts, options: &Options) -> String {
     let quota = options.quota;
     let user = gharts.add_user(UserSpec::subject(&account_name()));
