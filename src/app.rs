@@ -2,6 +2,7 @@
 
 mod checks;
 mod compose;
+mod githubs;
 
 use std::{net::TcpListener, sync::Arc};
 

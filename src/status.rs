@@ -39,6 +39,9 @@ pub struct SetStatus {
     pub capacity: u32,
     /// Why there are not more runners: never empty. The first one is what cuts hardest.
     pub reasons: Vec<ReasonStatus>,
+    /// What is not as the file wants it at GitHub, though the set works.
+    #[serde(default)]
+    pub notes: Vec<NoteStatus>,
     /// As the seed asked: the last try at a runner, the last that succeeded, and the last that did not. RFC 3339.
     pub last_provision_attempt: Option<String>,
     #[serde(default)]
@@ -70,6 +73,16 @@ pub struct DemandStatus {
     pub idle_runners: i64,
 }
 
+/// One thing to know about a set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoteStatus {
+    /// Stable code, snake case.
+    pub code: String,
+    /// One sentence for a person.
+    pub message: String,
+}
+
 /// One limit at work.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,4 +95,7 @@ pub struct ReasonStatus {
     pub remedy: Option<String>,
     /// RFC 3339: since when.
     pub since: Option<String>,
+    /// RFC 3339: no try before, where that is known.
+    #[serde(default)]
+    pub until: Option<String>,
 }

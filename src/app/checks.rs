@@ -8,7 +8,7 @@ mod peers;
 use std::{fmt, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use http::{HeaderMap, header::DATE};
+use http::HeaderMap;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
@@ -21,6 +21,7 @@ use super::compose;
 use crate::{
     clock::Clock,
     config::{Config, Kubernetes, Oidc},
+    http::date,
 };
 
 /// One call of a check may take this long.
@@ -143,11 +144,10 @@ fn reachable(client: Client, clock: Clock) -> Check {
 
 /// Compares the `Date` of any peer's answer with our clock.
 pub(super) fn clock_agrees(headers: &HeaderMap, now: Timestamp) -> Result<String, CheckFailure> {
-    let date = headers.get(DATE).and_then(|value| value.to_str().ok());
-    let Some(theirs) = date.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()) else {
+    let Some(theirs) = date(headers) else {
         return Ok("it does not tell the time".to_owned());
     };
-    let apart = now.duration_since(theirs.timestamp()).unsigned_abs();
+    let apart = now.duration_since(theirs).unsigned_abs();
     if apart > CLOCK_LIMIT {
         return Err(CheckFailure::new(
             format!("the clocks are {} s apart", apart.as_secs()),
@@ -292,6 +292,8 @@ mod tests {
     use std::convert::Infallible;
 
     use http_body_util::BodyExt as _;
+
+    use http::header::DATE;
 
     use super::*;
 

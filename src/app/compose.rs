@@ -5,22 +5,22 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::{Error, githubs::GitHubs};
 use crate::{
     admission::{SharedBreaker, gate::Gate},
     clock::Clock,
-    config::{Config, Gharts, GitHub, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
+    config::{Config, Gharts, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
     control::{ClusterGates, ScopeLabels, SetParts, SetSetup, Setup},
     gharts::Client as GhartsClient,
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
-    identity::{Cached, TokenError, TokenSource, exec, file, github_token_source, kubernetes, oauth2},
+    identity::{Cached, TokenError, TokenSource, exec, file, kubernetes, oauth2},
     ids::Namer,
-    provision::{Provisioner, gharts::GhartsProvisioner, scale_set::ScaleSetProvisioner},
+    provision::{Provisioner, gharts::GhartsProvisioner},
     runner::{
         cluster::{Cluster, ClusterError},
         manifest::Blueprint,
     },
-    scaleset::{Authority, Connection, Spec},
+    scaleset::Spec,
     server::Heartbeat,
     shutdown::Tasks,
     status::Status,
@@ -130,7 +130,9 @@ pub(super) async fn setup(
     let Some(uid) = namespace_uid(&cluster, &outputs, stop).await else {
         return Ok(None);
     };
-    let github = GitHubSide::new(&config.github, &externals, &outputs.metrics);
+    let githubs = GitHubs::new(&config, &externals.github, &externals.clock, externals.seed, |source| {
+        cached(source, &externals, &outputs.metrics, "github")
+    });
     let gharts = config
         .gharts
         .as_ref()
@@ -138,7 +140,7 @@ pub(super) async fn setup(
     let sets = config
         .scale_sets
         .iter()
-        .map(|set| set_setup(set, &config.github, &uid, &github, gharts.as_ref()))
+        .map(|set| set_setup(set, &config, &uid, &githubs, gharts.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Some(Setup {
         sets,
@@ -155,7 +157,6 @@ pub(super) async fn setup(
         heartbeat: outputs.heartbeat,
         status: outputs.status,
         tasks: tasks.clone(),
-        scope: scope_labels(&config.github.config_url.scope, &config.kubernetes.namespace),
     }))
 }
 
@@ -182,38 +183,6 @@ async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &Cancellation
             biased;
             () = stop.cancelled() => return None,
             () = tokio::time::sleep(START_PAUSE) => {}
-        }
-    }
-}
-
-/// One credential, one connection, one gate: shared by all sets.
-struct GitHubSide {
-    connection: Arc<Connection>,
-    gate: Gate,
-    breaker: SharedBreaker,
-    provisioner: Arc<dyn Provisioner>,
-    key: String,
-    max_in_flight: u32,
-}
-
-impl GitHubSide {
-    fn new(github: &GitHub, externals: &Externals, metrics: &Metrics) -> Self {
-        let source = github_token_source(github, externals.github.clone(), externals.clock.clone());
-        let token = Arc::new(cached(source, externals, metrics, "github"));
-        let connection = connection(
-            github,
-            externals.github.clone(),
-            externals.clock.clone(),
-            token,
-            externals.seed,
-        );
-        Self {
-            gate: Gate::new(Some(&github.limits), externals.clock.clone()),
-            breaker: SharedBreaker::new(externals.clock.clone()),
-            provisioner: Arc::new(ScaleSetProvisioner::new(connection.clone())),
-            connection,
-            key: format!("GitHub at {}", github.config_url.url),
-            max_in_flight: github.limits.max_in_flight,
         }
     }
 }
@@ -246,18 +215,6 @@ impl GhartsSide {
             max_in_flight: gharts.limits.max_in_flight,
         }
     }
-}
-
-/// One credential's way to the Actions service.
-pub(super) fn connection(
-    github: &GitHub,
-    transport: SharedTransport,
-    clock: Clock,
-    token: Arc<Cached>,
-    seed: u64,
-) -> Arc<Connection> {
-    let url = github.config_url.clone();
-    Arc::new(Connection::new(transport, clock, url, Authority::Rest(token), seed))
 }
 
 /// One identity's way to a token service.
@@ -347,11 +304,12 @@ fn cached(source: Arc<dyn TokenSource>, externals: &Externals, metrics: &Metrics
 
 fn set_setup(
     set: &ScaleSet,
-    github_config: &GitHub,
+    config: &Config,
     namespace_uid: &str,
-    github: &GitHubSide,
+    githubs: &GitHubs,
     gharts: Option<&GhartsSide>,
 ) -> Result<SetSetup, Error> {
+    let github = githubs.of(&set.github);
     let blueprint = Blueprint::new(&set.name, &set.template);
     let (provisioner, gate, breaker, key, in_flight_max, has_records, word) = match set.provisioner {
         ProvisionerKind::ScaleSet => (
@@ -359,7 +317,7 @@ fn set_setup(
             github.gate.clone(),
             github.breaker.clone(),
             github.key.clone(),
-            github.max_in_flight,
+            github.jits_in_flight,
             false,
             "scaleSet",
         ),
@@ -386,7 +344,7 @@ fn set_setup(
         .to_owned();
     Ok(SetSetup {
         spec: Spec {
-            group: github_config.runner_group.clone(),
+            group: set.github.runner_group.clone(),
             name: set.name.to_string(),
             labels: set.labels.clone(),
             disable_update: true,
@@ -397,6 +355,7 @@ fn set_setup(
         timeouts: set.timeouts.clone(),
         in_flight_max,
         has_records,
+        scope: scope_labels(&set.github.config_url.scope, &config.kubernetes.namespace),
         provisioner_word: word,
         binding_word: match (set.binding, set.provisioner) {
             (RunnerBinding::Auto, ProvisionerKind::Gharts) => "auto",
@@ -412,6 +371,7 @@ fn set_setup(
             provisioner_key: key,
             provisioner_gate: gate,
             provisioner_breaker: breaker,
+            github: github.key.clone(),
             connection: github.connection.clone(),
             github_gate: github.gate.clone(),
         }),

@@ -206,11 +206,19 @@ fn details(set: &SetStatus) -> String {
             .as_ref()
             .map(|s| format!(", since {s}"))
             .unwrap_or_default();
-        let _ = writeln!(text, "  {}: {}{since}", reason.code, clean(&reason.message));
+        let until = reason
+            .until
+            .as_ref()
+            .map(|at| format!(", tried again at {at}"))
+            .unwrap_or_default();
+        let _ = writeln!(text, "  {}: {}{since}{until}", reason.code, clean(&reason.message));
         // The first reason cuts hardest: mending another changes nothing yet.
         if let (0, Some(remedy)) = (n, &reason.remedy) {
             let _ = writeln!(text, "    help: {}", clean(remedy));
         }
+    }
+    for note in &set.notes {
+        let _ = writeln!(text, "  note ({}): {}", note.code, clean(&note.message));
     }
     text.push_str(&last_try(set));
     text
@@ -251,7 +259,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{DemandStatus, ReasonStatus};
+    use crate::status::{DemandStatus, NoteStatus, ReasonStatus};
 
     fn example() -> Status {
         Status {
@@ -283,6 +291,11 @@ mod tests {
                     message: "GHARTS: Maximum allowed: 7\u{1b}[2J".to_owned(),
                     remedy: Some("ask for a higher quota".to_owned()),
                     since: Some("2026-11-23T08:10:00Z".to_owned()),
+                    until: Some("2026-11-23T08:12:00Z".to_owned()),
+                }],
+                notes: vec![NoteStatus {
+                    code: "label_missing".to_owned(),
+                    message: "GitHub did not store label gpu".to_owned(),
                 }],
                 ..SetStatus::default()
             }],
@@ -299,8 +312,9 @@ mod tests {
         linux-large  9 assigned, 6 running  1 idle, 6 busy  7 of 0..50  polling  quota exceeded
 
         linux-large (gharts, binding scaleSet)
-          gharts_quota: GHARTS: Maximum allowed: 7\u{fffd}[2J, since 2026-11-23T08:10:00Z
+          gharts_quota: GHARTS: Maximum allowed: 7\u{fffd}[2J, since 2026-11-23T08:10:00Z, tried again at 2026-11-23T08:12:00Z
             help: ask for a higher quota
+          note (label_missing): GitHub did not store label gpu
           last try 2026-11-23T08:12:00Z, last success 2026-11-23T08:09:00Z
           last error 2026-11-23T08:12:00Z (quota_exceeded, QUOTA_EXCEEDED): GHARTS answered 429: Maximum allowed: 7
         ");

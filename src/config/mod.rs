@@ -239,6 +239,9 @@ pub struct ScaleSet {
     pub provisioner: ProvisionerKind,
     pub binding: RunnerBinding,
     pub gharts: GhartsOverrides,
+    /// Where the set lives at GitHub and who speaks for it there: the top-level section, with what the set itself
+    /// says of `configUrl`, `runnerGroup` and `auth`.
+    pub github: GitHub,
     pub timeouts: Timeouts,
     /// As written, defaults not yet applied (`runner::manifest` does that).
     pub template: PodTemplateSpec,

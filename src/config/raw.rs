@@ -363,6 +363,8 @@ pub(super) struct RawScaleSet {
     pub(super) runner_binding: Option<RawBinding>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) gharts: RawGhartsOverrides,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) github: RawGitHubOverrides,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) container_mode: Option<RawContainerMode>,
     #[serde(default)]
@@ -408,6 +410,23 @@ pub(super) struct RawGhartsOverrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub(super) work_folder: Option<String>,
+}
+
+/// Where this set lives at GitHub, where that differs from the top-level `github` section. Sets with the same
+/// `configUrl` and `auth` share one connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "GitHubOverrides")]
+pub(super) struct RawGitHubOverrides {
+    /// Organization, repository or enterprise of this set. On another host it needs an `auth` of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) config_url: Option<String>,
+    /// Runner group of this set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) runner_group: Option<String>,
+    /// The credential for this set: exactly one way to authenticate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) auth: Option<RawAuth>,
 }
 
 /// Deadlines of a runner's life.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    GhartsOverrides, ProvisionerKind, RunnerBinding, ScaleSet, Timeouts,
+    GhartsOverrides, GitHub, ProvisionerKind, RunnerBinding, ScaleSet, Timeouts,
     duration::DurationText,
     place::Place,
     raw::{RawBinding, RawConfig, RawProvisioner, RawScaleSet, RawTimeouts},
@@ -21,7 +21,7 @@ const MOST_RUNNERS: u32 = 10_000;
 const LONGEST_PENDING: Duration = Duration::from_mins(50);
 
 /// Every set, or `None` when one is incomplete.
-pub(super) fn validate(pass: &mut Pass<'_>, raw: &RawConfig) -> Option<Vec<ScaleSet>> {
+pub(super) fn validate(pass: &mut Pass<'_>, raw: &RawConfig, github: Option<&GitHub>) -> Option<Vec<ScaleSet>> {
     let place = Place::root().key("scaleSets");
     let sets = raw.scale_sets.as_ref()?;
     let total = Place::root().key("maxRunners");
@@ -36,12 +36,13 @@ pub(super) fn validate(pass: &mut Pass<'_>, raw: &RawConfig) -> Option<Vec<Scale
     let validated: Vec<Option<ScaleSet>> = sets
         .iter()
         .enumerate()
-        .map(|(n, set)| scale_set(pass, set, raw.gharts.is_some(), &place.index(n)))
+        .map(|(n, set)| scale_set(pass, set, raw.gharts.is_some(), github, &place.index(n)))
         .collect();
     validated.into_iter().collect()
 }
 
-/// Names must differ, also as slugs: the slug is the part of a set's name in its runners' names.
+/// Names must differ, also as slugs: the slug is the part of a set's name in its runners' names. Sets in different
+/// organizations are no exception: pods, metrics and status know a set by its name alone.
 fn names_differ(pass: &mut Pass<'_>, sets: &[RawScaleSet], place: &Place) {
     let mut seen: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     for (n, name) in sets
@@ -66,14 +67,21 @@ fn names_differ(pass: &mut Pass<'_>, sets: &[RawScaleSet], place: &Place) {
                 pass.refuse(
                     &place.index(n).key("name"),
                     message,
-                    "rename one so that they differ in letters or digits (the first 40 characters count)",
+                    "rename one so that they differ in letters or digits (the first 40 characters count), in whatever \
+                     organizations they are; their labels may be alike",
                 );
             }
         }
     }
 }
 
-fn scale_set(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: &Place) -> Option<ScaleSet> {
+fn scale_set(
+    pass: &mut Pass<'_>,
+    raw: &RawScaleSet,
+    has_gharts: bool,
+    github: Option<&GitHub>,
+    place: &Place,
+) -> Option<ScaleSet> {
     let provisioner = provisioner(pass, raw, has_gharts, place);
     let name = raw
         .name
@@ -87,6 +95,7 @@ fn scale_set(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: &P
     let timeouts = timeouts(pass, &raw.timeouts, &place.key("timeouts"));
     let template = template::validate(pass, raw.template.as_ref(), &place.key("template"));
     let bounds = bounds(pass, raw, place);
+    let github = pass.github_of_set(&raw.github, github, &place.key("github"));
     Some(ScaleSet {
         name: SetName::new(name?),
         labels,
@@ -101,6 +110,7 @@ fn scale_set(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: &P
             labels: raw.gharts.labels.clone(),
             work_folder: raw.gharts.work_folder.clone(),
         },
+        github: github?,
         timeouts,
         template: template?,
     })

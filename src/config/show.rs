@@ -8,8 +8,8 @@ use super::{
     ScaleSet, SecretRef, Tls,
     raw::{
         RawApp, RawAuth, RawAuthStyle, RawBinding, RawConfig, RawContainerMode, RawExec, RawExternal, RawGharts,
-        RawGhartsOverrides, RawGitHub, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawOidc, RawOidcProvider,
-        RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer, RawTimeouts, RawTls,
+        RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawOidc,
+        RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer, RawTimeouts, RawTls,
     },
 };
 
@@ -38,12 +38,40 @@ fn raw(config: &Config) -> RawConfig {
             level: Some(config.logging.level.clone()),
         },
         max_runners: config.max_runners,
-        scale_sets: Some(config.scale_sets.iter().map(scale_set).collect()),
+        scale_sets: Some(
+            config
+                .scale_sets
+                .iter()
+                .map(|set| scale_set(set, &config.github))
+                .collect(),
+        ),
     }
 }
 
 fn github(github: &GitHub) -> RawGitHub {
-    let auth = match &github.auth {
+    RawGitHub {
+        config_url: Some(github.config_url.url.to_string()),
+        runner_group: Some(github.runner_group.clone()),
+        auth: Some(auth(&github.auth)),
+        tls: tls(&github.tls),
+        proxy: proxy(&github.proxy),
+        limits: limits(&github.limits),
+    }
+}
+
+/// What a set says of its own.
+fn github_of_set(set: &GitHub, top: &GitHub) -> RawGitHubOverrides {
+    RawGitHubOverrides {
+        config_url: (set.config_url != top.config_url).then(|| set.config_url.url.to_string()),
+        runner_group: (set.runner_group != top.runner_group).then(|| set.runner_group.clone()),
+        // On another host it must be said, even where it is the same.
+        auth: (set.auth != top.auth || set.config_url.url.origin() != top.config_url.url.origin())
+            .then(|| auth(&set.auth)),
+    }
+}
+
+fn auth(auth: &GitHubAuth) -> RawAuth {
+    match auth {
         GitHubAuth::App {
             client_id,
             installation_id,
@@ -67,14 +95,6 @@ fn github(github: &GitHub) -> RawGitHub {
                 pat: Some(RawPat { token_file, token_env }),
             }
         }
-    };
-    RawGitHub {
-        config_url: Some(github.config_url.url.to_string()),
-        runner_group: Some(github.runner_group.clone()),
-        auth: Some(auth),
-        tls: tls(&github.tls),
-        proxy: proxy(&github.proxy),
-        limits: limits(&github.limits),
     }
 }
 
@@ -183,7 +203,7 @@ fn oidc(oidc: &Oidc) -> RawOidc {
     }
 }
 
-fn scale_set(set: &ScaleSet) -> RawScaleSet {
+fn scale_set(set: &ScaleSet, top: &GitHub) -> RawScaleSet {
     RawScaleSet {
         name: Some(set.name.to_string()),
         labels: Some(set.labels.clone()),
@@ -201,6 +221,7 @@ fn scale_set(set: &ScaleSet) -> RawScaleSet {
             labels: set.gharts.labels.clone(),
             work_folder: set.gharts.work_folder.clone(),
         },
+        github: github_of_set(&set.github, top),
         container_mode: Some(RawContainerMode::None),
         timeouts: RawTimeouts {
             scheduling: Some(set.timeouts.scheduling.into()),

@@ -15,8 +15,8 @@ use super::{
     is_loopback,
     place::{Place, Problems},
     raw::{
-        RawApp, RawAuth, RawConfig, RawGharts, RawGitHub, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawPat,
-        RawProxy, RawRetry, RawServer, RawTls,
+        RawApp, RawAuth, RawConfig, RawGharts, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat,
+        RawLogging, RawPat, RawProxy, RawRetry, RawServer, RawTls,
     },
     scale_sets,
     secrets::{self, Shape},
@@ -48,7 +48,7 @@ pub(super) fn validate(raw: &RawConfig, environment: &Environment) -> (Option<Co
         .and_then(|r| pass.kubernetes(r, &root.key("kubernetes")));
     let server = pass.server(&raw.server, &root.key("server"));
     let logging = pass.logging(&raw.logging, &root.key("logging"));
-    let scale_sets = scale_sets::validate(&mut pass, raw);
+    let scale_sets = scale_sets::validate(&mut pass, raw, github.as_ref());
     let config = (|| {
         Some(Config {
             github: github?,
@@ -72,24 +72,10 @@ impl Pass<'_> {
     }
 
     fn github(&mut self, raw: &RawGitHub, place: &Place) -> Option<GitHub> {
-        let force_ghes = self
-            .environment
-            .get("GITHUB_ACTIONS_FORCE_GHES")
-            .is_some_and(|v| matches!(v.as_str(), "1" | "true"));
         let config_url = raw
             .config_url
             .as_deref()
-            .and_then(|text| match ConfigUrl::parse(text, force_ghes) {
-                Ok(url) => Some(url),
-                Err(message) => {
-                    self.refuse(
-                        &place.key("configUrl"),
-                        message,
-                        "https://HOST/ORG, https://HOST/OWNER/REPO or https://HOST/enterprises/NAME",
-                    );
-                    None
-                }
-            });
+            .and_then(|text| self.config_url(text, &place.key("configUrl")));
         let auth = raw.auth.as_ref().and_then(|auth| self.auth(auth, &place.key("auth")));
         let tls = self.tls(&raw.tls, &place.key("tls"));
         let proxy = self.proxy(&raw.proxy, &place.key("proxy"));
@@ -101,6 +87,59 @@ impl Pass<'_> {
             proxy: proxy?,
             limits: limits(&raw.limits, &Limits::github()),
         })
+    }
+
+    /// The top-level section as one set changes it. `None`: a part of it is wrong, and said to be.
+    pub(super) fn github_of_set(
+        &mut self,
+        raw: &RawGitHubOverrides,
+        top: Option<&GitHub>,
+        place: &Place,
+    ) -> Option<GitHub> {
+        let config_url = match &raw.config_url {
+            Some(text) => Some(self.config_url(text, &place.key("configUrl"))?),
+            None => None,
+        };
+        let auth = match &raw.auth {
+            Some(auth) => Some(self.auth(auth, &place.key("auth"))?),
+            None => None,
+        };
+        let top = top?;
+        if let Some(url) = config_url.as_ref().filter(|_| auth.is_none())
+            && url.url.origin() != top.config_url.url.origin()
+        {
+            // A credential is never shown to a host that it was not given for.
+            self.refuse(
+                &place.key("configUrl"),
+                "is on another host than github.configUrl, whose credential does not belong there",
+                "give the set an auth of its own beside it",
+            );
+            return None;
+        }
+        Some(GitHub {
+            config_url: config_url.unwrap_or_else(|| top.config_url.clone()),
+            runner_group: raw.runner_group.clone().unwrap_or_else(|| top.runner_group.clone()),
+            auth: auth.unwrap_or_else(|| top.auth.clone()),
+            ..top.clone()
+        })
+    }
+
+    fn config_url(&mut self, text: &str, place: &Place) -> Option<ConfigUrl> {
+        let force_ghes = self
+            .environment
+            .get("GITHUB_ACTIONS_FORCE_GHES")
+            .is_some_and(|v| matches!(v.as_str(), "1" | "true"));
+        match ConfigUrl::parse(text, force_ghes) {
+            Ok(url) => Some(url),
+            Err(message) => {
+                self.refuse(
+                    place,
+                    message,
+                    "https://HOST/ORG, https://HOST/OWNER/REPO or https://HOST/enterprises/NAME",
+                );
+                None
+            }
+        }
     }
 
     fn auth(&mut self, raw: &RawAuth, place: &Place) -> Option<GitHubAuth> {

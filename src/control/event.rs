@@ -1,8 +1,10 @@
 //! Everything that reaches the control loop: facts, never requests.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::oneshot;
 
-use super::sweep::Findings;
+use super::sweep::{Findings, Subject};
 use crate::{
     ids::{RunnerName, SetName},
     plan::{
@@ -13,7 +15,7 @@ use crate::{
     },
     provision::Refusal,
     runner::cluster::{ClusterError, Sighting},
-    scaleset::{Agent, Message, Statistics},
+    scaleset::{Agent, GroupAccess, Message, Note, Statistics},
 };
 
 /// One fact.
@@ -32,12 +34,18 @@ pub(super) enum Event {
         /// The provisioner's service would not.
         refusal: Option<Refusal>,
     },
-    /// The agents list of the credential; `None` when it could not be had.
+    /// The agents list of one way to GitHub; `None` when it could not be had.
     Agents {
+        github: String,
         began: Moment,
         agents: Option<Vec<Agent>>,
     },
-    Swept(Findings),
+    Swept(Subject, Findings),
+    /// Whom the runner groups of one way to GitHub let in; `None` when that could not be had.
+    Groups {
+        github: String,
+        access: Option<BTreeMap<String, GroupAccess>>,
+    },
 }
 
 /// From the task of one set's queue.
@@ -45,6 +53,7 @@ pub(super) enum Event {
 pub(super) enum QueueEvent {
     Registered {
         scale_set_id: i64,
+        notes: Vec<Note>,
     },
     Session(Session),
     /// A session is open: these are its first statistics. Answered when the capacity is worked out.

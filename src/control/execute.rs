@@ -2,7 +2,7 @@
 //! pod's deletion; every outcome comes back to the loop as an event. No lock is held across any call.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -58,6 +58,8 @@ pub struct SetParts {
     /// Of the provisioner's service. Creations have their back-off in the planner and count as probes; removals
     /// and lists, which each runner would repeat by itself, wait while it is open.
     pub provisioner_breaker: SharedBreaker,
+    /// Sets with the same key share one credential, one scope, and with them the connection.
+    pub github: String,
     pub connection: Arc<Connection>,
     /// In front of GitHub's Actions service.
     pub github_gate: Gate,
@@ -201,12 +203,13 @@ impl Executor {
         });
     }
 
-    /// One unfiltered agents list, for every set of the credential.
-    pub(super) fn list_agents(&self) {
+    /// One unfiltered agents list, for every set on this way to GitHub.
+    pub(super) fn list_agents(&self, github: &str, sets: &[SetName]) {
         let parts = self.parts.clone();
-        let Some(set) = parts.sets.values().next().cloned() else {
+        let Some(set) = sets.first().and_then(|name| parts.sets.get(name)).cloned() else {
             return;
         };
+        let github = github.to_owned();
         self.tasks.spawn("agents", async move {
             let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
             let began = parts.timeline.now();
@@ -214,27 +217,48 @@ impl Executor {
             let agents = match listed.map(|listed| listed.map_err(|error| error.to_string())) {
                 Ok(Ok(agents)) => Some(agents),
                 Ok(Err(error)) | Err(error) => {
-                    tracing::warn!(error, "runners cannot be listed at GitHub");
+                    tracing::warn!(github, error, "runners cannot be listed at GitHub");
                     None
                 }
             };
             drop(permit);
-            parts.tell(Event::Agents { began, agents }).await;
+            parts.tell(Event::Agents { github, began, agents }).await;
         });
     }
 
-    pub(super) fn sweep(&self, order: sweep::Order) {
+    /// Whom these runner groups let in.
+    pub(super) fn look_at_groups(&self, github: &str, sets: &[SetName], groups: BTreeSet<String>) {
+        let parts = self.parts.clone();
+        let Some(set) = sets.first().and_then(|name| parts.sets.get(name)).cloned() else {
+            return;
+        };
+        let github = github.to_owned();
+        self.tasks.spawn("groups", async move {
+            let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+            let groups: Vec<String> = groups.into_iter().collect();
+            let access = set.connection.group_access(&groups).await.unwrap_or_else(|error| {
+                tracing::debug!(github, %error, "the runner groups' settings cannot be read now");
+                None
+            });
+            drop(permit);
+            parts.tell(Event::Groups { github, access }).await;
+        });
+    }
+
+    pub(super) fn sweep(&self, subject: sweep::Subject, order: sweep::Order) {
         let parts = self.parts.clone();
         self.tasks.spawn("sweep", async move {
             let first_seen = order.first_seen.clone();
-            let findings = survive(sweep::run(&parts, order)).await.unwrap_or_else(|panic| {
-                tracing::error!(panic, "the search for orphans panicked; it begins anew soon");
-                sweep::Findings {
-                    first_seen,
-                    ..sweep::Findings::default()
-                }
-            });
-            parts.tell(Event::Swept(findings)).await;
+            let findings = survive(sweep::run(&parts, &subject, &order))
+                .await
+                .unwrap_or_else(|panic| {
+                    tracing::error!(panic, "the search for orphans panicked; it begins anew soon");
+                    sweep::Findings {
+                        first_seen,
+                        ..sweep::Findings::default()
+                    }
+                });
+            parts.tell(Event::Swept(subject, findings)).await;
         });
     }
 }

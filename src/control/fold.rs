@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AGENTS_EVERY, Control, LastError, SWEEP_EVERY, SWEEP_SOON,
+    Control, LastError,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
     execute::is_template_fault,
 };
@@ -21,8 +21,8 @@ use crate::{
         cluster::{ClusterError, Kind, Sighting},
         observe,
     },
-    scaleset::{self, Agent, JobMessage, Message},
-    telemetry::metrics::{JobLabels, SetLabels},
+    scaleset::{self, Agent, GroupAccess, JobMessage, Message, Note},
+    telemetry::metrics::JobLabels,
 };
 
 /// What one event led to.
@@ -66,21 +66,33 @@ impl Control {
                 let happening = self.world.runner(&set, &name).and_then(|r| r.called(now, call, result));
                 Folded::happening(&set, &name, happening)
             }
-            Event::Agents { began, agents } => {
-                self.agents.done(now + AGENTS_EVERY);
-                agents.map_or_else(Folded::default, |agents| self.fold_agents(now, began, &agents))
+            Event::Agents { github, began, agents } => {
+                self.rounds.agents_listed(now, &github);
+                agents.map_or_else(Folded::default, |agents| self.fold_agents(now, began, &github, &agents))
             }
-            Event::Swept(findings) => {
-                self.sweeps += 1;
-                let pause = if self.sweeps < 2 || !findings.complete {
-                    SWEEP_SOON
-                } else {
-                    SWEEP_EVERY
-                };
-                self.sweep.done(now + pause);
-                self.first_seen = findings.first_seen;
+            Event::Groups { github, access } => {
+                self.rounds.groups_looked_at(now, &github);
+                if let Some(access) = access {
+                    self.fold_groups(&github, &access);
+                }
                 Folded::default()
             }
+            Event::Swept(subject, findings) => {
+                self.rounds.swept(now, &subject, findings);
+                Folded::default()
+            }
+        }
+    }
+
+    fn fold_groups(&mut self, github: &str, access: &BTreeMap<String, GroupAccess>) {
+        for name in self.rounds.sets_of(github) {
+            let Some(state) = self.sets.get_mut(name) else {
+                continue;
+            };
+            let access = access.get(&state.setup.spec.group);
+            let notes = access.map_or_else(Vec::new, GroupAccess::notes);
+            tell_news(name, &state.group_notes, &notes);
+            state.group_notes = notes;
         }
     }
 
@@ -97,7 +109,9 @@ impl Control {
             return Folded::default();
         };
         match event {
-            QueueEvent::Registered { scale_set_id } => {
+            QueueEvent::Registered { scale_set_id, notes } => {
+                tell_news(name, &state.notes, &notes);
+                state.notes = notes;
                 let before = state.scale_set_id.replace(scale_set_id);
                 let scope = Scope::Set(name.clone());
                 let hurdle = self.world.hurdles.get(&scope);
@@ -194,7 +208,7 @@ impl Control {
         match entry {
             JobMessage::Started { job, .. } => {
                 metrics.job_started(
-                    &self.job_labels(job),
+                    &self.job_labels(set, job),
                     span(job.scale_set_assign_time, job.runner_assign_time),
                 );
                 if let Some(waited) = span(job.queue_time, job.runner_assign_time) {
@@ -206,7 +220,7 @@ impl Control {
                 result,
                 runner: Some(_),
             } => metrics.job_completed(
-                &self.job_labels(job),
+                &self.job_labels(set, job),
                 result,
                 span(job.runner_assign_time, job.finish_time),
             ),
@@ -214,9 +228,9 @@ impl Control {
         }
     }
 
-    fn job_labels<'a>(&'a self, job: &'a scaleset::Job) -> JobLabels<'a> {
+    fn job_labels<'a>(&'a self, set: &SetName, job: &'a scaleset::Job) -> JobLabels<'a> {
         JobLabels {
-            enterprise: &self.setup.scope.enterprise,
+            enterprise: self.sets.get(set).map_or("", |s| &s.setup.scope.enterprise),
             organization: &job.owner_name,
             repository: &job.repository_name,
             job_name: &job.job_display_name,
@@ -409,10 +423,13 @@ impl Control {
 
     // ---- Registrations ------------------------------------------------------------------------------
 
-    fn fold_agents(&mut self, now: Moment, began: Moment, agents: &[Agent]) -> Folded {
+    fn fold_agents(&mut self, now: Moment, began: Moment, github: &str, agents: &[Agent]) -> Folded {
         let by_name: BTreeMap<&str, &Agent> = agents.iter().map(|a| (a.name.as_str(), a)).collect();
         let mut folded = Folded::default();
-        for (set_name, set) in &mut self.world.sets {
+        for set_name in self.rounds.sets_of(github) {
+            let Some(set) = self.world.sets.get_mut(set_name) else {
+                continue;
+            };
             for (name, runner) in &mut set.runners {
                 let agent = by_name.get(name.as_str());
                 let sight = match agent {
@@ -460,16 +477,12 @@ impl Control {
             Happening::Ended => tracing::info!(%set, runner = %name, "runner ended"),
         }
     }
+}
 
-    pub(super) fn set_labels<'a>(&'a self, set: &'a str) -> SetLabels<'a> {
-        let scope = &self.setup.scope;
-        SetLabels {
-            enterprise: &scope.enterprise,
-            organization: &scope.organization,
-            repository: &scope.repository,
-            name: set,
-            namespace: &scope.namespace,
-        }
+/// One line for each note that is new.
+fn tell_news(set: &SetName, before: &[Note], now: &[Note]) {
+    for note in now.iter().filter(|note| !before.contains(note)) {
+        tracing::warn!(%set, note = note.kind.as_str(), "{}", note.message);
     }
 }
 

@@ -9,8 +9,10 @@ mod execute;
 mod fold;
 mod poller;
 mod report;
+mod rounds;
 mod sweep;
 mod timeline;
+mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     event::{Event, QueueEvent},
+    rounds::AllRounds,
     timeline::Timeline,
 };
 use crate::{
@@ -47,7 +50,7 @@ use crate::{
         world::{Session, SetWorld, World},
     },
     runner::cluster::Cluster,
-    scaleset::Spec,
+    scaleset::{Note, Spec},
     server::Heartbeat,
     shutdown::Tasks,
     status::Status,
@@ -60,12 +63,6 @@ const EVENTS: usize = 4096;
 const BATCH: usize = 512;
 /// The loop beats at least so often.
 const BEAT: Duration = Duration::from_secs(5);
-/// Between two agents lists while a runner is unconfirmed.
-const AGENTS_EVERY: Duration = Duration::from_secs(15);
-/// Between two three-way comparisons; the second one follows the first sooner, since what was too young then
-/// is old enough soon.
-const SWEEP_EVERY: Duration = Duration::from_mins(5);
-const SWEEP_SOON: Duration = Duration::from_mins(2);
 /// What is in flight at SIGTERM may take so long; beyond it the next start cures what is left.
 const DRAIN: Duration = Duration::from_secs(45);
 /// How often the end of what is in flight is looked for meanwhile.
@@ -92,6 +89,8 @@ pub struct SetSetup {
     pub in_flight_max: u32,
     /// The provisioner keeps records of its own.
     pub has_records: bool,
+    /// Labels that every metric of this set has.
+    pub scope: ScopeLabels,
     /// For status: `gharts` or `scaleSet`, and the binding as configured.
     pub provisioner_word: &'static str,
     pub binding_word: &'static str,
@@ -112,8 +111,6 @@ pub struct Setup {
     pub heartbeat: Arc<Heartbeat>,
     pub status: watch::Sender<Arc<Status>>,
     pub tasks: Tasks,
-    /// Labels of the metrics that are the same for every set.
-    pub scope: ScopeLabels,
 }
 
 /// The newest try at a runner that was refused.
@@ -138,6 +135,9 @@ struct SetState {
     /// Tries that were refused since one was granted.
     refused_in_row: u32,
     granted_once: bool,
+    /// What is not as the file wants it: at its registration, and of its runner group.
+    notes: Vec<Note>,
+    group_notes: Vec<Note>,
     /// Its provisioner refused somebody: creations that wait at the gate go one at a time.
     one_by_one: bool,
     /// The reason that was logged last.
@@ -159,10 +159,7 @@ pub struct Control {
     /// Starts that may still be given up.
     starts: BTreeMap<RunnerName, Arc<AtomicBool>>,
     acks: Vec<oneshot::Sender<()>>,
-    agents: Schedule,
-    sweep: Schedule,
-    sweeps: u32,
-    first_seen: BTreeMap<i64, Moment>,
+    rounds: AllRounds,
     /// Names that the list of pods under way has brought so far, while one is.
     listing: Option<BTreeSet<RunnerName>>,
     draining_since: Option<Moment>,
@@ -176,25 +173,6 @@ struct Shared {
     metrics: Metrics,
     heartbeat: Arc<Heartbeat>,
     status: watch::Sender<Arc<Status>>,
-    scope: ScopeLabels,
-}
-
-/// Something that is done every so often, one at a time.
-#[derive(Debug, Default)]
-struct Schedule {
-    next: Moment,
-    under_way: bool,
-}
-
-impl Schedule {
-    fn is_due(&self, now: Moment) -> bool {
-        !self.under_way && self.next <= now
-    }
-
-    fn done(&mut self, next: Moment) {
-        self.under_way = false;
-        self.next = next;
-    }
 }
 
 /// Handles that end the queues' tasks.
@@ -251,6 +229,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         sets.insert(name, SetState::new(set, announce));
     }
     let work = setup.tasks.child();
+    let rounds = AllRounds::of(&sets);
     let mut control = Control {
         world,
         sets,
@@ -260,10 +239,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         rng,
         starts: BTreeMap::new(),
         acks: Vec::new(),
-        agents: Schedule::default(),
-        sweep: Schedule::default(),
-        sweeps: 0,
-        first_seen: BTreeMap::new(),
+        rounds,
         listing: None,
         draining_since: None,
         reported: None,
@@ -273,7 +249,6 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
             metrics: setup.metrics,
             heartbeat: setup.heartbeat,
             status: setup.status,
-            scope: setup.scope,
         },
     };
     control.work_until_drained(&stop, &queues).await;
@@ -368,6 +343,9 @@ impl Queues {
                     stop: stop.clone(),
                     close: close.clone(),
                     held: held.clone(),
+                    // What the dead one said of its end stands until this one does better.
+                    ailing: round > 0,
+                    gone: false,
                 };
                 let began = seed.parts.timeline.now();
                 let Err(error) = inner.spawn("poller", poller.run()).await else {
@@ -414,6 +392,8 @@ impl SetState {
             last_error: None,
             refused_in_row: 0,
             granted_once: false,
+            notes: Vec::new(),
+            group_notes: Vec::new(),
             one_by_one: false,
             told: None,
             plan: Plan::default(),
@@ -597,40 +577,6 @@ impl Control {
             job: runner.job.clone(),
         };
         self.executor.call(order);
-    }
-
-    /// The agents list and the three-way comparison, when their time has come.
-    fn look_around(&mut self, now: Moment) -> Moment {
-        let mut wake = now + BEAT;
-        let unconfirmed = || {
-            let mut runners = self.world.sets.values().flat_map(|s| s.runners.values());
-            runners.any(Runner::is_unconfirmed)
-        };
-        if !self.agents.under_way && unconfirmed() {
-            if self.agents.is_due(now) {
-                self.agents.under_way = true;
-                self.executor.list_agents();
-            } else {
-                wake = wake.min(self.agents.next);
-            }
-        }
-        let ready = self.world.synced && self.sets.values().any(|s| s.scale_set_id.is_some());
-        if ready && self.sweep.is_due(now) {
-            self.sweep.under_way = true;
-            self.executor.sweep(self.sweep_order());
-        }
-        wake
-    }
-
-    fn sweep_order(&self) -> sweep::Order {
-        let known = self.world.sets.iter().map(|(name, set)| {
-            let id = self.sets.get(name).and_then(|s| s.scale_set_id);
-            (name.clone(), (id, set.runners.keys().cloned().collect()))
-        });
-        sweep::Order {
-            known: known.collect(),
-            first_seen: self.first_seen.clone(),
-        }
     }
 
     /// A start that is given up must not become a pod any more.

@@ -15,24 +15,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     event::{Event, QueueEvent},
     timeline::Timeline,
+    trouble,
 };
 use crate::{
-    identity::{Denial, TokenError},
     ids::SetName,
-    plan::{
-        reason::{Code, Reason},
-        world,
-    },
+    plan::world,
     scaleset::{self, Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
     telemetry::Metrics,
 };
 
 /// A session that somebody else holds is asked for again after a pause in these bounds.
 const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
-/// Pauses after failures: doubling within these bounds.
-const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// What only the operator can mend is looked at again after this.
-const STUBBORN_PAUSE: Duration = Duration::from_secs(60);
 /// A service that answers an empty poll at once must not make a hot loop.
 const POLL_FLOOR: Duration = Duration::from_secs(1);
 /// A rise of the capacity interrupts the poll at most so often.
@@ -76,6 +69,10 @@ pub(super) struct Poller {
     pub(super) close: CancellationToken,
     /// Outlives this task, should it panic.
     pub(super) held: Held,
+    /// Something is wrong: until a session is open again its reason stands, whatever is being tried.
+    pub(super) ailing: bool,
+    /// GitHub has no such scale set any more.
+    pub(super) gone: bool,
 }
 
 /// Set and id of the session that is open. What a task that panicked left open, its supervisor closes: it would
@@ -160,27 +157,30 @@ impl Poller {
 
     /// Registers the set and serves sessions until something is wrong with the set itself.
     async fn serve(&mut self) -> Result<End, Error> {
-        if self
-            .tell(QueueEvent::Session(world::Session::Registering))
-            .await
-            .is_err()
-        {
-            return Ok(End::Stopped);
+        if let Err(gone) = self.progress(world::Session::Registering).await {
+            return Ok(gone.into());
         }
         let registered = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(End::Stopped),
             registered = ensure(&self.connection, &self.spec) => registered?,
         };
-        for note in &registered.notes {
-            tracing::warn!(set = %self.set, note, "scale set at GitHub");
+        for change in &registered.changes {
+            tracing::info!(set = %self.set, change, "scale set at GitHub");
         }
         let id = registered.scale_set.id;
+        if registered.created && std::mem::take(&mut self.gone) {
+            self.metrics.set_recreated(self.set.as_str());
+        }
         if self.spec.known_id.is_some_and(|known| known != id) || registered.created {
             tracing::info!(set = %self.set, id, created = registered.created, "scale set registered");
         }
         self.spec.known_id = Some(id);
-        if self.tell(QueueEvent::Registered { scale_set_id: id }).await.is_err() {
+        let registered = QueueEvent::Registered {
+            scale_set_id: id,
+            notes: registered.notes,
+        };
+        if self.tell(registered).await.is_err() {
             return Ok(End::Stopped);
         }
         loop {
@@ -189,6 +189,7 @@ impl Poller {
                 End::SetGone => {
                     tracing::warn!(set = %self.set, id, "the scale set is gone at GitHub; creating it again");
                     self.spec.known_id = None;
+                    self.gone = true;
                     return Ok(End::SetGone);
                 }
                 end => return Ok(end),
@@ -226,7 +227,7 @@ impl Poller {
 
     /// Opens the session, waiting for as long as somebody else holds it.
     async fn open(&mut self, set_id: i64) -> Result<Result<Session, End>, Error> {
-        if let Err(gone) = self.tell(QueueEvent::Session(world::Session::Opening)).await {
+        if let Err(gone) = self.progress(world::Session::Opening).await {
             return Ok(Err(gone.into()));
         }
         loop {
@@ -238,6 +239,7 @@ impl Poller {
             };
             match opened {
                 Ok(session) => {
+                    self.ailing = false;
                     let statistics = session.statistics;
                     if let Err(gone) = self
                         .ask(|done| QueueEvent::Opened {
@@ -291,13 +293,13 @@ impl Poller {
                     course.failures += 1;
                     let failures = course.failures;
                     tracing::warn!(set = %self.set, %error, failures, "the queue cannot be polled; trying again");
-                    if failures >= DEAF_AFTER {
-                        let failed = world::Session::Failed(reason(&error));
+                    if failures >= DEAF_AFTER || error.retry_after().is_some() {
+                        let failed = world::Session::Failed(trouble::reason(&error, self.timeline.now()));
                         if let Err(gone) = self.tell(QueueEvent::Session(failed)).await {
                             return Ok(gone.into());
                         }
                     }
-                    let pause = self.pause(failures).max(error.retry_after().unwrap_or_default());
+                    let pause = trouble::pause(&error, failures, &mut self.rng);
                     if self.stopped_during(pause).await {
                         return Ok(End::Stopped);
                     }
@@ -353,7 +355,7 @@ impl Poller {
 
     /// The queue answered, and the loop has taken it in.
     async fn heard(&self, course: &mut Course) -> Result<(), LoopGone> {
-        if std::mem::take(&mut course.failures) >= DEAF_AFTER {
+        if std::mem::take(&mut course.failures) > 0 {
             self.tell(QueueEvent::Session(world::Session::Polling)).await?;
         }
         Ok(())
@@ -442,25 +444,13 @@ impl Poller {
 
     /// Says what is wrong and waits.
     async fn failed(&mut self, error: &Error, failures: u32) -> Result<(), LoopGone> {
-        let reason = reason(error);
+        let reason = trouble::reason(error, self.timeline.now());
         tracing::warn!(set = %self.set, %error, code = reason.code.as_str(), "the scale set cannot be served; trying again");
+        self.ailing = true;
         self.tell(QueueEvent::Session(world::Session::Failed(reason))).await?;
-        let pause = if error.is_transient() {
-            self.pause(failures)
-        } else {
-            STUBBORN_PAUSE
-        };
-        self.stopped_during(pause.max(error.retry_after().unwrap_or_default()))
-            .await;
+        let pause = trouble::pause(error, failures, &mut self.rng);
+        self.stopped_during(pause).await;
         Ok(())
-    }
-
-    fn pause(&mut self, failures: u32) -> Duration {
-        let (first, longest) = FAILURE_PAUSE;
-        let base = first
-            .saturating_mul(1 << failures.saturating_sub(1).min(10))
-            .min(longest);
-        base.mul_f64(0.5 + 0.5 * self.rng.f64())
     }
 
     fn jitter(&mut self, (least, most): (Duration, Duration)) -> Duration {
@@ -474,6 +464,14 @@ impl Poller {
             () = self.stop.cancelled() => true,
             () = tokio::time::sleep(pause) => false,
         }
+    }
+
+    /// Says how far it has come, unless something that is wrong says more.
+    async fn progress(&self, session: world::Session) -> Result<(), LoopGone> {
+        if self.ailing {
+            return Ok(());
+        }
+        self.tell(QueueEvent::Session(session)).await
     }
 
     async fn tell(&self, event: QueueEvent) -> Result<(), LoopGone> {
@@ -498,34 +496,6 @@ async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earlies
         std::future::pending::<()>().await;
     }
     tokio::time::sleep_until(earliest).await;
-}
-
-/// Why the set cannot be served.
-fn reason(error: &Error) -> Reason {
-    let code = match error {
-        Error::Credential(error) => no_token(error),
-        Error::Unauthorized(_) => Code::Credentials,
-        Error::Forbidden(_) => Code::NotAuthorized,
-        Error::NotFound { .. } => Code::Configuration,
-        Error::Invalid(_) => Code::InvalidRequest,
-        Error::RateLimited { .. } => Code::RateLimited,
-        Error::Transport { .. } => Code::Unreachable,
-        _ => Code::SessionFailed,
-    };
-    Reason::new(code, error.to_string())
-}
-
-fn no_token(error: &TokenError) -> Code {
-    match error {
-        TokenError::Refused { .. } => Code::Credentials,
-        TokenError::Unavailable { .. } => Code::Unreachable,
-        TokenError::Denied { denial, .. } => match denial {
-            Denial::Quota => Code::QuotaExceeded,
-            Denial::LabelPolicy => Code::LabelPolicy,
-            Denial::NotAuthorized => Code::NotAuthorized,
-            Denial::Configuration => Code::Configuration,
-        },
-    }
 }
 
 /// What an error that repeating cannot cure means for the session.

@@ -10,11 +10,12 @@ use crate::{
         tally::Tally,
         world::SetWorld,
     },
-    status::{DemandStatus, ReasonStatus, SetStatus, Status},
-    telemetry::metrics::Jobs,
+    scaleset::Note,
+    status::{DemandStatus, NoteStatus, ReasonStatus, SetStatus, Status},
+    telemetry::metrics::{Jobs, SetLabels},
 };
 
-/// Labels that every series of this process shares, from the configuration's URL and namespace.
+/// Labels that every series of a scale set shares, from its URL and the namespace.
 #[derive(Clone, Debug, Default)]
 pub struct ScopeLabels {
     pub enterprise: String,
@@ -64,7 +65,12 @@ impl Control {
         for runner in set.runners.values().filter(|r| r.is_live()) {
             *runners.entry(runner.state_name().to_owned()).or_default() += 1;
         }
-        let reasons: Vec<ReasonStatus> = state.plan.reasons.iter().map(|r| self.reason_status(set, r)).collect();
+        let reasons: Vec<ReasonStatus> = state
+            .plan
+            .reasons
+            .iter()
+            .map(|r| self.reason_status(now, set, r))
+            .collect();
         let error = state.last_error.as_ref();
         let has = |code: Code| state.plan.reasons.iter().any(|r| r.code == code);
         SetStatus {
@@ -101,6 +107,7 @@ impl Control {
                 .iter()
                 .any(|r| !r.code.is_normal() && !r.code.is_passing()),
             reasons,
+            notes: state.notes.iter().chain(&state.group_notes).map(note_status).collect(),
             last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall_text(at)),
             last_provision_success: state.last_success.map(|at| self.timeline.wall_text(at)),
             last_provision_error_at: error.map(|e| self.timeline.wall_text(e.at)),
@@ -112,25 +119,28 @@ impl Control {
         }
     }
 
-    fn reason_status(&self, set: &SetWorld, reason: &Reason) -> ReasonStatus {
-        let since = set
+    fn reason_status(&self, now: Moment, set: &SetWorld, reason: &Reason) -> ReasonStatus {
+        let hurdle = set
             .scopes()
             .iter()
             .filter_map(|scope| self.world.hurdles.get(scope))
-            .find(|hurdle| hurdle.reason.code == reason.code)
-            .map(|hurdle| self.timeline.wall_text(hurdle.since));
+            .find(|hurdle| hurdle.reason.code == reason.code);
+        let until = reason.until.or(hurdle.map(|h| h.until)).filter(|at| *at > now);
         ReasonStatus {
             code: reason.code.as_str().to_owned(),
             message: reason.message.clone(),
-            remedy: reason.code.remedy().map(str::to_owned),
-            since,
+            remedy: reason.remedy().map(str::to_owned),
+            since: hurdle.map(|h| self.timeline.wall_text(h.since)),
+            until: until.map(|at| self.timeline.wall_text(at)),
         }
     }
 
     fn measure(&self, now: Moment, status: &SetStatus, set: &SetWorld) {
         let metrics = &self.setup.metrics;
         let name = set.name.as_str();
-        let labels = self.set_labels(name);
+        let Some(labels) = self.sets.get(name).map(|state| set_labels(&state.setup.scope, name)) else {
+            return;
+        };
         let demand = &status.demand;
         metrics.statistics(
             &labels,
@@ -149,6 +159,7 @@ impl Control {
         metrics.capacity(name, status.capacity);
         metrics.runners(name, status.runners.iter().map(|(state, n)| (state.as_str(), *n)));
         metrics.reasons(name, status.reasons.iter().map(|r| r.code.as_str()));
+        metrics.notes(name, status.notes.iter().map(|n| n.code.as_str()));
         if let Some(heard) = set.heard {
             metrics.poll_age(name, now.since(heard));
         }
@@ -164,12 +175,29 @@ impl Control {
                 continue;
             }
             state.told = Some(first.code);
-            let (code, remedy) = (first.code.as_str(), first.code.remedy());
+            let (code, remedy) = (first.code.as_str(), first.remedy());
             if first.code.is_normal() || first.code.is_passing() {
                 tracing::info!(set = %name, reason = code, "{}", first.message);
             } else {
                 tracing::warn!(set = %name, reason = code, remedy, "no more runners: {}", first.message);
             }
         }
+    }
+}
+
+fn note_status(note: &Note) -> NoteStatus {
+    NoteStatus {
+        code: note.kind.as_str().to_owned(),
+        message: note.message.clone(),
+    }
+}
+
+fn set_labels<'a>(scope: &'a ScopeLabels, set: &'a str) -> SetLabels<'a> {
+    SetLabels {
+        enterprise: &scope.enterprise,
+        organization: &scope.organization,
+        repository: &scope.repository,
+        name: set,
+        namespace: &scope.namespace,
     }
 }

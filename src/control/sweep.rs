@@ -1,4 +1,4 @@
-//! The three-way comparison, carried out: lists what GitHub and GHARTS hold, removes what belongs to nobody.
+//! The three-way comparison, carried out, one peer at a time: lists what it holds, removes what belongs to nobody.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +18,19 @@ use crate::{
     scaleset::Agent,
 };
 
+/// Whose list is compared with what is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// Agents on a way to GitHub.
+    Agents(String),
+    /// Records of a token service.
+    Records(String),
+}
+
 /// What the loop knows when it orders a comparison.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// Every runner in memory, by set, and the set's id at GitHub.
+    /// Every runner in memory of the sets that the subject concerns, and the set's id at GitHub.
     pub(super) known: BTreeMap<SetName, (Option<i64>, BTreeSet<RunnerName>)>,
     /// When each agent was first seen, by id: for services that do not tell its age.
     pub(super) first_seen: BTreeMap<i64, Moment>,
@@ -31,41 +40,38 @@ pub(super) struct Order {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) first_seen: BTreeMap<i64, Moment>,
-    pub(super) removed_agents: u32,
-    pub(super) removed_records: u32,
-    /// Both lists could be had: nothing unseen is left.
+    /// The list could be had: nothing unseen is left.
     pub(super) complete: bool,
 }
 
-pub(super) async fn run(parts: &Parts, order: Order) -> Findings {
-    let mut findings = Findings {
-        complete: true,
-        ..Findings::default()
+pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Findings {
+    let sets: Vec<&Arc<SetParts>> = order.known.keys().filter_map(|name| parts.sets.get(name)).collect();
+    let found = match subject {
+        Subject::Agents(_) => compare_agents(parts, &sets, order).await,
+        Subject::Records(_) => compare_records(parts, &sets, order).await,
     };
-    let Some(any) = parts.sets.values().next() else {
-        return findings;
-    };
-    match list_agents(any).await {
-        Some(agents) => {
-            findings.first_seen = first_seen(parts, &order, &agents);
-            let views = views(parts, &findings.first_seen, &agents);
-            for set in parts.sets.values() {
-                findings.removed_agents += remove_agents(parts, set, &order, &views).await;
-            }
-        }
-        None => findings.complete = false,
+    match found {
+        Some(first_seen) => Findings {
+            first_seen,
+            complete: true,
+        },
+        None => Findings {
+            // An agent's age does not begin anew because one list could not be had.
+            first_seen: order.first_seen.clone(),
+            complete: false,
+        },
     }
-    let mut by_provisioner: BTreeMap<&str, Vec<&Arc<SetParts>>> = BTreeMap::new();
-    for set in parts.sets.values() {
-        by_provisioner.entry(&set.provisioner_key).or_default().push(set);
+}
+
+/// `None`: the list cannot be had.
+async fn compare_agents(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+    let agents = list_agents(sets.first()?).await?;
+    let first_seen = first_seen(parts, sets, order, &agents);
+    let views = views(parts, &first_seen, &agents);
+    for set in sets {
+        remove_agents(parts, set, order, &views).await;
     }
-    for sets in by_provisioner.values() {
-        match remove_records(parts, sets, &order).await {
-            Some(removed) => findings.removed_records += removed,
-            None => findings.complete = false,
-        }
-    }
-    findings
+    Some(first_seen)
 }
 
 async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
@@ -73,15 +79,15 @@ async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
     match set.connection.agents().await {
         Ok(agents) => Some(agents),
         Err(error) => {
-            tracing::warn!(%error, "orphans cannot be looked for: GitHub does not list its runners");
+            tracing::warn!(github = set.github, %error, "orphans cannot be looked for: GitHub does not list its runners");
             None
         }
     }
 }
 
-fn first_seen(parts: &Parts, order: &Order, agents: &[Agent]) -> BTreeMap<i64, Moment> {
+fn first_seen(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order, agents: &[Agent]) -> BTreeMap<i64, Moment> {
     let now = parts.timeline.now();
-    let ours = |a: &&Agent| parts.sets.values().any(|s| s.namer.is_ours(&a.name));
+    let ours = |a: &&Agent| sets.iter().any(|s| s.namer.is_ours(&a.name));
     let since = |a: &Agent| (a.id, order.first_seen.get(&a.id).copied().unwrap_or(now));
     agents.iter().filter(ours).map(since).collect()
 }
@@ -117,24 +123,21 @@ fn owner<'a>(set: &'a SetParts, order: &'a Order) -> Owner<'a> {
     }
 }
 
-async fn remove_agents(parts: &Parts, set: &Arc<SetParts>, order: &Order, agents: &[AgentView]) -> u32 {
-    let mut removed = 0;
+async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[AgentView]) {
     for agent in orphan_agents(&owner(set, order), agents) {
         let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
         match set.connection.delete_agent(agent.id).await {
             Ok(what) => {
                 tracing::info!(runner = agent.name, outcome = ?what, "an orphaned registration at GitHub");
                 parts.metrics.orphan_removed(set.name.as_str(), "agent");
-                removed += 1;
             }
             Err(error) => tracing::warn!(runner = agent.name, %error, "an orphaned registration stays for now"),
         }
     }
-    removed
 }
 
 /// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
-async fn remove_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<u32> {
+async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
     let first = sets.first()?;
     if !first.provisioner_breaker.admits() {
         return None;
@@ -159,16 +162,15 @@ async fn remove_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -
         age: r.age,
     };
     let views: Vec<RecordView> = records.into_iter().map(view).collect();
-    let mut removed = 0;
     for set in sets {
         for record in orphan_records(&owner(set, order), &views) {
-            removed += u32::from(remove_record(parts, set, record).await);
+            remove_record(parts, set, record).await;
         }
     }
-    Some(removed)
+    Some(BTreeMap::new())
 }
 
-async fn remove_record(parts: &Parts, set: &SetParts, record: &RecordView) -> bool {
+async fn remove_record(parts: &Parts, set: &SetParts, record: &RecordView) {
     let registration = Registration {
         name: RunnerName::new(&record.name),
         agent_id: None,
@@ -179,11 +181,7 @@ async fn remove_record(parts: &Parts, set: &SetParts, record: &RecordView) -> bo
         Ok(_) => {
             tracing::info!(runner = record.name, "an orphaned record at GHARTS is removed");
             parts.metrics.orphan_removed(set.name.as_str(), "record");
-            true
         }
-        Err(error) => {
-            tracing::warn!(runner = record.name, %error, "an orphaned record stays for now");
-            false
-        }
+        Err(error) => tracing::warn!(runner = record.name, %error, "an orphaned record stays for now"),
     }
 }

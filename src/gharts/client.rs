@@ -396,7 +396,9 @@ fn no_token(error: TokenError) -> Failure {
         TokenError::Refused { message } | TokenError::Denied { message, .. } => {
             Failure::new(Trouble::Credentials, message)
         }
-        TokenError::Unavailable { message } => Failure::new(Trouble::IssuerDown, message),
+        TokenError::Unavailable { message } | TokenError::Limited { message, .. } => {
+            Failure::new(Trouble::IssuerDown, message)
+        }
     }
 }
 

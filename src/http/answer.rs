@@ -24,6 +24,12 @@ pub fn request_ids(headers: &HeaderMap) -> String {
     ids.join(", ")
 }
 
+/// The time by the peer's own clock.
+pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(http::header::DATE)?.to_str().ok()?;
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
+}
+
 /// How long the server asks us to wait: `Retry-After` (seconds or a date), else the reset of a used-up
 /// `x-ratelimit`.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {

@@ -6,6 +6,7 @@
 //! Deadlines are the caller's, through [`send`]; redirects are never followed.
 
 mod answer;
+mod rate_limit;
 mod redact;
 mod reqwest_transport;
 pub mod retry;
@@ -15,7 +16,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub use answer::{request_ids, retry_after, trimmed};
+pub use answer::{date, request_ids, retry_after, trimmed};
+pub use rate_limit::{RateLimit, rate_limit};
 pub use redact::redact;
 pub use reqwest_transport::{IDLE_BRIEF, IDLE_LONG, TransportBuildError, reqwest_transport};
 

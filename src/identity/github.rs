@@ -3,12 +3,12 @@
 //! Private key and token are read anew at each fetch, so that they can be rotated without a restart.
 //! GitHub takes client id and app id alike as issuer of an App's JWT.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, StatusCode, header};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,11 @@ use crate::{
 const ISSUED_BEFORE_NOW: i64 = 60;
 /// The longest life that GitHub grants an App's JWT, in seconds after `iat`.
 const JWT_LIFE: i64 = 600;
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+/// Clocks that differ by less are not why a JWT is refused.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(20);
+/// After a limit that tells no time.
+const UNTOLD_LIMIT: Duration = Duration::from_mins(1);
 
 /// The source of the REST token that the configuration names.
 pub fn github_token_source(github: &GitHub, transport: SharedTransport, clock: Clock) -> Arc<dyn TokenSource> {
@@ -71,7 +75,8 @@ struct InstallationToken {
 }
 
 impl GitHubApp {
-    fn jwt(&self) -> Result<SecretString, TokenError> {
+    /// `ahead`: by how much GitHub's clock is before ours.
+    fn jwt(&self, ahead: SignedDuration) -> Result<SecretString, TokenError> {
         let refused = |reason: String| TokenError::Refused {
             message: format!("{}: {reason}", self.describe()),
         };
@@ -82,7 +87,7 @@ impl GitHubApp {
                 self.private_key
             ))
         })?;
-        let iat = self.clock.now().as_second() - ISSUED_BEFORE_NOW;
+        let iat = (self.clock.now() + ahead).as_second() - ISSUED_BEFORE_NOW;
         let claims = Claims {
             iat,
             exp: iat + JWT_LIFE,
@@ -94,12 +99,16 @@ impl GitHubApp {
     }
 
     async fn exchange(&self) -> Result<Token, TokenError> {
-        let request = self.request(&self.jwt()?)?;
-        let response = transport::send(&*self.transport, request, DEADLINE)
-            .await
-            .map_err(|e| TokenError::Unavailable {
-                message: format!("{}: {e}", self.describe()),
-            })?;
+        let mut response = self.ask(SignedDuration::ZERO).await?;
+        let apart = self.clocks_apart(&response);
+        if response.status() == StatusCode::UNAUTHORIZED && apart.abs() > CLOCKS_AGREE {
+            // A JWT from the future, or dead already: signed by GitHub's own clock it is neither.
+            tracing::warn!(
+                seconds = apart.as_secs(),
+                "this machine's clock differs from GitHub's; synchronise it (NTP)"
+            );
+            response = self.ask(apart).await?;
+        }
         if response.status() != StatusCode::CREATED {
             return Err(self.refusal(&response));
         }
@@ -115,8 +124,24 @@ impl GitHubApp {
             })?;
         Ok(Token {
             secret: answer.token.into(),
-            expires: answer.expires_at,
+            // By our own clock, by which it will be judged.
+            expires: answer.expires_at.map(|at| at - apart),
         })
+    }
+
+    async fn ask(&self, ahead: SignedDuration) -> Result<Response, TokenError> {
+        let request = self.request(&self.jwt(ahead)?)?;
+        transport::send(&*self.transport, request, DEADLINE)
+            .await
+            .map_err(|e| TokenError::Unavailable {
+                message: format!("{}: {e}", self.describe()),
+            })
+    }
+
+    /// By how much GitHub's clock is before ours, as far as the answer tells.
+    fn clocks_apart(&self, response: &Response) -> SignedDuration {
+        transport::date(response.headers())
+            .map_or(SignedDuration::ZERO, |theirs| theirs.duration_since(self.clock.now()))
     }
 
     fn request(&self, jwt: &SecretString) -> Result<Request, TokenError> {
@@ -148,7 +173,6 @@ impl GitHubApp {
             StatusCode::NOT_FOUND => "; check installationId: the App has no such installation",
             _ => "",
         };
-        let waits = transport::retry_after(response.headers(), self.clock.now()).is_some();
         let ids = request_ids(response.headers());
         let message = format!(
             "{}: {status} {}{remedy}{}",
@@ -156,10 +180,13 @@ impl GitHubApp {
             redact(&String::from_utf8_lossy(response.body())),
             if ids.is_empty() { ids } else { format!(" ({ids})") },
         );
-        if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS && !waits {
-            TokenError::Refused { message }
-        } else {
-            TokenError::Unavailable { message }
+        match transport::rate_limit(response, self.clock.now()) {
+            Some(limit) => TokenError::Limited {
+                message,
+                wait: limit.wait.unwrap_or(UNTOLD_LIMIT),
+            },
+            None if status.is_client_error() => TokenError::Refused { message },
+            None => TokenError::Unavailable { message },
         }
     }
 }

@@ -44,6 +44,9 @@ pub enum TokenError {
     /// The issuer knows us and says no.
     #[error("{message}")]
     Denied { denial: Denial, message: String },
+    /// The issuer asks us to slow down: not before `wait` is over.
+    #[error("{message}")]
+    Limited { message: String, wait: Duration },
 }
 
 /// By which rule of the issuer's.
@@ -59,7 +62,18 @@ pub enum Denial {
 impl TokenError {
     /// Whether asking again later may help with nobody's hand.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        match self {
+            Self::Unavailable { .. } | Self::Limited { .. } => true,
+            Self::Refused { .. } | Self::Denied { .. } => false,
+        }
+    }
+
+    /// How long the issuer asks us to wait, if it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Limited { wait, .. } => Some(*wait),
+            Self::Refused { .. } | Self::Unavailable { .. } | Self::Denied { .. } => None,
+        }
     }
 
     /// How long it answers for all who ask: an issuer that says no is asked slowly.
@@ -67,6 +81,7 @@ impl TokenError {
         match self {
             Self::Unavailable { .. } => Duration::from_secs(5),
             Self::Refused { .. } => Duration::from_secs(15),
+            Self::Limited { wait, .. } => (*wait).max(Duration::from_secs(5)),
             Self::Denied {
                 denial: Denial::Quota, ..
             } => Duration::from_secs(30),

@@ -1,5 +1,6 @@
 //! Why there are not more runners: one code per limit, for every set at every moment (B15).
 
+use super::Moment;
 use crate::provision::Class;
 
 /// Ordered by how hard it cuts: the first one of a set is what an operator must look at.
@@ -170,6 +171,10 @@ pub struct Reason {
     pub code: Code,
     /// One sentence; holds the peer's own words where a peer refused.
     pub message: String,
+    /// No try before, where that is known.
+    pub until: Option<Moment>,
+    /// What mends it, where more can be said than the code can.
+    pub remedy: Option<&'static str>,
 }
 
 impl Reason {
@@ -177,6 +182,13 @@ impl Reason {
         Self {
             code,
             message: message.into(),
+            until: None,
+            remedy: None,
         }
+    }
+
+    /// What mends it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        self.remedy.or(self.code.remedy())
     }
 }

@@ -56,7 +56,7 @@ pub fn refusal(error: &Error) -> Refusal {
         Error::Unauthorized(_) | Error::Credential(TokenError::Refused { .. }) => Class::Credentials,
         Error::Forbidden(_) => Class::NotAuthorized,
         Error::Invalid(_) => Class::InvalidRequest,
-        Error::RateLimited { .. } => Class::RateLimited,
+        Error::RateLimited { .. } | Error::Credential(TokenError::Limited { .. }) => Class::RateLimited,
         Error::Credential(TokenError::Denied { denial, .. }) => match denial {
             Denial::Quota => Class::Quota,
             Denial::LabelPolicy => Class::LabelPolicy,

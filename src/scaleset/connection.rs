@@ -14,6 +14,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -39,8 +40,9 @@ const RENEW_AHEAD_LEAST: Duration = Duration::from_secs(60);
 const RENEW_AHEAD_MOST: Duration = Duration::from_secs(300);
 /// Assumed where the JWT does not tell, or tells a time that is over by our clock.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
-/// How long one failed renewal answers for all who ask.
+/// How long one failed renewal answers for all who ask; longer where only an operator can mend the cause.
 const FAILURE_SHARED: Duration = Duration::from_secs(5);
+const REFUSAL_SHARED: Duration = Duration::from_secs(30);
 /// A fresh registration token is not visible everywhere at once.
 const ADMIN_RETRY: Retry = Retry {
     max_retries: 4,
@@ -68,6 +70,8 @@ pub struct Connection {
     rng: Mutex<fastrand::Rng>,
     held: Mutex<Option<Arc<Admin>>>,
     renewal: tokio::sync::Mutex<Option<Failure>>,
+    /// The Actions service limits this credential.
+    limit: Mutex<Option<Failure>>,
 }
 
 /// The Actions service as one JWT opens it.
@@ -78,10 +82,18 @@ struct Admin {
     dies_at: Instant,
 }
 
-/// A renewal that failed, and until when it speaks for the next.
+/// A call that failed, and until when it speaks for the next.
 struct Failure {
     until: Instant,
     error: Error,
+}
+
+impl Failure {
+    /// The error, as it stands at `now`; `None`: its time is over.
+    fn speaks(&self, now: Instant) -> Option<Error> {
+        let left = self.until.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some(self.error.clone().with_wait(left))
+    }
 }
 
 /// One call to the Actions service.
@@ -123,6 +135,7 @@ impl Connection {
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             held: Mutex::new(None),
             renewal: tokio::sync::Mutex::new(None),
+            limit: Mutex::new(None),
         }
     }
 
@@ -131,8 +144,45 @@ impl Connection {
         &self.config_url
     }
 
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// Calls the Actions service; a 401 renews the admin connection and repeats once. Success is any 2xx.
+    ///
+    /// A limit that tells its time is the credential's: until it is over nobody calls, and all get the same error.
+    /// Only sessions are closed all the same, since an open one blocks its scale set.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Response, Error> {
+        let closes = call.about == About::Session && call.method == Method::DELETE;
+        if let Some(limited) = self.limited().filter(|_| !closes) {
+            return Err(limited);
+        }
+        let answer = self.call_once_authorized(call).await;
+        if let Err(
+            error @ Error::RateLimited {
+                retry_after: Some(told),
+                ..
+            },
+        ) = &answer
+        {
+            tracing::warn!(scope = %self.config_url.url, %error, seconds = told.as_secs(), "GitHub asks to slow down");
+            *self.limit() = Some(Failure {
+                until: self.clock.instant() + *told,
+                error: error.clone(),
+            });
+        }
+        answer
+    }
+
+    fn limited(&self) -> Option<Error> {
+        self.limit().as_ref()?.speaks(self.clock.instant())
+    }
+
+    fn limit(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn call_once_authorized(&self, call: Call<'_>) -> Result<Response, Error> {
         let admin = self.admin().await?;
         let response = self.call_as(&call, &admin, &admin.token).await?;
         let response = if response.status() == StatusCode::UNAUTHORIZED {
@@ -237,8 +287,8 @@ impl Connection {
         if let Some(renewed_meanwhile) = held.filter(|admin| self.clock.instant() < admin.renew_at) {
             return Ok(renewed_meanwhile);
         }
-        if let Some(recent) = failure.as_ref().filter(|f| self.clock.instant() < f.until) {
-            return Err(recent.error.clone());
+        if let Some(recent) = failure.as_ref().and_then(|f| f.speaks(self.clock.instant())) {
+            return Err(recent);
         }
         match self.connect().await {
             Ok(admin) => {
@@ -250,8 +300,13 @@ impl Connection {
             }
             Err(error) => {
                 tracing::warn!(scope = %self.config_url.url, %error, "no admin connection to GitHub");
+                let shared = if error.is_transient() {
+                    FAILURE_SHARED
+                } else {
+                    REFUSAL_SHARED
+                };
                 *failure = Some(Failure {
-                    until: self.clock.instant() + error.retry_after().unwrap_or_default().max(FAILURE_SHARED),
+                    until: self.clock.instant() + error.retry_after().unwrap_or(shared),
                     error: error.clone(),
                 });
                 Err(error)
@@ -278,7 +333,7 @@ impl Connection {
         admin
     }
 
-    /// Hop 2. A 401 means that the REST token died early: one fresh one, one repetition.
+    /// Hop 2.
     async fn registration_token(&self, cached: &Cached) -> Result<SecretString, Error> {
         const OPERATION: &str = "get registration token";
         #[derive(Deserialize)]
@@ -292,15 +347,30 @@ impl Connection {
                 format!("enterprises/{enterprise}/actions/runners/registration-token")
             }
         };
+        let answer = self.rest(OPERATION, cached, Method::POST, &path).await?;
+        Ok(decode::<Answer>(OPERATION, &answer)?.token.into())
+    }
+
+    /// A REST call. A 401 means that the REST token died early: one fresh one, one repetition.
+    pub(super) async fn rest(
+        &self,
+        operation: &'static str,
+        cached: &Cached,
+        method: Method,
+        path: &str,
+    ) -> Result<Response, Error> {
         let mut token = cached.get().await?;
-        let mut answer = self.rest_call(OPERATION, &path, bearer("Bearer", &token), None).await?;
+        let mut answer = self
+            .rest_call(operation, &method, path, bearer("Bearer", &token), None)
+            .await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             cached.invalidate(&token);
             token = cached.get().await?;
-            answer = self.rest_call(OPERATION, &path, bearer("Bearer", &token), None).await?;
+            answer = self
+                .rest_call(operation, &method, path, bearer("Bearer", &token), None)
+                .await?;
         }
-        let answer = self.successful(OPERATION, About::Rest, answer)?;
-        Ok(decode::<Answer>(OPERATION, &answer)?.token.into())
+        self.successful(operation, About::Rest, answer)
     }
 
     /// Hop 3.
@@ -314,12 +384,19 @@ impl Connection {
         let body = json!({"url": self.config_url.url.as_str(), "runner_event": "register"});
         let authorization = bearer("RemoteAuth", registration);
         let answer = self
-            .rest_call(OPERATION, "actions/runner-registration", authorization, Some(&body))
+            .rest_call(
+                OPERATION,
+                &Method::POST,
+                "actions/runner-registration",
+                authorization,
+                Some(&body),
+            )
             .await?;
         let answer = self.successful(OPERATION, About::Rest, answer)?;
         let Answer { url, token } = decode(OPERATION, &answer)?;
         let url = Url::parse(&url).map_err(|e| undecodable(OPERATION, &answer, format!("url is no URL: {e}")))?;
-        let life = self.life_of(&token);
+        let theirs = transport::date(answer.headers()).unwrap_or_else(|| self.clock.now());
+        let life = life_of(&token, theirs);
         let ahead = (life / 10).clamp(RENEW_AHEAD_LEAST, RENEW_AHEAD_MOST).min(life / 2);
         let now = self.clock.instant();
         Ok(Admin {
@@ -333,13 +410,14 @@ impl Connection {
     async fn rest_call(
         &self,
         operation: &'static str,
+        method: &Method,
         path: &str,
         authorization: HeaderValue,
         body: Option<&Value>,
     ) -> Result<Response, Error> {
         let base = self.config_url.rest_base.as_str().trim_end_matches('/');
         let request = http::Request::builder()
-            .method(Method::POST)
+            .method(method.clone())
             .uri(format!("{base}/{path}"))
             .header(header::AUTHORIZATION, authorization)
             .header(header::ACCEPT, "application/vnd.github+json")
@@ -348,25 +426,26 @@ impl Connection {
             .body(body.map(|b| Bytes::from(b.to_string())).unwrap_or_default());
         self.send(operation, request, CALL_DEADLINE).await
     }
+}
 
-    /// The `exp` claim, unverified: the only statement of an admin JWT's lifetime.
-    fn life_of(&self, jwt: &str) -> Duration {
-        #[derive(Deserialize)]
-        struct Claims {
-            exp: f64,
-        }
-        let claims = jwt
-            .split('.')
-            .nth(1)
-            .and_then(|payload| URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok())
-            .and_then(|json| serde_json::from_slice::<Claims>(&json).ok());
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-        let now = self.clock.now().as_second() as f64;
-        claims
-            .and_then(|c| Duration::try_from_secs_f64(c.exp - now).ok())
-            .filter(|life| !life.is_zero())
-            .unwrap_or(UNKNOWN_LIFE)
+/// The `exp` claim, unverified: the only statement of an admin JWT's lifetime. `now` is the time by the clock of who
+/// made it.
+fn life_of(jwt: &str, now: Timestamp) -> Duration {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: f64,
     }
+    let claims = jwt
+        .split('.')
+        .nth(1)
+        .and_then(|payload| URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok())
+        .and_then(|json| serde_json::from_slice::<Claims>(&json).ok());
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
+    let now = now.as_second() as f64;
+    claims
+        .and_then(|c| Duration::try_from_secs_f64(c.exp - now).ok())
+        .filter(|life| !life.is_zero())
+        .unwrap_or(UNKNOWN_LIFE)
 }
 
 /// 401 and 403 too: see [`ADMIN_RETRY`]. Being told to wait is not ours to sit out here.

@@ -5,12 +5,12 @@
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::{
-    http::{Response, TransportError, redact, request_ids, retry_after, trimmed},
+    http::{Response, TransportError, rate_limit, redact, request_ids, retry_after, trimmed},
     identity::TokenError,
 };
 
@@ -150,8 +150,22 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::Server { retry_after, .. } => *retry_after,
+            Self::Credential(error) => error.retry_after(),
             _ => None,
         }
+    }
+
+    /// The same error some time later, when so much of the wait is left.
+    #[must_use]
+    pub(super) fn with_wait(mut self, left: Duration) -> Self {
+        match &mut self {
+            Self::RateLimited { retry_after, .. } | Self::Server { retry_after, .. } if retry_after.is_some() => {
+                *retry_after = Some(left);
+            }
+            Self::Credential(TokenError::Limited { wait, .. }) => *wait = left,
+            _ => {}
+        }
+        self
     }
 
     /// GitHub's answer, if there was one.
@@ -211,19 +225,16 @@ pub(super) fn classify(operation: &'static str, about: About, response: &Respons
         message: redact(body.message.as_deref().unwrap_or(&text)),
         ids: request_ids(response.headers()),
     });
-    let wait = retry_after(response.headers(), now);
     if let Some(error) = by_type_name(body.type_name.as_deref().unwrap_or_default(), &details) {
         return error;
     }
+    if let Some(limit) = rate_limit(response, now) {
+        return Error::RateLimited {
+            retry_after: limit.wait,
+            details,
+        };
+    }
     match status {
-        StatusCode::TOO_MANY_REQUESTS => Error::RateLimited {
-            retry_after: wait,
-            details,
-        },
-        StatusCode::FORBIDDEN if is_rate_limit(response.headers(), &text) => Error::RateLimited {
-            retry_after: wait,
-            details,
-        },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if about == About::Queue => Error::QueueTokenRefused(details),
         StatusCode::UNAUTHORIZED => Error::Unauthorized(details),
         StatusCode::FORBIDDEN => Error::Forbidden(details),
@@ -250,7 +261,7 @@ pub(super) fn classify(operation: &'static str, about: About, response: &Respons
         // 408: the service gave up on reading us. 3xx: no redirect is followed, and none is expected.
         s if s.is_client_error() && s != StatusCode::REQUEST_TIMEOUT => Error::Invalid(details),
         _ => Error::Server {
-            retry_after: wait,
+            retry_after: retry_after(response.headers(), now),
             details,
         },
     }
@@ -277,13 +288,6 @@ fn by_type_name(type_name: &str, details: &Details) -> Option<Error> {
 
 fn not_found(what: Missing, details: Box<Details>) -> Error {
     Error::NotFound { what, details }
-}
-
-/// GitHub says 403 as well as 429 for its primary and secondary limits.
-fn is_rate_limit(headers: &HeaderMap, text: &str) -> bool {
-    headers.contains_key("retry-after")
-        || headers.get("x-ratelimit-remaining").is_some_and(|left| left == "0")
-        || text.to_ascii_lowercase().contains("rate limit")
 }
 
 /// `... already has an active session for owner NAME.`

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Connection, Error, Missing, RunnerGroup, ScaleSet, error::Details};
+use super::{
+    Connection, Error, Missing, RunnerGroup, ScaleSet,
+    error::Details,
+    notes::{Note, NoteKind},
+};
 
 /// GitHub's own group, which every scope has, also those that cannot list groups.
 const DEFAULT_GROUP: &str = "default";
@@ -30,25 +34,41 @@ pub struct Spec {
 pub struct Registered {
     pub scale_set: ScaleSet,
     pub created: bool,
-    /// What differs from the wish or was changed for it, one sentence each: for log and status.
-    pub notes: Vec<String>,
+    /// What was changed for the wish, one sentence each: for the log.
+    pub changes: Vec<String>,
+    /// What differs from the wish and stays so.
+    pub notes: Vec<Note>,
+}
+
+/// What came to light meanwhile.
+#[derive(Default)]
+struct Findings {
+    changes: Vec<String>,
+    notes: Vec<Note>,
+}
+
+impl Findings {
+    fn note(&mut self, kind: NoteKind, message: String) {
+        self.notes.push(Note::new(kind, message));
+    }
 }
 
 /// Finds or creates the scale set and reconciles group and labels. Idempotent; safe to repeat after any
 /// error.
 pub async fn ensure(connection: &Connection, spec: &Spec) -> Result<Registered, Error> {
-    let mut notes = Vec::new();
+    let mut found = Findings::default();
     let group = find_group(connection, &spec.group).await?;
     let (scale_set, created) = match find(connection, spec, &group).await? {
         Some(set) => (set, false),
-        None => create(connection, spec, &group, &mut notes).await?,
+        None => create(connection, spec, &group, &mut found).await?,
     };
-    let scale_set = reconcile_place(connection, spec, &group, scale_set, &mut notes).await?;
-    let scale_set = reconcile_labels(connection, spec, scale_set, &mut notes).await?;
+    let scale_set = reconcile_place(connection, spec, &group, scale_set, &mut found).await?;
+    let scale_set = reconcile_labels(connection, spec, scale_set, &mut found).await?;
     Ok(Registered {
         scale_set,
         created,
-        notes,
+        changes: found.changes,
+        notes: found.notes,
     })
 }
 
@@ -95,13 +115,16 @@ async fn create(
     connection: &Connection,
     spec: &Spec,
     group: &RunnerGroup,
-    notes: &mut Vec<String>,
+    found: &mut Findings,
 ) -> Result<(ScaleSet, bool), Error> {
     let made = connection
         .create_scale_set(group.id, &spec.name, &spec.labels, spec.disable_update)
         .await;
     let exists = match made {
-        Ok(set) => return Ok((set, true)),
+        Ok(set) => {
+            look_for_namesakes(connection, &set, found).await;
+            return Ok((set, true));
+        }
         Err(error @ Error::ScaleSetExists(_)) => error,
         Err(error) => return Err(error),
     };
@@ -112,11 +135,29 @@ async fn create(
     let Some(set) = all.into_iter().find(|set| set.name.eq_ignore_ascii_case(&spec.name)) else {
         return Err(exists);
     };
-    notes.push(format!(
+    found.changes.push(format!(
         "scale set {} was found in runner group {:?}",
         set.name, set.runner_group_name
     ));
     Ok((set, false))
+}
+
+/// A set of this name in another group is somebody's: left alone, but told, since jobs may be routed to it.
+async fn look_for_namesakes(connection: &Connection, made: &ScaleSet, found: &mut Findings) {
+    let Ok(all) = connection.list_scale_sets().await else {
+        // Not worth a failure: the set itself is made.
+        return;
+    };
+    let is_namesake = |set: &&ScaleSet| set.id != made.id && set.name.eq_ignore_ascii_case(&made.name);
+    for other in all.iter().filter(is_namesake) {
+        found.note(
+            NoteKind::NameElsewhere,
+            format!(
+                "another scale set {:?} (id {}) stands in runner group {:?}: jobs may wait there",
+                other.name, other.id, other.runner_group_name
+            ),
+        );
+    }
 }
 
 /// Name and group.
@@ -125,7 +166,7 @@ async fn reconcile_place(
     spec: &Spec,
     group: &RunnerGroup,
     set: ScaleSet,
-    notes: &mut Vec<String>,
+    found: &mut Findings,
 ) -> Result<ScaleSet, Error> {
     // 0: the service did not tell, so there is nothing to compare.
     let group_differs = set.runner_group_id != group.id && set.runner_group_id != 0;
@@ -135,15 +176,18 @@ async fn reconcile_place(
     connection.update_scale_set(set.id, group.id, &spec.name).await?;
     let stored = connection.scale_set_by_id(set.id).await?;
     if stored.runner_group_id == group.id && stored.name == spec.name {
-        notes.push(format!(
+        found.changes.push(format!(
             "moved from {:?} in group {} to {:?} in group {}",
             set.name, set.runner_group_id, stored.name, stored.runner_group_id
         ));
     } else {
-        notes.push(format!(
-            "GitHub kept name {:?} and runner group {} where {:?} and {} ({:?}) were asked for",
-            stored.name, stored.runner_group_id, spec.name, group.id, group.name
-        ));
+        found.note(
+            NoteKind::Placement,
+            format!(
+                "GitHub kept name {:?} and runner group {} where {:?} and {} ({:?}) were asked for",
+                stored.name, stored.runner_group_id, spec.name, group.id, group.name
+            ),
+        );
     }
     Ok(stored)
 }
@@ -152,7 +196,7 @@ async fn reconcile_labels(
     connection: &Connection,
     spec: &Spec,
     set: ScaleSet,
-    notes: &mut Vec<String>,
+    found: &mut Findings,
 ) -> Result<ScaleSet, Error> {
     // Create and search may tell less than the set's own address does.
     let set = connection.scale_set_by_id(set.id).await?;
@@ -165,24 +209,41 @@ async fn reconcile_labels(
         Ok(()) => {}
         // A service that knows no such call: live with what is stored, and say so.
         Err(error @ (Error::Invalid(_) | Error::Forbidden(_))) => {
-            notes.push(format!("GitHub does not change this scale set's labels: {error}"));
+            found.note(
+                NoteKind::LabelsFixed,
+                format!("GitHub does not change this scale set's labels: {error}"),
+            );
         }
         Err(error) => return Err(error),
     }
     let stored = connection.scale_set_by_id(set.id).await?;
-    let has = folded(&stored.labels);
-    for label in spec.labels.iter().filter(|l| !has.contains(&l.to_lowercase())) {
-        notes.push(format!(
-            "GitHub did not store label {label:?}: jobs that ask for it will not come here"
-        ));
-    }
-    for label in stored.labels.iter().filter(|l| !wanted.contains(&l.to_lowercase())) {
-        notes.push(format!("GitHub keeps label {label:?}, which the file does not name"));
-    }
-    if folded(&set.labels) != has {
-        notes.push(format!("labels changed from {:?} to {:?}", set.labels, stored.labels));
+    found.notes.extend(label_notes(&spec.labels, &stored.labels));
+    if folded(&set.labels) != folded(&stored.labels) {
+        found
+            .changes
+            .push(format!("labels changed from {:?} to {:?}", set.labels, stored.labels));
     }
     Ok(stored)
+}
+
+/// How what is stored differs from what was asked for.
+pub fn label_notes(wanted: &[String], stored: &[String]) -> Vec<Note> {
+    let (want, has) = (folded(wanted), folded(stored));
+    let missing = wanted.iter().filter(|label| !has.contains(&label.to_lowercase()));
+    let kept = stored.iter().filter(|label| !want.contains(&label.to_lowercase()));
+    let missing = missing.map(|label| {
+        Note::new(
+            NoteKind::LabelMissing,
+            format!("GitHub did not store label {label:?}: jobs that ask for it will not come here"),
+        )
+    });
+    let kept = kept.map(|label| {
+        Note::new(
+            NoteKind::LabelKept,
+            format!("GitHub keeps label {label:?}, which the file does not name"),
+        )
+    });
+    missing.chain(kept).collect()
 }
 
 /// Labels as GitHub compares them: a set, whatever their case.

@@ -117,9 +117,11 @@ struct Inner {
     capacity: IntGaugeVec,
     runners: IntGaugeVec,
     reasons: IntGaugeVec,
+    notes: IntGaugeVec,
     failures: IntCounterVec,
     poll_age: GaugeVec,
     session_conflicts: IntCounterVec,
+    sets_recreated: IntCounterVec,
     token_renewals: IntCounterVec,
     undecodable: IntCounterVec,
     orphans: IntCounterVec,
@@ -227,6 +229,12 @@ impl Metrics {
                 "1 while this is a reason why the set has not more runners.",
                 &["set", "reason"],
             ),
+            notes: gauges(
+                r,
+                "gharts_listener_note",
+                "1 while this is not as the file wants it at GitHub, though the set works.",
+                &["set", "note"],
+            ),
             failures: counters(
                 r,
                 "gharts_listener_failures_total",
@@ -247,6 +255,12 @@ impl Metrics {
                 r,
                 "gharts_listener_session_conflicts_total",
                 "Sessions refused because somebody else holds one.",
+                set,
+            ),
+            sets_recreated: counters(
+                r,
+                "gharts_listener_sets_recreated_total",
+                "Scale sets that were gone at GitHub and were created again.",
                 set,
             ),
             token_renewals: counters(
@@ -372,18 +386,12 @@ impl Metrics {
 
     /// All reasons of one set at once; the others disappear.
     pub fn reasons<'a>(&self, set: &str, reasons: impl IntoIterator<Item = &'a str>) {
-        let reasons: Vec<&str> = reasons.into_iter().collect();
-        for gone in series(&self.inner.reasons, "set", set) {
-            if gone
-                .get("reason")
-                .is_none_or(|reason| !reasons.contains(&reason.as_str()))
-            {
-                remove_series(&self.inner.reasons, &gone);
-            }
-        }
-        for reason in reasons {
-            self.inner.reasons.with_label_values(&[set, reason]).set(1);
-        }
+        only(&self.inner.reasons, "reason", set, reasons);
+    }
+
+    /// All notes of one set at once; the others disappear.
+    pub fn notes<'a>(&self, set: &str, notes: impl IntoIterator<Item = &'a str>) {
+        only(&self.inner.notes, "note", set, notes);
     }
 
     pub fn failure(&self, set: &str, reason: &str) {
@@ -396,6 +404,11 @@ impl Metrics {
 
     pub fn session_conflict(&self, set: &str) {
         self.inner.session_conflicts.with_label_values(&[set]).inc();
+    }
+
+    /// The scale set was gone at GitHub and is there again.
+    pub fn set_recreated(&self, set: &str) {
+        self.inner.sets_recreated.with_label_values(&[set]).inc();
     }
 
     pub fn undecodable_message(&self, set: &str) {
@@ -422,10 +435,23 @@ impl Metrics {
         ] {
             forget(gauge, "name", set);
         }
-        for gauge in [&m.available_jobs, &m.acquired_jobs, &m.capacity, &m.runners, &m.reasons] {
+        for gauge in [
+            &m.available_jobs,
+            &m.acquired_jobs,
+            &m.capacity,
+            &m.runners,
+            &m.reasons,
+            &m.notes,
+        ] {
             forget(gauge, "set", set);
         }
-        for counter in [&m.failures, &m.session_conflicts, &m.undecodable, &m.orphans] {
+        for counter in [
+            &m.failures,
+            &m.session_conflicts,
+            &m.sets_recreated,
+            &m.undecodable,
+            &m.orphans,
+        ] {
             forget(counter, "set", set);
         }
         for histogram in [&m.queue_time, &m.stage] {
@@ -481,6 +507,19 @@ fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: pr
 }
 
 type Series = HashMap<String, String>;
+
+/// The series of `set` whose `label` is one of `values` read 1; its others end.
+fn only<'a>(metric: &IntGaugeVec, label: &str, set: &str, values: impl IntoIterator<Item = &'a str>) {
+    let values: Vec<&str> = values.into_iter().collect();
+    for gone in series(metric, "set", set) {
+        if gone.get(label).is_none_or(|value| !values.contains(&value.as_str())) {
+            remove_series(metric, &gone);
+        }
+    }
+    for value in values {
+        metric.with_label_values(&[set, value]).set(1);
+    }
+}
 
 /// The label sets of one metric whose `label` is `value`.
 fn series<B: MetricVecBuilder>(metric: &MetricVec<B>, label: &str, value: &str) -> Vec<Series>

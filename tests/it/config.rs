@@ -300,7 +300,7 @@ scaleSets:
         scaleSets[1].minRunners: is 5, more than maxRunners (3)
           -> lower minRunners or raise maxRunners
         scaleSets[1].name: "linux-large" and "Linux Large" (scaleSets[0]) both become "linux-large" in runner names
-          -> rename one so that they differ in letters or digits (the first 40 characters count)
+          -> rename one so that they differ in letters or digits (the first 40 characters count), in whatever organizations they are; their labels may be alike
         scaleSets[1].template.metadata.name: is reserved
           -> remove it: every runner gets a name of its own
         scaleSets[1].template.spec.containers[0].env[0].value: invalid type: integer `4`, expected a string
@@ -453,6 +453,61 @@ fn b38_exactly_one_way_to_authenticate_and_one_place_of_each_secret() {
         github.auth.pat.tokenFile: is required
           -> name the file that holds the secret, or its environment variable with tokenEnv
         ");
+}
+
+/// The sound file with a second set that has `github` of its own.
+fn with_second_set(folder: &Folder, name: &str, github: &str) -> String {
+    let second = folder.text(&format!("  - {{ name: {name}, maxRunners: 5, github: {github} }}\n"));
+    folder.sound() + &second
+}
+
+#[test]
+fn a_set_may_live_elsewhere_at_github_and_what_it_does_not_say_comes_from_the_top() {
+    let folder = Folder::new();
+    folder.file("token", "ghp_abc");
+    let github =
+        "{ configUrl: https://github.com/other/web, runnerGroup: web, auth: { pat: { tokenFile: DIR/token } } }";
+    let text = with_second_set(&folder, "web", github);
+    let config = load(&text).unwrap();
+    let (first, second) = (&config.scale_sets[0].github, &config.scale_sets[1].github);
+    assert_eq!(first, &config.github);
+    assert_eq!(second.config_url.url.as_str(), "https://github.com/other/web");
+    assert_eq!(second.runner_group, "web");
+    assert!(matches!(second.auth, config::GitHubAuth::Pat { .. }));
+    assert_eq!(second.limits, config.github.limits);
+    assert_eq!(load(&config::show(&config).unwrap()).unwrap(), config);
+
+    let only_group = load(&with_second_set(&folder, "web", "{ runnerGroup: web }")).unwrap();
+    let second = &only_group.scale_sets[1].github;
+    assert_eq!(
+        (&second.config_url, &second.auth),
+        (&only_group.github.config_url, &only_group.github.auth)
+    );
+    assert_eq!(load(&config::show(&only_group).unwrap()).unwrap(), only_group);
+}
+
+#[test]
+fn a_credential_is_not_shown_to_a_host_that_it_was_not_given_for() {
+    let folder = Folder::new();
+    let elsewhere = "configUrl: https://ghes.example.com/acme";
+    let text = with_second_set(&folder, "web", &format!("{{ {elsewhere} }}"));
+    insta::assert_snapshot!(refused(&folder, &text), @"
+        scaleSets[1].github.configUrl: is on another host than github.configUrl, whose credential does not belong there
+          -> give the set an auth of its own beside it
+        ");
+    let app = "auth: { app: { clientId: Iv1.abc, installationId: 12, privateKeyFile: DIR/app.pem } }";
+    let config = load(&with_second_set(&folder, "web", &format!("{{ {elsewhere}, {app} }}"))).unwrap();
+    assert_eq!(load(&config::show(&config).unwrap()).unwrap(), config);
+}
+
+#[test]
+fn names_of_sets_differ_in_whatever_organizations_they_are() {
+    let folder = Folder::new();
+    let text = with_second_set(&folder, "linux-large", "{ configUrl: https://github.com/other }");
+    insta::assert_snapshot!(refused(&folder, &text), @r#"
+        scaleSets[1].name: "linux-large" is the name of scaleSets[0] already
+          -> rename one so that they differ in letters or digits (the first 40 characters count), in whatever organizations they are; their labels may be alike
+        "#);
 }
 
 #[test]

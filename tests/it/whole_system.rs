@@ -5,14 +5,17 @@ mod errors;
 mod gharts;
 mod github;
 mod harness;
+mod hybrid;
 mod identity;
 mod kill;
 mod life;
+mod limits;
 mod many;
 mod operations;
 mod pace;
 mod pods;
 mod queue;
+mod registration;
 mod restarts;
 
 use std::time::Duration;

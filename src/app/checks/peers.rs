@@ -1,23 +1,27 @@
 //! What `check` tries at GitHub and GHARTS, and the templates at the API server. Only reads and dry runs.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::FutureExt as _;
 use http::Request;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
+use url::Url;
 
 use super::{Check, CheckFailure, DEADLINE, clock_agrees, within};
 use crate::{
-    app::compose,
+    app::{
+        compose,
+        githubs::{GitHubs, Way},
+    },
     clock::Clock,
     config::{Config, Gharts, ProvisionerKind, ScaleSet},
     http::{SharedTransport, send},
-    identity::{Cached, github_token_source},
+    identity::Cached,
     ids::RunnerName,
     plan::{reason::Code, runner::Purpose},
     runner::manifest::Blueprint,
-    scaleset::Connection,
+    scaleset::{Connection, GroupAccess},
 };
 
 /// Of the repetitions' jitter; a check needs no better.
@@ -36,13 +40,26 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
         }
     };
     let clock = Clock::system();
-    let mut checks = vec![github_clock(config, github.clone(), clock.clone())];
-    let source = github_token_source(&config.github, github.clone(), clock.clone());
-    let token = Arc::new(Cached::new(source, clock.clone()));
-    let connection = compose::connection(&config.github, github, clock.clone(), token, SEED);
-    checks.push(credential(config, connection.clone()));
+    let mut checks = Vec::new();
+    let hosts: BTreeSet<&Url> = config
+        .scale_sets
+        .iter()
+        .map(|s| &s.github.config_url.rest_base)
+        .collect();
+    for host in hosts {
+        checks.push(github_clock(host, github.clone(), clock.clone()));
+    }
+    let githubs = GitHubs::new(config, &github, &clock, SEED, |source| {
+        Cached::new(source, clock.clone())
+    });
+    for way in githubs.ways() {
+        let of_way = |set: &&ScaleSet| Arc::ptr_eq(githubs.of(&set.github), way);
+        let sets = config.scale_sets.iter().filter(of_way);
+        let groups: BTreeSet<&str> = sets.map(|set| set.github.runner_group.as_str()).collect();
+        checks.extend(groups.into_iter().map(|group| credential(way, group)));
+    }
     for set in &config.scale_sets {
-        checks.push(scale_set(config, set, connection.clone()));
+        checks.push(scale_set(set, githubs.of(&set.github)));
     }
     if let Some(settings) = &config.gharts {
         checks.push(token_service(config, settings, client.as_ref(), &gharts, &clock));
@@ -55,8 +72,8 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
     checks
 }
 
-fn github_clock(config: &Config, transport: SharedTransport, clock: Clock) -> Check {
-    let url = config.github.config_url.rest_base.to_string();
+fn github_clock(rest_base: &Url, transport: SharedTransport, clock: Clock) -> Check {
+    let url = rest_base.to_string();
     Check {
         name: format!("GitHub answers at {url}, and its clock agrees"),
         run: async move {
@@ -74,16 +91,21 @@ fn github_clock(config: &Config, transport: SharedTransport, clock: Clock) -> Ch
     }
 }
 
-fn credential(config: &Config, connection: Arc<Connection>) -> Check {
-    let group = config.github.runner_group.clone();
+fn credential(way: &Way, group: &str) -> Check {
+    let (connection, group) = (way.connection.clone(), group.to_owned());
     Check {
-        name: format!("GitHub accepts the credential and shows the runner group {group}"),
+        name: format!("{} accepts the credential and shows the runner group {group}", way.key),
         run: async move {
             let remedy = "check github.auth: client id, installation id and private key, or the token and its scopes; \
                           the App needs read and write on the organization's self-hosted runners";
             match connection.runner_group(&group).await {
-                Ok(Some(group)) => Ok(format!("group {} has id {}", group.name, group.id)),
-                Ok(None) if group.eq_ignore_ascii_case("default") => Ok("GitHub's own default group".to_owned()),
+                Ok(Some(found)) => {
+                    let about = format!("group {} has id {}", found.name, found.id);
+                    Ok(about + &let_in(&connection, &group).await)
+                }
+                Ok(None) if group.eq_ignore_ascii_case("default") => {
+                    Ok("GitHub's own default group".to_owned() + &let_in(&connection, &group).await)
+                }
                 Ok(None) => Err(CheckFailure::new(
                     "there is no such runner group",
                     "create it at GitHub, or correct github.runnerGroup",
@@ -95,8 +117,22 @@ fn credential(config: &Config, connection: Arc<Connection>) -> Check {
     }
 }
 
-fn scale_set(config: &Config, set: &ScaleSet, connection: Arc<Connection>) -> Check {
-    let (name, group) = (set.name.to_string(), config.github.runner_group.clone());
+/// What the group keeps out, where that can be read: to know, no failure.
+async fn let_in(connection: &Connection, group: &str) -> String {
+    let groups = [group.to_owned()];
+    let Ok(Some(access)) = connection.group_access(&groups).await else {
+        return String::new();
+    };
+    let notes = access.values().flat_map(GroupAccess::notes);
+    notes.fold(String::new(), |text, note| {
+        format!("{text}\n        note: {}", note.message)
+    })
+}
+
+fn scale_set(set: &ScaleSet, way: &Way) -> Check {
+    let connection = way.connection.clone();
+    let (name, group) = (set.name.to_string(), set.github.runner_group.clone());
+    let labels = set.labels.clone();
     Check {
         name: format!("the scale set {name} at GitHub"),
         run: async move {
@@ -110,15 +146,29 @@ fn scale_set(config: &Config, set: &ScaleSet, connection: Arc<Connection>) -> Ch
                 .map_or(1, |group| group.id);
             match connection.scale_set_by_name(id, &name).await.map_err(failed)? {
                 Some(found) => Ok(format!(
-                    "exists with id {}, labels {}",
+                    "exists with id {}, labels {}{}",
                     found.id,
-                    found.labels.join(", ")
+                    found.labels.join(", "),
+                    stored(&labels, &found.labels)
                 )),
                 None => Ok("does not exist yet; `run` creates it".to_owned()),
             }
         }
         .boxed(),
     }
+}
+
+/// How the labels at GitHub differ from the file's.
+fn stored(wanted: &[String], stored: &[String]) -> String {
+    let has = |label: &&String| stored.iter().any(|s| s.eq_ignore_ascii_case(label));
+    let missing: Vec<&str> = wanted.iter().filter(|l| !has(l)).map(String::as_str).collect();
+    if missing.is_empty() {
+        return String::new();
+    }
+    format!(
+        "\n        note: not stored: {}; `run` puts the labels, and where they stay away this GitHub keeps fewer",
+        missing.join(", ")
+    )
 }
 
 fn token_service(

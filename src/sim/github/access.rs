@@ -59,7 +59,7 @@ struct Registration {
 /// Every credential that exists.
 pub(super) struct Access {
     apps: Vec<App>,
-    pats: BTreeMap<String, bool>,
+    pats: BTreeMap<String, Pat>,
     installation_tokens: HashMap<String, Timestamp>,
     registrations: HashMap<String, Registration>,
     budgets: HashMap<String, Budget>,
@@ -78,7 +78,7 @@ impl Access {
     pub(super) fn new(apps: Vec<App>, pats: Vec<Pat>, rng: &mut fastrand::Rng) -> Self {
         Self {
             apps,
-            pats: pats.into_iter().map(|p| (p.token, p.manages_runners)).collect(),
+            pats: pats.into_iter().map(|p| (p.token.clone(), p)).collect(),
             installation_tokens: HashMap::new(),
             registrations: HashMap::new(),
             budgets: HashMap::new(),
@@ -96,7 +96,7 @@ impl Access {
     }
 
     pub(super) fn put_pat(&mut self, pat: Pat) {
-        self.pats.insert(pat.token, pat.manages_runners);
+        self.pats.insert(pat.token.clone(), pat);
     }
 
     pub(super) fn remove_pat(&mut self, token: &str) {
@@ -180,10 +180,11 @@ impl World {
         scope: &str,
         now: Now,
     ) -> (Option<Budget>, Result<TenantId, Refusal>) {
-        let may = match self.access.pats.get(token) {
-            Some(rights) => *rights,
+        let is_in = |only: &Option<String>| only.as_ref().is_none_or(|only| only.eq_ignore_ascii_case(scope));
+        let (may, visible) = match self.access.pats.get(token) {
+            Some(pat) => (pat.manages_runners, is_in(&pat.only_in)),
             None => match self.access.installation_tokens.get(token) {
-                Some(expires) if *expires > now.wall => true,
+                Some(expires) if *expires > now.wall => (true, true),
                 _ => return (None, Err(Refusal::BadCredentials)),
             },
         };
@@ -206,7 +207,8 @@ impl World {
         };
         let budget = *budget;
         let tenant = verdict.and_then(|()| {
-            let tenant = self.tenant_by_scope(scope).ok_or(Refusal::NotFound)?;
+            let tenant = self.tenant_by_scope(scope).filter(|_| visible);
+            let tenant = tenant.ok_or(Refusal::NotFound)?;
             if may { Ok(tenant) } else { Err(Refusal::Forbidden) }
         });
         (Some(budget), tenant)

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use crate::{clock::Clock, shutdown::Tasks};
 use super::{
     jobs::{Job, NewJobs, Stage},
     sets::{ScaleSet, Statistics},
-    settings::{Pat, Settings, Setup},
+    settings::{GroupAccess, Limit, Limited, Pat, Settings, Setup},
     world::{AgentId, Now, SetId, Violation, World},
 };
 
@@ -183,6 +184,11 @@ impl GitHub {
                 return;
             }
         }
+    }
+
+    /// From now on, for so long, whoever is `limited` is answered so. Requests that are held already are not.
+    pub fn limit(&self, limited: Limited, how: Limit, lasting: Duration) {
+        self.change(|world, now| world.limit = Some((limited, how, now.wall + lasting)));
     }
 
     /// Changes settings; what is under way keeps its old deadlines.
@@ -362,6 +368,25 @@ impl GitHub {
         self.change(|world, _| world.access.revoke_installation_tokens());
     }
 
+    /// Changes whom a runner group lets in: its settings page. False: no such group.
+    pub fn set_group_access(&self, scope: &str, group: &str, access: GroupAccess) -> bool {
+        self.change(|world, now| {
+            let Some(tenant) = world.tenant_by_scope(scope) else {
+                return false;
+            };
+            let mut groups = world.tenants[tenant].groups.iter_mut();
+            let Some(found) = groups.find(|g| g.name.eq_ignore_ascii_case(group)) else {
+                return false;
+            };
+            found.access = access;
+            let sets: Vec<SetId> = world.tenants[tenant].sets.keys().copied().collect();
+            for set in sets {
+                world.route_unserved(tenant, set, now);
+            }
+            true
+        })
+    }
+
     /// Adds a PAT or changes its rights.
     pub fn put_pat(&self, pat: Pat) {
         self.change(|world, _| world.access.put_pat(pat));
@@ -369,6 +394,14 @@ impl GitHub {
 
     pub fn remove_pat(&self, token: &str) {
         self.change(|world, _| world.access.remove_pat(token));
+    }
+
+    /// Where the Actions service of a scope is: every path of its calls begins so.
+    pub fn service_path(&self, scope: &str) -> Option<String> {
+        self.with(|world, _| {
+            let tenant = world.tenant_by_scope(scope)?;
+            Some(format!("/actions-service/{}/", world.tenants[tenant].slug))
+        })
     }
 
     /// Calls answered so far, by operation; the names stand in the router's tables.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    sets::ScaleSet,
+    sets::{ScaleSet, gets},
     settings::AssignedJobsRunOn,
     wire::Kind,
     world::{AgentId, JobKey, Now, SetId, TenantId, Timer, World},
@@ -19,6 +19,9 @@ pub(super) struct Target {
     pub(super) set: Option<String>,
     /// `runs-on`.
     pub(super) labels: Vec<String>,
+    /// `owner/name`.
+    pub(super) repository: String,
+    pub(super) is_public: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub struct NewJobs {
     pub exit_code: i32,
     pub owner: String,
     pub repository: String,
+    /// The repository is public.
+    pub public: bool,
 }
 
 impl NewJobs {
@@ -95,6 +100,7 @@ impl NewJobs {
             exit_code: 0,
             owner: scope.split('/').next().unwrap_or(scope).to_owned(),
             repository: "app".to_owned(),
+            public: false,
         }
     }
 
@@ -163,6 +169,8 @@ impl World {
         let mut target = Target {
             set: new.set.clone(),
             labels: new.labels.clone(),
+            repository: format!("{}/{}", new.owner, new.repository),
+            is_public: new.public,
         };
         if let (Some(name), true) = (&new.set, new.labels.is_empty()) {
             let named = self.tenants[tenant].sets.values().find(|s| s.serves(&target));
@@ -179,7 +187,9 @@ impl World {
         job.stage = Stage::Waiting;
         job.assigned = None;
         let tenant = &mut self.tenants[job.tenant];
-        let serving = tenant.sets.values_mut().find(|set| set.serves(&job.target));
+        let groups = &tenant.groups;
+        let mut sets = tenant.sets.values_mut();
+        let serving = sets.find(|set| gets(groups, set, &job.target));
         job.set = serving.as_ref().map(|s| s.id);
         match serving {
             Some(set) => {
@@ -199,11 +209,13 @@ impl World {
         let Some(set) = self.tenants[tenant].sets.get(&set) else {
             return;
         };
+        let groups = &self.tenants[tenant].groups;
+        let gets = |job: &Job| gets(groups, set, &job.target);
         let served: Vec<JobKey> = self.tenants[tenant]
             .unserved
             .iter()
             .copied()
-            .filter(|key| self.jobs.get(key).is_some_and(|job| set.serves(&job.target)))
+            .filter(|key| self.jobs.get(key).is_some_and(gets))
             .collect();
         for key in served {
             self.tenants[tenant].unserved.remove(&key);

@@ -14,6 +14,7 @@ use super::{
     demand::Told,
     jobs::Target,
     sessions::Message,
+    settings::{GroupAccess, Repositories},
     wire::Fault,
     world::{AgentId, JobKey, Now, SessionId, SetId, TenantId, Violation, World},
 };
@@ -23,6 +24,39 @@ pub(super) struct RunnerGroup {
     pub(super) id: u64,
     pub(super) name: String,
     pub(super) is_default: bool,
+    pub(super) access: GroupAccess,
+}
+
+impl RunnerGroup {
+    fn lets_in(&self, target: &Target) -> bool {
+        let GroupAccess {
+            public_repositories,
+            repositories,
+            workflows,
+        } = &self.access;
+        let owner = target.repository.split('/').next().unwrap_or_default();
+        let on_list = |list: &Vec<String>| {
+            let is =
+                |entry: &String| entry.eq_ignore_ascii_case(&target.repository) || entry.eq_ignore_ascii_case(owner);
+            list.iter().any(is)
+        };
+        let repository = match repositories {
+            Repositories::All => true,
+            Repositories::Private => !target.is_public,
+            Repositories::Selected(list) => on_list(list),
+        };
+        let own = format!("{}/.github/workflows/ci.yml@refs/heads/main", target.repository);
+        let is_its_workflow = |workflow: &String| *workflow == own;
+        repository
+            && (*public_repositories || !target.is_public)
+            && workflows.as_ref().is_none_or(|list| list.iter().any(is_its_workflow))
+    }
+}
+
+/// Whether the set would get this job: by its name or labels, and by its group.
+pub(super) fn gets(groups: &[RunnerGroup], set: &ScaleSet, target: &Target) -> bool {
+    let group = groups.iter().find(|group| group.id == set.group);
+    set.serves(target) && group.is_none_or(|group| group.lets_in(target))
 }
 
 /// A scale set, its jobs by stage, its runners, its queue.
@@ -148,6 +182,9 @@ impl World {
             .name
             .filter(|n| !n.trim().is_empty())
             .ok_or_else(|| Fault::invalid("The runner scale set name must not be empty."))?;
+        if let Some(words) = self.settings.refused_names.get(&name) {
+            return Err(Fault::invalid(words));
+        }
         let group = request.runner_group_id.unwrap_or(1);
         self.check_group(tenant, group)?;
         self.check_name_free(tenant, group, &name, None)?;

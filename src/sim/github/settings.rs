@@ -1,6 +1,9 @@
 //! What a simulated GitHub is made of, and what a test may change while it runs.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,55 @@ pub enum AssignedJobsRunOn {
     MatchingLabels,
 }
 
+/// How a rate limit shows itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// 403, nothing remaining, and when the hour is over.
+    Primary,
+    /// 403 with `Retry-After`.
+    Secondary,
+    /// 403 whose text alone says it.
+    SecondaryUntold,
+    /// 429 with `Retry-After`.
+    TooMany,
+}
+
+/// Whom it limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limited {
+    /// Every REST call.
+    Rest,
+    /// Every call to the Actions service.
+    Service,
+}
+
+/// Which jobs a runner group lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupAccess {
+    pub public_repositories: bool,
+    pub repositories: Repositories,
+    /// Only jobs of these workflows.
+    pub workflows: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repositories {
+    All,
+    Private,
+    /// `owner/name`; in an enterprise the organizations.
+    Selected(Vec<String>),
+}
+
+impl Default for GroupAccess {
+    fn default() -> Self {
+        Self {
+            public_repositories: true,
+            repositories: Repositories::All,
+            workflows: None,
+        }
+    }
+}
+
 /// A GitHub App that is installed somewhere.
 #[derive(Clone, Debug)]
 pub struct App {
@@ -41,6 +93,8 @@ pub struct Pat {
     pub token: String,
     /// Without it every runner endpoint answers 403.
     pub manages_runners: bool,
+    /// The one scope that it opens; every other one is not found. `None`: all.
+    pub only_in: Option<String>,
 }
 
 /// What exists before the first call.
@@ -73,6 +127,7 @@ impl Setup {
             pats: vec![Pat {
                 token: pat.to_owned(),
                 manages_runners: true,
+                only_in: None,
             }],
             settings: Settings::default(),
             seed: 1,
@@ -111,6 +166,8 @@ pub struct Settings {
     pub multi_label: bool,
     /// Operations (names as in the call counters) whose JSON begins with a byte order mark.
     pub byte_order_mark: BTreeSet<String>,
+    /// Scale sets of these names are refused with these words, as GitHub does with names that it does not like.
+    pub refused_names: BTreeMap<String, String>,
     /// REST calls per hour and credential.
     pub rest_limit: u32,
 }
@@ -136,6 +193,7 @@ impl Default for Settings {
             byte_order_mark: ["group by name", "set by name", "open session", "poll"]
                 .map(str::to_owned)
                 .into(),
+            refused_names: BTreeMap::new(),
             rest_limit: 15_000,
         }
     }

@@ -22,7 +22,7 @@ use super::{
     jobs::Job,
     sessions::Session,
     sets::{RunnerGroup, ScaleSet},
-    settings::{Settings, Setup},
+    settings::{GroupAccess, Limit, Limited, Settings, Setup},
 };
 
 /// Index of a scope (organization, repository, enterprise) in the setup.
@@ -100,6 +100,8 @@ pub(super) struct World {
     pub(super) finished_runners: HashSet<String>,
     pub(super) violations: Vec<Violation>,
     pub(super) calls: BTreeMap<(&'static str, u16), u64>,
+    /// A rate limit, whom it meets, and when it ends.
+    pub(super) limit: Option<(Limited, Limit, Timestamp)>,
     /// One generator per purpose, so that one call more does not reshuffle everything: ids and secrets,
     pub(super) rng: fastrand::Rng,
     /// what the service picks at random,
@@ -137,6 +139,7 @@ impl World {
             finished_runners: HashSet::new(),
             violations: Vec::new(),
             calls: BTreeMap::new(),
+            limit: None,
             picks: rng.fork(),
             trace: rng.fork(),
             rng,
@@ -222,6 +225,7 @@ impl Tenant {
                     id,
                     name: name.to_owned(),
                     is_default: id == 1,
+                    access: GroupAccess::default(),
                 })
                 .collect(),
             sets: BTreeMap::new(),

@@ -10,7 +10,12 @@ mod cluster;
 mod counts;
 mod settings;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 pub use self::{
     cluster::{ACCOUNT, DAEMON_NAMESPACE, RUNNER_NAMESPACE, account_name, install, install_runners},
@@ -23,7 +28,7 @@ use super::{
         Deployment, Flavour, Gharts, GithubAccess, JwksSource, Policy, Setup as GhartsSetup, TeamSpec, TrustedIssuer,
         UserSpec,
     },
-    github::{App, Flow, GitHub, Settings as GitHubSettings, Setup as GitHubSetup},
+    github::{App, Flow, GitHub, Pat, Settings as GitHubSettings, Setup as GitHubSetup},
     keys::{KeyError, SigningKey},
     kubernetes::{self, Model},
     network::Network,
@@ -61,6 +66,8 @@ pub struct SetOptions {
     pub min_runners: u32,
     pub max_runners: u32,
     pub provisioner: Provisioner,
+    /// Another scope than the organization, opened by a PAT of its own.
+    pub scope: Option<String>,
     /// What GHARTS' policy sees; empty: the set's own.
     pub gharts_labels: Vec<String>,
     /// Annotations of the pod template: a behaviour of the fleet, say.
@@ -74,6 +81,7 @@ impl SetOptions {
             min_runners: 0,
             max_runners,
             provisioner,
+            scope: None,
             gharts_labels: Vec::new(),
             annotations: Vec::new(),
         }
@@ -206,6 +214,8 @@ pub struct Services {
     pub gharts_user: String,
     /// The daemon's PAT.
     pat: String,
+    /// Its PATs for other scopes.
+    scope_pats: BTreeMap<String, String>,
     app_key: SigningKey,
 }
 
@@ -222,11 +232,19 @@ impl Services {
         let network = Network::new();
         let pat = format!("ghp_{:032x}", rng.u128(..));
         let app_key = SigningKey::shared("gharts-app")?;
-        let github = GitHub::start(
-            github_setup(&options, &addresses, &pat, &app_key, rng.u64(..)),
-            clock.clone(),
-            tasks,
-        );
+        let setup = github_setup(&options, &addresses, &pat, &app_key, rng.u64(..));
+        let github = GitHub::start(setup, clock.clone(), tasks);
+        let scopes = options.sets.iter().filter_map(|set| set.scope.clone());
+        let scope_pats: BTreeMap<String, String> = scopes
+            .map(|scope| (scope, format!("ghp_{:032x}", rng.u128(..))))
+            .collect();
+        for (scope, token) in &scope_pats {
+            github.put_pat(Pat {
+                token: token.clone(),
+                manages_runners: true,
+                only_in: Some(scope.clone()),
+            });
+        }
         let oidc = Oidc::new(&format!("{}/", addresses.oidc), rng.u64(..), clock.clone())?;
         oidc.register(Client::machine(MACHINE.0, MACHINE.1));
         let provider = oidc.clone();
@@ -264,6 +282,7 @@ impl Services {
             options: Arc::new(options),
             gharts_user: user,
             pat,
+            scope_pats,
             app_key,
         };
         services.attach();
@@ -304,6 +323,11 @@ impl Services {
         }
     }
 
+    /// The daemon's PAT for a scope that a set of the options names.
+    pub fn pat_of(&self, scope: &str) -> Option<&str> {
+        self.scope_pats.get(scope).map(String::as_str)
+    }
+
     /// The simulated network as the daemon's transport.
     pub fn transport(&self) -> SharedTransport {
         Arc::new(self.network.clone())
@@ -312,6 +336,9 @@ impl Services {
     /// Writes the daemon's credentials into `dir` and gives the text of its file.
     pub fn config(&self, dir: &Path, place: &Place) -> Result<String, WorldError> {
         settings::write_credentials(dir, &self.pat, self.app_key.private_pem())?;
+        for (scope, token) in &self.scope_pats {
+            write_private(&settings::scope_token_file(dir, scope), token)?;
+        }
         Ok(settings::config_text(&self.options, &self.addresses, dir, place))
     }
 
@@ -442,7 +469,10 @@ const APP: (u64, u64) = (4711, 815);
 const APP_CLIENT: &str = "Iv1.0123456789abcdef";
 
 fn github_setup(options: &Options, addresses: &Addresses, pat: &str, app_key: &SigningKey, seed: u64) -> GitHubSetup {
+    let scopes = options.sets.iter().filter_map(|set| set.scope.clone());
+    let scopes: BTreeSet<String> = scopes.chain([ORGANIZATION.to_owned()]).collect();
     GitHubSetup {
+        scopes: scopes.into_iter().collect(),
         apps: vec![App {
             client_id: APP_CLIENT.to_owned(),
             app_id: APP.0,

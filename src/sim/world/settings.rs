@@ -94,7 +94,7 @@ pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, 
     }
     text.push_str("scaleSets:\n");
     for set in &options.sets {
-        text.push_str(&set_section(set));
+        text.push_str(&set_section(set, addresses, dir));
     }
     text
 }
@@ -125,7 +125,12 @@ fn gharts_section(options: &Options, addresses: &Addresses) -> String {
     )
 }
 
-fn set_section(set: &SetOptions) -> String {
+/// Where the PAT for a scope of its own stands.
+pub(super) fn scope_token_file(dir: &Path, scope: &str) -> PathBuf {
+    dir.join(format!("{GITHUB_TOKEN_FILE}-{}", scope.replace('/', "-")))
+}
+
+fn set_section(set: &SetOptions, addresses: &Addresses, dir: &Path) -> String {
     let provisioner = match set.provisioner {
         Provisioner::Gharts => "gharts",
         Provisioner::ScaleSet => "scaleSet",
@@ -137,6 +142,14 @@ fn set_section(set: &SetOptions) -> String {
     if !set.gharts_labels.is_empty() {
         let labels = serde_json::Value::from(set.gharts_labels.as_slice());
         let _ = writeln!(text, "    gharts: {{ labels: {labels} }}");
+    }
+    if let Some(scope) = &set.scope {
+        let _ = writeln!(
+            text,
+            "    github: {{ configUrl: {}/{scope}, auth: {{ pat: {{ tokenFile: {} }} }} }}",
+            addresses.github,
+            quoted(&scope_token_file(dir, scope))
+        );
     }
     text.push_str("    template:\n");
     if !set.annotations.is_empty() {

@@ -85,6 +85,8 @@ fn a_removed_set_leaves_no_series_and_its_neighbours_stay() {
         metrics.capacity(name, 1);
         metrics.runners(name, [("idle", 1)]);
         metrics.reasons(name, ["satisfied"]);
+        metrics.notes(name, ["label_missing"]);
+        metrics.set_recreated(name);
         metrics.failure(name, "idle");
         metrics.poll_age(name, Duration::from_secs(1));
         metrics.session_conflict(name);

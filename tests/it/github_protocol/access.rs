@@ -22,6 +22,7 @@ fn app_sim() -> (Sim, SigningKey) {
         setup.pats.push(Pat {
             token: "ghp_none".to_owned(),
             manages_runners: false,
+            only_in: None,
         });
     });
     (sim, key)
@@ -103,6 +104,7 @@ async fn registration_tokens_exist_for_each_kind_of_scope_and_are_refused_variou
     sim.github.put_pat(Pat {
         token: "ghp_none".to_owned(),
         manages_runners: true,
+        only_in: None,
     });
     assert_eq!(sim.call("POST", &url, auth, None).await.status, 201);
     sim.github.remove_pat("ghp_none");

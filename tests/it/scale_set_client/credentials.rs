@@ -134,6 +134,52 @@ async fn b24_the_apps_jwt_is_what_github_accepts() {
     assert!(exp > iat && exp - iat <= 600);
 }
 
+/// Claims of the JWTs that the App has shown so far.
+fn jwts(fake: &Fake, pem: &PrivateKey) -> Vec<Value> {
+    let mut rules = Validation::new(Algorithm::RS256);
+    rules.validate_exp = false;
+    let key = DecodingKey::from_rsa_pem(pem.key.public_pem().as_bytes()).unwrap();
+    let seen = fake.seen("POST", "/access_tokens");
+    let jwt = |seen: &super::fake::Seen| seen.authorization.strip_prefix("Bearer ").unwrap().to_owned();
+    seen.iter()
+        .map(|seen| jsonwebtoken::decode::<Value>(&jwt(seen), &key, &rules).unwrap().claims)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_wrong_clock_here_is_made_good_by_githubs_own() {
+    let fake = fake();
+    let pem = PrivateKey::new("clock");
+    let app = app(&fake, &pem);
+    let theirs = fake.clock.now() + Duration::from_secs(600);
+    let expires = (theirs + HOUR).to_string();
+    let granted = json_reply(201, json!({"token": "t", "expires_at": expires}));
+    let too_early = with_header(401, "date", "Thu, 01 Jan 2026 00:10:00 GMT");
+    fake.on("POST", "/access_tokens", vec![too_early.clone(), granted.clone()]);
+    let token = app.fetch().await.unwrap();
+    let issued: Vec<i64> = jwts(&fake, &pem).iter().map(|c| c["iat"].as_i64().unwrap()).collect();
+    let here = fake.clock.now().as_second();
+    assert_eq!(issued, [here - 60, here + 600 - 60]);
+    let life = token.expires.unwrap().duration_since(fake.clock.now());
+    assert!((life.as_secs() - 3600).abs() <= 1, "{life:?}");
+
+    // A clock that is right, or another reason: nothing to repeat.
+    for reply in [
+        with_header(401, "date", "Thu, 01 Jan 2026 00:00:10 GMT"),
+        json_reply(401, json!({"message": "Integration must generate a public key"})),
+    ] {
+        let before = jwts(&fake, &pem).len();
+        fake.on("POST", "/access_tokens", vec![reply]);
+        assert!(matches!(app.fetch().await, Err(TokenError::Refused { .. })));
+        assert_eq!(jwts(&fake, &pem).len(), before + 1);
+    }
+    // And no second repetition.
+    let before = jwts(&fake, &pem).len();
+    fake.on("POST", "/access_tokens", vec![too_early]);
+    assert!(matches!(app.fetch().await, Err(TokenError::Refused { .. })));
+    assert_eq!(jwts(&fake, &pem).len(), before + 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b24_a_refused_app_is_told_with_remedy_and_ids_and_a_limit_is_not_taken_for_a_refusal() {
     let fake = fake();
@@ -150,13 +196,16 @@ async fn b24_a_refused_app_is_told_with_remedy_and_ids_and_a_limit_is_not_taken_
     for part in ["installationId", "Not Found", "X-GitHub-Request-Id REQ:1", "Iv1.abc"] {
         assert!(message.contains(part), "{message}");
     }
-    for reply in [
-        with_header(403, "retry-after", "60"),
-        json_reply(429, json!({})),
-        json_reply(502, json!({})),
+    for (reply, wait) in [
+        (with_header(403, "retry-after", "60"), Some(60)),
+        (with_header(429, "retry-after", "7"), Some(7)),
+        (json_reply(429, json!({})), Some(60)),
+        (json_reply(502, json!({})), None),
     ] {
         fake.on("POST", "/access_tokens", vec![reply]);
-        assert!(matches!(app.fetch().await, Err(TokenError::Unavailable { .. })));
+        let error = app.fetch().await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        assert_eq!(error.retry_after(), wait.map(Duration::from_secs), "{error:?}");
     }
     std::fs::write(&pem.path, "no key").unwrap();
     let error = app.fetch().await.unwrap_err().to_string();
@@ -401,7 +450,7 @@ async fn b44_a_registration_token_that_github_takes_no_more_is_replaced() {
     fake.on("POST", "/actions/runner-registration", refusing);
     assert!(matches!(connection.agents().await, Err(Error::Unauthorized(_))));
     fake.chain(Duration::from_secs(3600));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
     connection.agents().await.unwrap();
     assert_eq!(broker.handed_out.load(Ordering::SeqCst), 2);
     let hops = fake.seen("POST", "/actions/runner-registration");

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gharts_listener::scaleset::{Error, Missing, Registered, Removal, Spec, ensure};
+use gharts_listener::scaleset::{Error, GroupAccess, Missing, NoteKind, Registered, Removal, Spec, ensure};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -144,14 +144,21 @@ async fn b25_labels_are_put_read_back_and_what_the_service_dropped_is_told() {
     let fake = service(Some(set(3, &["old"])), |_| true);
     let changed = ensured(&fake, &spec(&["linux", "gpu"])).await;
     assert_eq!(changed.scale_set.labels, ["linux", "gpu"]);
-    assert_eq!(changed.notes.len(), 1, "{:?}", changed.notes);
+    assert_eq!(
+        (changed.notes.len(), changed.changes.len()),
+        (0, 1),
+        "{:?}",
+        changed.changes
+    );
 
     let fake = service(None, |label| label == "linux");
     let made = ensured(&fake, &spec(&["linux", "gpu"])).await;
     assert!(made.created);
     assert_eq!(made.scale_set.labels, ["linux"]);
     assert!(
-        made.notes.iter().any(|n| n.contains("did not store label \"gpu\"")),
+        made.notes
+            .iter()
+            .any(|n| n.message.contains("did not store label \"gpu\"")),
         "{:?}",
         made.notes
     );
@@ -168,12 +175,12 @@ async fn b25_a_service_that_cannot_change_labels_does_not_stop_the_set() {
     let found = ensured(&fake, &spec(&["linux"])).await;
     assert_eq!(found.scale_set.labels, ["old"]);
     assert!(
-        found.notes.iter().any(|n| n.contains("Method Not Allowed")),
+        found.notes.iter().any(|n| n.message.contains("Method Not Allowed")),
         "{:?}",
         found.notes
     );
     assert!(
-        found.notes.iter().any(|n| n.contains("keeps label \"old\"")),
+        found.notes.iter().any(|n| n.message.contains("keeps label \"old\"")),
         "{:?}",
         found.notes
     );
@@ -216,7 +223,7 @@ async fn b25_a_set_in_another_group_is_moved() {
         fake.seen("PATCH", SET)[0].body,
         json!({"name": "linux", "runnerGroupId": 3})
     );
-    assert_eq!(found.notes.len(), 2, "{:?}", found.notes);
+    assert_eq!((found.notes.len(), found.changes.len()), (0, 2), "{:?}", found.changes);
 
     let fake = service(Some(set(1, &["linux"])), |_| true);
     let known = Spec {
@@ -225,6 +232,120 @@ async fn b25_a_set_in_another_group_is_moved() {
     };
     assert_eq!(ensured(&fake, &known).await.scale_set.runner_group_id, 3);
     assert_eq!(fake.seen("POST", SETS).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_a_namesake_in_another_group_is_told_and_left_alone() {
+    let fake = service(None, |_| true);
+    let mut namesake = set(9, &["linux"]);
+    namesake["id"] = json!(77);
+    fake.on(
+        "GET",
+        SETS,
+        vec![json_reply(200, list(&[])), json_reply(200, list(&[namesake]))],
+    );
+    let made = ensured(&fake, &spec(&["linux"])).await;
+    assert!(made.created);
+    let kinds: Vec<NoteKind> = made.notes.iter().map(|n| n.kind).collect();
+    assert_eq!(kinds, [NoteKind::NameElsewhere]);
+    assert!(fake.all_seen().iter().all(|s| !s.url.contains("/runnerscalesets/77")));
+}
+
+fn group(id: i64, name: &str, settings: Value) -> Value {
+    let mut group = json!({"id": id, "name": name, "visibility": "all", "allows_public_repositories": true});
+    for (key, value) in settings.as_object().unwrap() {
+        group[key] = value.clone();
+    }
+    group
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_whom_groups_let_in_is_read_where_it_may_be_read() {
+    let fake = Fake::new(Duration::from_secs(3600));
+    let groups = [
+        group(
+            1,
+            "Default",
+            json!({"default": true, "allows_public_repositories": false}),
+        ),
+        group(
+            2,
+            "Big",
+            json!({"visibility": "selected", "restricted_to_workflows": true}),
+        ),
+        group(3, "Other", json!({"visibility": "private"})),
+    ];
+    let answer = json_reply(200, json!({"total_count": 3, "runner_groups": groups}));
+    fake.on("GET", "/orgs/acme/actions/runner-groups", vec![answer]);
+    let none = json_reply(200, json!({"total_count": 0, "repositories": []}));
+    fake.on("GET", "/runner-groups/2/repositories", vec![none]);
+    let connection = fake.connection();
+    let names = ["default", "big", "gone"].map(str::to_owned);
+    let found = connection.group_access(&names).await.unwrap().unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["big", "default"]);
+    let big = GroupAccess {
+        name: "Big".to_owned(),
+        public_repositories: true,
+        selected: Some(0),
+        workflows: Some(Vec::new()),
+    };
+    assert_eq!(found["big"], big);
+    assert!(!found["default"].public_repositories);
+    let asked = &fake.seen("GET", "/orgs/acme/actions/runner-groups")[0];
+    assert!(
+        asked
+            .url
+            .starts_with("https://api.github.com/orgs/acme/actions/runner-groups?")
+    );
+    assert_eq!(
+        fake.seen("GET", "/runner-groups/2/repositories").len(),
+        1,
+        "nobody asked for the others"
+    );
+
+    // Not for repositories, and silence where it cannot be read.
+    let none = fake
+        .connection_to("https://github.com/acme/app")
+        .group_access(&names)
+        .await;
+    assert_eq!(none.unwrap(), None);
+    for status in [401, 403, 404] {
+        let refusal = json_reply(status, json!({"message": "no"}));
+        fake.on("GET", "/orgs/acme/actions/runner-groups", vec![refusal]);
+        assert_eq!(connection.group_access(&names).await.unwrap(), None);
+    }
+    fake.on(
+        "GET",
+        "/orgs/acme/actions/runner-groups",
+        vec![json_reply(502, json!({}))],
+    );
+    assert!(connection.group_access(&names).await.unwrap_err().is_transient());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_groups_of_an_enterprise_are_read_page_by_page_and_list_organizations() {
+    let fake = Fake::new(Duration::from_secs(3600));
+    let page = |ids: std::ops::Range<i64>| {
+        let groups: Vec<Value> = ids
+            .map(|id| group(id, &format!("group-{id}"), json!({"visibility": "selected"})))
+            .collect();
+        json_reply(200, json!({"runner_groups": groups}))
+    };
+    fake.on(
+        "GET",
+        "/enterprises/big/actions/runner-groups",
+        vec![page(1..101), page(101..131)],
+    );
+    let three = json_reply(200, json!({"total_count": 3, "organizations": []}));
+    fake.on("GET", "/runner-groups/120/organizations", vec![three]);
+    let connection = fake.connection_to("https://github.com/enterprises/big");
+    let found = connection
+        .group_access(&["group-120".to_owned()])
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(found["group-120"].selected, Some(3));
+    assert_eq!(fake.seen("GET", "/enterprises/big/actions/runner-groups").len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -167,6 +167,8 @@ async fn b2_a_set_that_github_deleted_is_created_again_and_serves_what_is_queued
         let world = &running.world;
         let after = world.github.set("linux").unwrap().id;
         assert!(world.github.runners().iter().all(|r| r.set == Some(after)));
+        let counted = running.metric("gharts_listener_sets_recreated_total", &["set=\"linux\""]);
+        assert_eq!(counted, 1.0);
     }
 }
 

@@ -14,14 +14,16 @@ use gharts_listener::{
     config::{self, Config},
     gharts::Client,
     identity::{Cached, github_token_source, kubernetes::ServiceAccountTokens},
-    ids::{RunnerName, SetName},
+    ids::{Namer, RunnerName, SetName},
     provision::{JitRequest, Provisioner as _, gharts::GhartsProvisioner},
     scaleset::{Authority, Connection, Session, Spec, ensure},
     server::Sources,
     shutdown::Tasks,
     sim::{
         github::{JobHandle, JobState, NewJobs},
-        world::{ACCOUNT, DAEMON_NAMESPACE, Leaks, ORGANIZATION, Options, Provisioner, SetOptions, World},
+        world::{
+            ACCOUNT, DAEMON_NAMESPACE, Leaks, ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, World,
+        },
     },
     status::{ReasonStatus, SetStatus},
 };
@@ -104,7 +106,21 @@ impl Stage {
 
     /// Another program with the daemon's GitHub credential.
     pub fn rival(&self) -> Rival {
-        Rival::new(&self.config, &self.world)
+        Rival::new(&self.config, &self.config.github, &self.world)
+    }
+
+    /// The same with the credential that the daemon has for one set.
+    pub fn rival_of(&self, set: &str) -> Rival {
+        let sets = &self.config.scale_sets;
+        let set = sets.iter().find(|s| s.name.as_str() == set).unwrap();
+        Rival::new(&self.config, &set.github, &self.world)
+    }
+
+    /// A name that the daemon could give to a runner of the set.
+    pub fn lost_runner(&self, set: &str) -> RunnerName {
+        let namespace = self.world.kubernetes.get("namespaces", "", RUNNER_NAMESPACE).unwrap();
+        let uid = namespace["metadata"]["uid"].as_str().unwrap();
+        Namer::new(uid, &SetName::new(set)).next(&mut fastrand::Rng::with_seed(7))
     }
 
     pub fn start(self) -> Running {
@@ -130,15 +146,15 @@ pub struct Rival {
 }
 
 impl Rival {
-    fn new(config: &Config, world: &World) -> Self {
+    fn new(config: &Config, github: &config::GitHub, world: &World) -> Self {
         let (transport, clock) = (world.services.transport(), world.clock.clone());
-        let source = github_token_source(&config.github, transport.clone(), clock.clone());
+        let source = github_token_source(github, transport.clone(), clock.clone());
         let token = Arc::new(Cached::new(source, clock.clone()));
-        let url = config.github.config_url.clone();
+        let url = github.config_url.clone();
         Self {
             connection: Connection::new(transport, clock, url, Authority::Rest(token), 99),
             gharts: config.gharts.as_ref().map(|gharts| gharts_as_daemon(gharts, world)),
-            runner_group: config.github.runner_group.clone(),
+            runner_group: github.runner_group.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Every operation has a name; the call counters, and the setting that puts a byte order mark in front of
 //! answers, go by it.
 
+mod limits;
 mod rest;
 mod runner;
 mod service;
@@ -53,12 +54,16 @@ async fn observe(State((github, operation)): State<(GitHub, &'static str)>, requ
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let mut response = next.run(request).await;
+    let limit = github.with(|world, now| limits::refusal(world, operation, now));
+    let mut response = match limit {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
     if marked {
         response = with_byte_order_mark(response).await;
     }
     let status = response.status().as_u16();
-    let (activity, request_id) = github.change(|world, _| {
+    let (activity, request_id, date) = github.change(|world, now| {
         *world.calls.entry((operation, status)).or_default() += 1;
         let n = world.trace.u64(..);
         let request_id = format!(
@@ -68,10 +73,15 @@ async fn observe(State((github, operation)): State<(GitHub, &'static str)>, requ
             n & 0xfff_ffff,
             n >> 32
         );
-        (uuid(&mut world.trace), request_id)
+        let date = now.wall.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        (uuid(&mut world.trace), request_id, date)
     });
     let headers = response.headers_mut();
-    for (name, value) in [("activityid", activity), ("x-github-request-id", request_id)] {
+    for (name, value) in [
+        ("activityid", activity),
+        ("x-github-request-id", request_id),
+        ("date", date),
+    ] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }

@@ -1,7 +1,7 @@
 //! api.github.com, as far as runners need it.
 //!
 //! Operations: `access token`, `registration token`, `runner registration`, `rest jit config`,
-//! `rest list runners`, `rest get runner`, `rest remove runner`.
+//! `runner groups`, `rest group members`, `rest list runners`, `rest get runner`, `rest remove runner`.
 
 use axum::{
     Router,
@@ -18,6 +18,8 @@ use super::{super::control::GitHub, answer, credential, read};
 use crate::sim::github::{
     access::{Budget, Refusal},
     agents::{NewAgent, rest_json},
+    sets::RunnerGroup,
+    settings::{GroupAccess, Repositories},
     wire::Fault,
     world::{AgentId, Now, TenantId, World},
 };
@@ -36,6 +38,18 @@ pub(super) fn routes(github: &GitHub) -> Router<GitHub> {
             "/actions/runner-registration",
             github.named("runner registration", post(runner_registration)),
         );
+    for (scope, members) in [
+        ("/orgs/{org}", "repositories"),
+        ("/enterprises/{enterprise}", "organizations"),
+    ] {
+        let groups = format!("{scope}/actions/runner-groups");
+        router = router
+            .route(&groups, github.named("runner groups", get(list_groups)))
+            .route(
+                &format!("{groups}/{{group}}/{members}"),
+                github.named("rest group members", get(list_group_members)),
+            );
+    }
     for scope in ["/orgs/{org}", "/repos/{owner}/{repo}", "/enterprises/{enterprise}"] {
         let runners = format!("{scope}/actions/runners");
         router = router
@@ -66,6 +80,7 @@ struct ScopePath {
     owner: Option<String>,
     repo: Option<String>,
     enterprise: Option<String>,
+    group: Option<u64>,
     runner: Option<AgentId>,
 }
 
@@ -78,6 +93,84 @@ impl ScopePath {
             _ => String::new(),
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    per_page: Option<usize>,
+    page: Option<usize>,
+}
+
+impl Paging {
+    fn of<T>(&self, all: impl Iterator<Item = T>) -> Vec<T> {
+        let size = self.per_page.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
+        let page = self.page.unwrap_or(1).max(1);
+        all.skip((page - 1) * size).take(size).collect()
+    }
+}
+
+async fn list_groups(
+    State(github): State<GitHub>,
+    Path(path): Path<ScopePath>,
+    Query(paging): Query<Paging>,
+    headers: HeaderMap,
+) -> Response {
+    authorized(&github, &headers, &path.scope(), |world, tenant, _| {
+        let groups = &world.tenants[tenant].groups;
+        let body = |group: &RunnerGroup| {
+            let GroupAccess {
+                public_repositories,
+                repositories,
+                workflows,
+            } = &group.access;
+            let visibility = match repositories {
+                Repositories::All => "all",
+                Repositories::Private => "private",
+                Repositories::Selected(_) => "selected",
+            };
+            json!({
+                "id": group.id, "name": group.name, "default": group.is_default, "visibility": visibility,
+                "allows_public_repositories": public_repositories, "inherited": false,
+                "restricted_to_workflows": workflows.is_some(),
+                "selected_workflows": workflows.clone().unwrap_or_default(),
+            })
+        };
+        let page = paging.of(groups.iter().map(body));
+        answer(
+            StatusCode::OK,
+            &json!({"total_count": groups.len(), "runner_groups": page}),
+        )
+    })
+}
+
+async fn list_group_members(
+    State(github): State<GitHub>,
+    Path(path): Path<ScopePath>,
+    Query(paging): Query<Paging>,
+    headers: HeaderMap,
+) -> Response {
+    let members = if path.enterprise.is_some() {
+        "organizations"
+    } else {
+        "repositories"
+    };
+    authorized(&github, &headers, &path.scope(), |world, tenant, _| {
+        let mut groups = world.tenants[tenant].groups.iter();
+        match groups
+            .find(|group| Some(group.id) == path.group)
+            .map(|g| &g.access.repositories)
+        {
+            Some(Repositories::Selected(list)) => {
+                let page = paging.of(list.iter().map(|name| json!({"full_name": name})));
+                answer(StatusCode::OK, &json!({"total_count": list.len(), members: page}))
+            }
+            Some(_) => problem(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The runner group is not limited to a list.",
+            ),
+            None => refuse(Refusal::NotFound),
+        }
+    })
 }
 
 fn refuse(refusal: Refusal) -> Response {

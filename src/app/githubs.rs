@@ -1,0 +1,197 @@
+//! Every way to GitHub that the file's scale sets take.
+//!
+//! Sets of one scope and one credential share everything: connection, gate, breaker, provisioner. Where one
+//! credential opens several scopes of a host, its REST token is shared as well. Nothing is shared beyond that, so
+//! that a credential that fails or hangs delays nobody else's sets.
+
+use std::sync::Arc;
+
+use crate::{
+    admission::{SharedBreaker, gate::Gate},
+    clock::Clock,
+    config::{Config, ConfigUrl, GitHub, GitHubAuth},
+    http::SharedTransport,
+    identity::{Cached, TokenSource, github_token_source},
+    provision::{Provisioner, scale_set::ScaleSetProvisioner},
+    scaleset::{Authority, Connection},
+};
+
+/// One credential's way into one scope.
+pub(super) struct Way {
+    place: (ConfigUrl, GitHubAuth),
+    pub(super) connection: Arc<Connection>,
+    pub(super) gate: Gate,
+    pub(super) breaker: SharedBreaker,
+    pub(super) provisioner: Arc<dyn Provisioner>,
+    /// For people, and to tell the ways apart.
+    pub(super) key: String,
+    /// Registrations that may be under way at one time.
+    pub(super) jits_in_flight: u32,
+}
+
+/// All of them.
+pub(super) struct GitHubs {
+    ways: Vec<Arc<Way>>,
+}
+
+impl GitHubs {
+    /// `cached` puts its cache in front of a source of REST tokens.
+    pub(super) fn new(
+        config: &Config,
+        transport: &SharedTransport,
+        clock: &Clock,
+        seed: u64,
+        cached: impl Fn(Arc<dyn TokenSource>) -> Cached,
+    ) -> Self {
+        let mut places: Vec<&GitHub> = Vec::new();
+        for set in &config.scale_sets {
+            if !places.iter().any(|place| is_same(place, &set.github)) {
+                places.push(&set.github);
+            }
+        }
+        let mut tokens: Vec<(&GitHub, Arc<Cached>)> = Vec::new();
+        let mut ways = Vec::new();
+        for (github, seed) in places.iter().zip(seed..) {
+            let known = tokens.iter().find(|(other, _)| shares_token(other, github));
+            let token = if let Some((_, token)) = known {
+                token.clone()
+            } else {
+                let source = github_token_source(github, transport.clone(), clock.clone());
+                let token = Arc::new(cached(source));
+                tokens.push((github, token.clone()));
+                token
+            };
+            let url = &github.config_url.url;
+            let alone = places.iter().filter(|other| is_same_scope(other, github)).count() == 1;
+            let key = if alone {
+                format!("GitHub at {url}")
+            } else {
+                format!("GitHub at {url} with {}", token.describe())
+            };
+            // Two keys of one App, say.
+            let taken = |key: &str| ways.iter().any(|way: &Arc<Way>| way.key == key);
+            let numbered = (2_u32..).map(|n| format!("{key} ({n})"));
+            let key = std::iter::once(key.clone())
+                .chain(numbered)
+                .find(|key| !taken(key))
+                .unwrap_or(key);
+            let authority = Authority::Rest(token);
+            let place = github.config_url.clone();
+            let connection = Connection::new(transport.clone(), clock.clone(), place, authority, seed);
+            ways.push(Arc::new(Way::new(github, connection, key, clock)));
+        }
+        Self { ways }
+    }
+
+    /// The way that a set with these settings takes.
+    #[expect(clippy::expect_used, reason = "every scale set's settings were given to `new`")]
+    pub(super) fn of(&self, github: &GitHub) -> &Arc<Way> {
+        self.ways
+            .iter()
+            .find(|way| is_scope(&way.place.0, &github.config_url) && way.place.1 == github.auth)
+            .expect("a way for every scale set")
+    }
+
+    pub(super) fn ways(&self) -> &[Arc<Way>] {
+        &self.ways
+    }
+}
+
+impl Way {
+    fn new(github: &GitHub, connection: Connection, key: String, clock: &Clock) -> Self {
+        let connection = Arc::new(connection);
+        let most = github.limits.max_in_flight;
+        Self {
+            place: (github.config_url.clone(), github.auth.clone()),
+            gate: Gate::new(Some(&github.limits), clock.clone()),
+            breaker: SharedBreaker::new(clock.clone()),
+            provisioner: Arc::new(ScaleSetProvisioner::new(connection.clone())),
+            connection,
+            key,
+            // Registrations that hang leave room for the removals and lists of every set on this way, those whose
+            // runners somebody else registers too.
+            jits_in_flight: (most - most / 4).max(1),
+        }
+    }
+}
+
+fn is_scope(one: &ConfigUrl, other: &ConfigUrl) -> bool {
+    one.rest_base == other.rest_base && one.url.as_str().eq_ignore_ascii_case(other.url.as_str())
+}
+
+fn is_same_scope(one: &GitHub, other: &GitHub) -> bool {
+    is_scope(&one.config_url, &other.config_url)
+}
+
+fn is_same(one: &GitHub, other: &GitHub) -> bool {
+    is_same_scope(one, other) && one.auth == other.auth
+}
+
+fn shares_token(one: &GitHub, other: &GitHub) -> bool {
+    one.config_url.rest_base == other.config_url.rest_base && one.auth == other.auth
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Environment, parse},
+        http::{Request, Response, Transport, TransportError},
+    };
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Transport for Nobody {
+        fn send(&self, _: Request) -> futures::future::BoxFuture<'_, Result<Response, TransportError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// `CARGO_PKG_NAME` and `CARGO_PKG_VERSION` stand in for tokens: they are set in every test.
+    const FILE: &str = "
+github: { configUrl: https://github.com/acme, auth: { pat: { tokenEnv: CARGO_PKG_NAME } } }
+kubernetes: { namespace: runners }
+scaleSets:
+  - { name: a, maxRunners: 1 }
+  - { name: b, maxRunners: 1, github: { runnerGroup: big } }
+  - { name: c, maxRunners: 1, github: { configUrl: https://github.com/Acme/ } }
+  - { name: d, maxRunners: 1, github: { configUrl: https://github.com/acme/web } }
+  - { name: e, maxRunners: 1, github: { auth: { pat: { tokenEnv: CARGO_PKG_VERSION } } } }
+";
+
+    #[tokio::test(start_paused = true)]
+    async fn b24_what_is_shared_is_what_has_the_same_credential_and_scope() {
+        let environment: Environment = ["CARGO_PKG_NAME", "CARGO_PKG_VERSION"]
+            .map(|name| (name.to_owned(), "token".to_owned()))
+            .into();
+        let config = parse(FILE, &environment).unwrap();
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let tokens = std::cell::Cell::new(0);
+        let transport: SharedTransport = Arc::new(Nobody);
+        let githubs = GitHubs::new(&config, &transport, &clock, 1, |source| {
+            tokens.set(tokens.get() + 1);
+            Cached::new(source, clock.clone())
+        });
+        let keys: Vec<&str> = config
+            .scale_sets
+            .iter()
+            .map(|set| githubs.of(&set.github).key.as_str())
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "GitHub at https://github.com/acme with GitHub token from environment variable CARGO_PKG_NAME",
+                "GitHub at https://github.com/acme with GitHub token from environment variable CARGO_PKG_NAME",
+                "GitHub at https://github.com/acme with GitHub token from environment variable CARGO_PKG_NAME",
+                "GitHub at https://github.com/acme/web",
+                "GitHub at https://github.com/acme with GitHub token from environment variable CARGO_PKG_VERSION",
+            ]
+        );
+        assert_eq!(
+            (githubs.ways().len(), tokens.get()),
+            (3, 2),
+            "connections and REST tokens"
+        );
+    }
+}
