@@ -149,7 +149,9 @@ struct Agent {
 impl Actions {
     async fn connect(http: reqwest::Client, github: &GitHub) -> anyhow::Result<Self> {
         let transport = reqwest_transport(&github.tls, &github.proxy, IDLE_LONG)?;
-        let rest_token = github_token_source(github, transport, Clock::system()).fetch().await?;
+        let source =
+            github_token_source(github, transport, Clock::system()).context("github.auth has no credential")?;
+        let rest_token = source.fetch().await?;
         let rest = github.config_url.rest_base.as_str().trim_end_matches('/');
         let place = match &github.config_url.scope {
             Scope::Organization { org } => format!("orgs/{org}"),

@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     config::{Config, Gharts, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
     control::{ClusterGates, ScopeLabels, SetParts, SetSetup, Setup},
-    gharts::Client as GhartsClient,
+    gharts::{Broker, Client as GhartsClient, broker},
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, exec, file, kubernetes, oauth2},
     ids::Namer,
@@ -130,13 +130,24 @@ pub(super) async fn setup(
     let Some(uid) = namespace_uid(&cluster, &outputs, stop).await else {
         return Ok(None);
     };
-    let githubs = GitHubs::new(&config, &externals.github, &externals.clock, externals.seed, |source| {
-        cached(source, &externals, &outputs.metrics, "github")
-    });
     let gharts = config
         .gharts
         .as_ref()
         .map(|gharts| GhartsSide::new(gharts, &config, &externals, &outputs.metrics));
+    let githubs = GitHubs::new(
+        &config,
+        &externals.github,
+        &externals.clock,
+        externals.seed,
+        |source| cached(source, &externals, &outputs.metrics, "github"),
+        |scope| {
+            let (client, gate) = brokerage(gharts.as_ref());
+            let (clock, seed) = (externals.clock.clone(), externals.seed);
+            let broker = Broker::new(client, gate, clock, scope.url.clone(), &uid, seed, tasks.clone());
+            let cached = cached(Arc::new(broker), &externals, &outputs.metrics, "registration");
+            cached.with_deadline(broker::DEADLINE)
+        },
+    );
     let sets = config
         .scale_sets
         .iter()
@@ -189,6 +200,7 @@ async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &Cancellation
 
 /// One token service, one identity, one gate: shared by all sets that use it.
 struct GhartsSide {
+    client: Arc<GhartsClient>,
     provisioner: Arc<dyn Provisioner>,
     gate: Gate,
     breaker: SharedBreaker,
@@ -206,8 +218,11 @@ impl GhartsSide {
             &externals.clock,
         );
         let token = Arc::new(cached(source, externals, metrics, "gharts"));
-        let provisioner = gharts_provisioner(gharts, externals.gharts.clone(), externals.clock.clone(), token);
+        let clock = externals.clock.clone();
+        let client = gharts_client(gharts, externals.gharts.clone(), clock.clone(), token);
+        let provisioner = GhartsProvisioner::new(client.clone(), clock, gharts.team.clone());
         Self {
+            client,
             provisioner: Arc::new(provisioner),
             gate: Gate::new(Some(&gharts.limits), externals.clock.clone()),
             breaker: SharedBreaker::new(externals.clock.clone()),
@@ -218,14 +233,29 @@ impl GhartsSide {
 }
 
 /// One identity's way to a token service.
-pub(super) fn gharts_provisioner(
+pub(super) fn gharts_client(
     gharts: &Gharts,
     transport: SharedTransport,
     clock: Clock,
     token: Arc<Cached>,
-) -> GhartsProvisioner {
-    let client = GhartsClient::new(transport, clock.clone(), &gharts.base_url, token, gharts.timeout);
-    GhartsProvisioner::new(Arc::new(client), clock, gharts.team.clone())
+) -> Arc<GhartsClient> {
+    Arc::new(GhartsClient::new(
+        transport,
+        clock,
+        &gharts.base_url,
+        token,
+        gharts.timeout,
+    ))
+}
+
+/// What hands out registration tokens, and the gate in front of it.
+#[expect(
+    clippy::expect_used,
+    reason = "the configuration takes `auth: { gharts: {} }` only beside a section `gharts`"
+)]
+fn brokerage(gharts: Option<&GhartsSide>) -> (Arc<GhartsClient>, Gate) {
+    let side = gharts.expect("a section `gharts` beside brokered access");
+    (side.client.clone(), side.gate.clone())
 }
 
 pub(super) fn token_source(

@@ -2,7 +2,8 @@
 //!
 //! Sets of one scope and one credential share everything: connection, gate, breaker, provisioner. Where one
 //! credential opens several scopes of a host, its REST token is shared as well. Nothing is shared beyond that, so
-//! that a credential that fails or hangs delays nobody else's sets.
+//! that a credential that fails or hangs delays nobody else's sets. Where GHARTS hands out registration tokens
+//! instead, each scope has its own.
 
 use std::sync::Arc;
 
@@ -35,13 +36,15 @@ pub(super) struct GitHubs {
 }
 
 impl GitHubs {
-    /// `cached` puts its cache in front of a source of REST tokens.
+    /// `cached` puts its cache in front of a source of REST tokens; `brokered` is where GHARTS hands out those for
+    /// a scope.
     pub(super) fn new(
         config: &Config,
         transport: &SharedTransport,
         clock: &Clock,
         seed: u64,
         cached: impl Fn(Arc<dyn TokenSource>) -> Cached,
+        brokered: impl Fn(&ConfigUrl) -> Cached,
     ) -> Self {
         let mut places: Vec<&GitHub> = Vec::new();
         for set in &config.scale_sets {
@@ -53,13 +56,16 @@ impl GitHubs {
         let mut ways = Vec::new();
         for (github, seed) in places.iter().zip(seed..) {
             let known = tokens.iter().find(|(other, _)| shares_token(other, github));
-            let token = if let Some((_, token)) = known {
-                token.clone()
-            } else {
-                let source = github_token_source(github, transport.clone(), clock.clone());
-                let token = Arc::new(cached(source));
-                tokens.push((github, token.clone()));
-                token
+            let (token, is_brokered) = match known {
+                Some((_, token)) => (token.clone(), false),
+                None => match github_token_source(github, transport.clone(), clock.clone()) {
+                    Some(source) => {
+                        let token = Arc::new(cached(source));
+                        tokens.push((github, token.clone()));
+                        (token, false)
+                    }
+                    None => (Arc::new(brokered(&github.config_url)), true),
+                },
             };
             let url = &github.config_url.url;
             let alone = places.iter().filter(|other| is_same_scope(other, github)).count() == 1;
@@ -75,7 +81,11 @@ impl GitHubs {
                 .chain(numbered)
                 .find(|key| !taken(key))
                 .unwrap_or(key);
-            let authority = Authority::Rest(token);
+            let authority = if is_brokered {
+                Authority::Registration(token)
+            } else {
+                Authority::Rest(token)
+            };
             let place = github.config_url.clone();
             let connection = Connection::new(transport.clone(), clock.clone(), place, authority, seed);
             ways.push(Arc::new(Way::new(github, connection, key, clock)));
@@ -98,6 +108,11 @@ impl GitHubs {
 }
 
 impl Way {
+    /// GHARTS hands out what opens it.
+    pub(super) fn is_brokered(&self) -> bool {
+        self.place.1 == GitHubAuth::Gharts
+    }
+
     fn new(github: &GitHub, connection: Connection, key: String, clock: &Clock) -> Self {
         let connection = Arc::new(connection);
         let most = github.limits.max_in_flight;
@@ -169,10 +184,11 @@ scaleSets:
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
         let tokens = std::cell::Cell::new(0);
         let transport: SharedTransport = Arc::new(Nobody);
-        let githubs = GitHubs::new(&config, &transport, &clock, 1, |source| {
+        let cached = |source| {
             tokens.set(tokens.get() + 1);
             Cached::new(source, clock.clone())
-        });
+        };
+        let githubs = GitHubs::new(&config, &transport, &clock, 1, cached, |_| unreachable!());
         let keys: Vec<&str> = config
             .scale_sets
             .iter()
@@ -193,5 +209,37 @@ scaleSets:
             (3, 2),
             "connections and REST tokens"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b44_each_scope_has_registration_tokens_of_its_own_and_nobody_asks_for_a_credential() {
+        let file = "
+github: { configUrl: https://github.com/acme, auth: { gharts: {} } }
+gharts:
+  baseUrl: https://gharts.example.com
+  oidc: { provider: kubernetes, audience: gharts, serviceAccount: listener }
+kubernetes: { namespace: runners }
+scaleSets:
+  - { name: a, maxRunners: 1, provisioner: scaleSet }
+  - { name: b, maxRunners: 1, provisioner: scaleSet, github: { runnerGroup: big } }
+  - { name: c, maxRunners: 1, provisioner: scaleSet, github: { configUrl: https://github.com/other } }
+";
+        let config = parse(file, &Environment::new()).unwrap();
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let scopes = std::cell::RefCell::new(Vec::new());
+        let transport: SharedTransport = Arc::new(Nobody);
+        let brokered = |scope: &ConfigUrl| {
+            scopes.borrow_mut().push(scope.url.to_string());
+            let none = Arc::new(crate::identity::Pat {
+                token: crate::config::SecretRef::Env("CARGO_PKG_NAME".to_owned()),
+            });
+            Cached::new(none, clock.clone())
+        };
+        let githubs = GitHubs::new(&config, &transport, &clock, 1, |_| unreachable!(), brokered);
+        assert_eq!(
+            *scopes.borrow(),
+            ["https://github.com/acme", "https://github.com/other"]
+        );
+        assert!(githubs.ways().iter().all(|way| way.is_brokered()));
     }
 }

@@ -104,6 +104,8 @@ pub enum GitHubAuth {
     Pat {
         token: SecretRef,
     },
+    /// None of GitHub's: the GHARTS of the section `gharts` hands out registration tokens.
+    Gharts,
 }
 
 /// Where a secret is; read anew whenever it is needed, so that it can be rotated without a restart.

@@ -79,7 +79,16 @@ pub(super) struct RawAuth {
     /// A personal access token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pat: Option<RawPat>,
+    /// No credential of GitHub's at all: an older, user-based GHARTS hands out registration tokens. `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) gharts: Option<RawBrokered>,
 }
+
+/// Nothing to be said: the section `gharts` says it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Brokered")]
+pub(super) struct RawBrokered {}
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -49,6 +49,14 @@ pub(super) fn check(document: &Value) -> (Problems, Vec<Place>) {
                     refused.push(place.key(key));
                 }
             }
+            // The same of a mapping that has no keys at all; the error does not tell which one was met.
+            ValidationErrorKind::FalseSchema => {
+                let keys = place.get(document).and_then(Value::as_object);
+                for key in keys.into_iter().flat_map(Map::keys) {
+                    problems.add(place.key(key), "unknown key", "remove it");
+                    refused.push(place.key(key));
+                }
+            }
             ValidationErrorKind::Required { property } => {
                 let key = property.as_str().unwrap_or_default();
                 missing.push(place.key(key));

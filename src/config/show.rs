@@ -7,9 +7,10 @@ use super::{
     AuthStyle, Config, Gharts, GitHub, GitHubAuth, Limits, LogFormat, Oidc, ProvisionerKind, Proxy, RunnerBinding,
     ScaleSet, SecretRef, Tls,
     raw::{
-        RawApp, RawAuth, RawAuthStyle, RawBinding, RawConfig, RawContainerMode, RawExec, RawExternal, RawGharts,
-        RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat, RawLogging, RawOidc,
-        RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer, RawTimeouts, RawTls,
+        RawApp, RawAuth, RawAuthStyle, RawBinding, RawBrokered, RawConfig, RawContainerMode, RawExec, RawExternal,
+        RawGharts, RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat,
+        RawLogging, RawOidc, RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer,
+        RawTimeouts, RawTls,
     },
 };
 
@@ -85,16 +86,20 @@ fn auth(auth: &GitHubAuth) -> RawAuth {
                     private_key_file,
                     private_key_env,
                 }),
-                pat: None,
+                ..RawAuth::default()
             }
         }
         GitHubAuth::Pat { token } => {
             let (token_file, token_env) = reference(token);
             RawAuth {
-                app: None,
                 pat: Some(RawPat { token_file, token_env }),
+                ..RawAuth::default()
             }
         }
+        GitHubAuth::Gharts => RawAuth {
+            gharts: Some(RawBrokered {}),
+            ..RawAuth::default()
+        },
     }
 }
 

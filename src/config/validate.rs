@@ -31,6 +31,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45);
 pub(super) struct Pass<'a> {
     pub(super) environment: &'a Environment,
     pub(super) problems: Problems,
+    /// Whether the file has the section.
+    has_gharts: bool,
 }
 
 /// Applies every rule.
@@ -38,6 +40,7 @@ pub(super) fn validate(raw: &RawConfig, environment: &Environment) -> (Option<Co
     let mut pass = Pass {
         environment,
         problems: Problems::default(),
+        has_gharts: raw.gharts.is_some(),
     };
     let root = Place::root();
     let github = raw.github.as_ref().and_then(|r| pass.github(r, &root.key("github")));
@@ -143,20 +146,46 @@ impl Pass<'_> {
     }
 
     fn auth(&mut self, raw: &RawAuth, place: &Place) -> Option<GitHubAuth> {
-        match (&raw.app, &raw.pat) {
-            (Some(app), None) => self.app(app, &place.key("app")),
-            (None, Some(RawPat { token_file, token_env })) => {
+        let given: Vec<&str> = [
+            ("app", raw.app.is_some()),
+            ("pat", raw.pat.is_some()),
+            ("gharts", raw.gharts.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+        .collect();
+        match raw {
+            _ if given.is_empty() => {
+                self.refuse(
+                    place,
+                    "gives no way to authenticate",
+                    "give exactly one of app, pat and gharts",
+                );
+                None
+            }
+            _ if given.len() > 1 => {
+                let message = format!("gives more than one way: {}", given.join(", "));
+                self.refuse(place, message, "keep exactly one of app, pat and gharts");
+                None
+            }
+            RawAuth { app: Some(app), .. } => self.app(app, &place.key("app")),
+            RawAuth {
+                pat: Some(RawPat { token_file, token_env }),
+                ..
+            } => {
                 let place = place.key("pat");
                 let token = self.secret(&place, "token", token_file.as_ref(), token_env.as_ref(), Shape::Text)?;
                 Some(GitHubAuth::Pat { token })
             }
-            (Some(_), Some(_)) => {
-                self.refuse(place, "app and pat are both given", "keep exactly one of app and pat");
-                None
-            }
-            (None, None) => {
-                self.refuse(place, "gives no way to authenticate", "give exactly one of app and pat");
-                None
+            _ => {
+                if !self.has_gharts {
+                    self.refuse(
+                        &place.key("gharts"),
+                        "needs the section gharts",
+                        "add gharts with baseUrl and oidc at the top of the file",
+                    );
+                }
+                Some(GitHubAuth::Gharts)
             }
         }
     }

@@ -58,6 +58,7 @@ fn no_token(error: &TokenError) -> (Code, Option<&'static str>) {
                 Denial::Quota => Code::QuotaExceeded,
                 Denial::LabelPolicy => Code::LabelPolicy,
                 Denial::NotAuthorized => Code::NotAuthorized,
+                Denial::Credentials => Code::Credentials,
                 Denial::Configuration => Code::Configuration,
             },
             None,

@@ -38,6 +38,8 @@ const NAME: &str = "queue-access";
 const LEFT_OVER: Duration = Duration::from_mins(10);
 /// Names that are remembered; older ones are found by their age.
 const LOST_MAX: usize = 32;
+/// After a limit that tells no time.
+const UNTOLD_LIMIT: Duration = Duration::from_mins(1);
 /// Between two tries at a record that cannot be deleted.
 const PAUSES: [Duration; 5] = [
     Duration::from_secs(1),
@@ -188,11 +190,14 @@ impl Broker {
             Trouble::LabelPolicy => Denial::LabelPolicy,
             Trouble::NotAuthorized => Denial::NotAuthorized,
             Trouble::InvalidRequest | Trouble::Configuration => Denial::Configuration,
-            Trouble::Credentials => return TokenError::Refused { message },
+            Trouble::Credentials => Denial::Credentials,
+            Trouble::RateLimited => {
+                let wait = failure.retry_after.unwrap_or(UNTOLD_LIMIT);
+                return TokenError::Limited { message, wait };
+            }
             Trouble::NameTaken
             | Trouble::ClockSkew
             | Trouble::IssuerDown
-            | Trouble::RateLimited
             | Trouble::Upstream
             | Trouble::UnknownOutcome
             | Trouble::Unreachable => return TokenError::Unavailable { message },

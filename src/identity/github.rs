@@ -31,9 +31,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// After a limit that tells no time.
 const UNTOLD_LIMIT: Duration = Duration::from_mins(1);
 
-/// The source of the REST token that the configuration names.
-pub fn github_token_source(github: &GitHub, transport: SharedTransport, clock: Clock) -> Arc<dyn TokenSource> {
-    match &github.auth {
+/// The source of the REST token that the configuration names; `None` where it names none: GHARTS is the way in.
+pub fn github_token_source(github: &GitHub, transport: SharedTransport, clock: Clock) -> Option<Arc<dyn TokenSource>> {
+    let source: Arc<dyn TokenSource> = match &github.auth {
         GitHubAuth::App {
             client_id,
             installation_id,
@@ -47,7 +47,9 @@ pub fn github_token_source(github: &GitHub, transport: SharedTransport, clock: C
             private_key: private_key.clone(),
         }),
         GitHubAuth::Pat { token } => Arc::new(Pat { token: token.clone() }),
-    }
+        GitHubAuth::Gharts => return None,
+    };
+    Some(source)
 }
 
 /// A GitHub App, acting for one installation.

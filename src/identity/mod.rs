@@ -55,6 +55,8 @@ pub enum Denial {
     Quota,
     LabelPolicy,
     NotAuthorized,
+    /// It does not accept the identity that we show.
+    Credentials,
     /// It cannot give such a token, or not for this scope.
     Configuration,
 }

@@ -61,11 +61,11 @@ pub fn refusal(error: &Error) -> Refusal {
             Denial::Quota => Class::Quota,
             Denial::LabelPolicy => Class::LabelPolicy,
             Denial::NotAuthorized => Class::NotAuthorized,
+            Denial::Credentials => Class::Credentials,
             Denial::Configuration => Class::Configuration,
         },
-        Error::Credential(TokenError::Unavailable { .. }) => Class::IssuerDown,
         error if error.outcome_unknown() => Class::UnknownOutcome,
-        Error::Transport { .. } => Class::Unreachable,
+        Error::Transport { .. } | Error::Credential(TokenError::Unavailable { .. }) => Class::Unreachable,
         _ => Class::Upstream,
     };
     Refusal {

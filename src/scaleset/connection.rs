@@ -35,7 +35,8 @@ use crate::{
 
 /// For every call but the long poll.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// Renewal comes this long before the JWT's end: a tenth of its life, within these bounds.
+/// Renewal comes this long before the JWT's end: a tenth of its life, within these bounds. (At half its life where
+/// registration tokens are handed out.)
 const RENEW_AHEAD_LEAST: Duration = Duration::from_secs(60);
 const RENEW_AHEAD_MOST: Duration = Duration::from_secs(300);
 /// Assumed where the JWT does not tell, or tells a time that is over by our clock.
@@ -397,7 +398,11 @@ impl Connection {
         let url = Url::parse(&url).map_err(|e| undecodable(OPERATION, &answer, format!("url is no URL: {e}")))?;
         let theirs = transport::date(answer.headers()).unwrap_or_else(|| self.clock.now());
         let life = life_of(&token, theirs);
-        let ahead = (life / 10).clamp(RENEW_AHEAD_LEAST, RENEW_AHEAD_MOST).min(life / 2);
+        let ahead = match &self.authority {
+            Authority::Rest(_) => (life / 10).clamp(RENEW_AHEAD_LEAST, RENEW_AHEAD_MOST).min(life / 2),
+            // Who hands out registration tokens has rules of its own, a quota say: there is time to try again.
+            Authority::Registration(_) => life / 2,
+        };
         let now = self.clock.instant();
         Ok(Admin {
             url,

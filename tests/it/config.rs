@@ -204,6 +204,30 @@ fn b16_what_is_wrong_with_a_command_is_told() {
 }
 
 #[test]
+fn b44_access_without_a_credential_of_githubs_needs_a_gharts() {
+    let folder = Folder::new();
+    let app = folder.text("app: { clientId: Iv1.abc, installationId: 12, privateKeyFile: DIR/app.pem }");
+    let sound = folder.sound().replace(&app, "gharts: {}");
+    let config = load(&sound).unwrap();
+    assert_eq!(config.github.auth, config::GitHubAuth::Gharts);
+    assert_eq!(load(&config::show(&config).unwrap()).unwrap(), config);
+    let (before, rest) = sound.split_once("gharts:\n").unwrap();
+    let after = &rest[rest.find("kubernetes: {").unwrap()..];
+    insta::assert_snapshot!(refused(&folder, &format!("{before}{after}    provisioner: scaleSet\n")), @"
+    github.auth.gharts: needs the section gharts
+      -> add gharts with baseUrl and oidc at the top of the file
+    ");
+    insta::assert_snapshot!(refused(&folder, &sound.replace("gharts: {}", "gharts: { url: https://x }")), @"
+    github.auth.gharts.url: unknown key
+      -> remove it
+    ");
+    insta::assert_snapshot!(refused(&folder, &sound.replace("gharts: {}", &format!("gharts: {{}}\n    {app}"))), @"
+    github.auth: gives more than one way: app, gharts
+      -> keep exactly one of app, pat and gharts
+    ");
+}
+
+#[test]
 fn b23_secrets_travel_over_https_or_stay_on_this_machine() {
     let folder = Folder::new();
     folder.file("secret", "s");
@@ -433,11 +457,11 @@ fn b38_exactly_one_way_to_authenticate_and_one_place_of_each_secret() {
     let with = |auth: &str| refused(&folder, &folder.sound().replace(&app, auth));
     insta::assert_snapshot!(with("{}"), @"
         github.auth: gives no way to authenticate
-          -> give exactly one of app and pat
+          -> give exactly one of app, pat and gharts
         ");
     insta::assert_snapshot!(with(&format!("{app}\n    pat: {{ tokenEnv: TOKEN }}")), @"
-        github.auth: app and pat are both given
-          -> keep exactly one of app and pat
+        github.auth: gives more than one way: app, pat
+          -> keep exactly one of app, pat and gharts
         ");
     insta::assert_snapshot!(with("pat: { tokenEnv: TOKEN, tokenFile: DIR/token }"), @"
         github.auth.pat: tokenFile and tokenEnv are both given

@@ -5,23 +5,27 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures::FutureExt as _;
 use http::Request;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::PostParams};
+use kube::{Api, api::PostParams, client::Body};
 use url::Url;
 
 use super::{Check, CheckFailure, DEADLINE, clock_agrees, within};
 use crate::{
+    admission::gate::Gate,
     app::{
         compose,
         githubs::{GitHubs, Way},
     },
     clock::Clock,
-    config::{Config, Gharts, ProvisionerKind, ScaleSet},
+    config::{Config, ConfigUrl, Gharts, ProvisionerKind, ScaleSet},
+    gharts::{Broker, Client, broker},
     http::{SharedTransport, send},
     identity::Cached,
     ids::RunnerName,
     plan::{reason::Code, runner::Purpose},
+    provision::gharts::GhartsProvisioner,
     runner::manifest::Blueprint,
     scaleset::{Connection, GroupAccess},
+    shutdown::Tasks,
 };
 
 /// Of the repetitions' jitter; a check needs no better.
@@ -49,20 +53,30 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
     for host in hosts {
         checks.push(github_clock(host, github.clone(), clock.clone()));
     }
-    let githubs = GitHubs::new(config, &github, &clock, SEED, |source| {
-        Cached::new(source, clock.clone())
+    let service = config.gharts.as_ref().map(|settings| {
+        let client = client.clone().unwrap_or_else(no_cluster);
+        token_service_client(config, settings, &client, &gharts, &clock)
     });
+    let tidying = Tasks::new();
+    let githubs = GitHubs::new(
+        config,
+        &github,
+        &clock,
+        SEED,
+        |source| Cached::new(source, clock.clone()),
+        |scope| brokered(scope, service.as_ref(), &clock, &tidying),
+    );
     for way in githubs.ways() {
         let of_way = |set: &&ScaleSet| Arc::ptr_eq(githubs.of(&set.github), way);
         let sets = config.scale_sets.iter().filter(of_way);
         let groups: BTreeSet<&str> = sets.map(|set| set.github.runner_group.as_str()).collect();
-        checks.extend(groups.into_iter().map(|group| credential(way, group)));
+        checks.extend(groups.into_iter().map(|group| credential(way, group, &tidying)));
     }
     for set in &config.scale_sets {
-        checks.push(scale_set(set, githubs.of(&set.github)));
+        checks.push(scale_set(set, githubs.of(&set.github), &tidying));
     }
-    if let Some(settings) = &config.gharts {
-        checks.push(token_service(config, settings, client.as_ref(), &gharts, &clock));
+    if let (Some(settings), Some(service)) = (&config.gharts, service) {
+        checks.push(token_service(config, settings, service, &clock));
     }
     if let Some(client) = client {
         for set in &config.scale_sets {
@@ -91,14 +105,53 @@ fn github_clock(rest_base: &Url, transport: SharedTransport, clock: Clock) -> Ch
     }
 }
 
-fn credential(way: &Way, group: &str) -> Check {
-    let (connection, group) = (way.connection.clone(), group.to_owned());
+/// Registration tokens from GHARTS. What it writes down for them is given back by `tidying`.
+#[expect(
+    clippy::expect_used,
+    reason = "the configuration takes `auth: { gharts: {} }` only beside a section `gharts`"
+)]
+fn brokered(scope: &ConfigUrl, service: Option<&Arc<Client>>, clock: &Clock, tidying: &Tasks) -> Cached {
+    let client = service.expect("a section `gharts` beside brokered access");
+    let gate = Gate::new(None, clock.clone());
+    let (url, tasks) = (scope.url.clone(), tidying.clone());
+    let broker = Broker::new(
+        client.clone(),
+        gate,
+        clock.clone(),
+        url,
+        "check",
+        fastrand::u64(..),
+        tasks,
+    );
+    Cached::new(Arc::new(broker), clock.clone()).with_deadline(broker::DEADLINE)
+}
+
+/// Stands where no cluster can be found: an identity that needs none is tried all the same.
+fn no_cluster() -> kube::Client {
+    let service = tower::service_fn(|_: Request<Body>| async {
+        let message = "no Kubernetes client; mend the lines about Kubernetes first";
+        Err::<http::Response<Body>, _>(std::io::Error::other(message))
+    });
+    kube::Client::new(service, "default")
+}
+
+fn credential(way: &Way, group: &str, tidying: &Tasks) -> Check {
+    let (connection, group, tidying) = (way.connection.clone(), group.to_owned(), tidying.clone());
+    let is_brokered = way.is_brokered();
     Check {
         name: format!("{} accepts the credential and shows the runner group {group}", way.key),
         run: async move {
-            let remedy = "check github.auth: client id, installation id and private key, or the token and its scopes; \
-                          the App needs read and write on the organization's self-hosted runners";
-            match connection.runner_group(&group).await {
+            let remedy = if is_brokered {
+                "github.auth.gharts needs an older, user-based GHARTS that serves this organization and lets this \
+                 identity have registration tokens (can_use_registration_token)"
+            } else {
+                "check github.auth: client id, installation id and private key, or the token and its scopes; the App \
+                 needs read and write on the organization's self-hosted runners"
+            };
+            let answer = connection.runner_group(&group).await;
+            // What GHARTS wrote down for the token is given back before the next line.
+            tidying.finished().await;
+            match answer {
                 Ok(Some(found)) => {
                     let about = format!("group {} has id {}", found.name, found.id);
                     Ok(about + &let_in(&connection, &group).await)
@@ -129,8 +182,8 @@ async fn let_in(connection: &Connection, group: &str) -> String {
     })
 }
 
-fn scale_set(set: &ScaleSet, way: &Way) -> Check {
-    let connection = way.connection.clone();
+fn scale_set(set: &ScaleSet, way: &Way, tidying: &Tasks) -> Check {
+    let (connection, tidying) = (way.connection.clone(), tidying.clone());
     let (name, group) = (set.name.to_string(), set.github.runner_group.clone());
     let labels = set.labels.clone();
     Check {
@@ -144,7 +197,9 @@ fn scale_set(set: &ScaleSet, way: &Way) -> Check {
                 .await
                 .map_err(failed)?
                 .map_or(1, |group| group.id);
-            match connection.scale_set_by_name(id, &name).await.map_err(failed)? {
+            let found = connection.scale_set_by_name(id, &name).await;
+            tidying.finished().await;
+            match found.map_err(failed)? {
                 Some(found) => Ok(format!(
                     "exists with id {}, labels {}{}",
                     found.id,
@@ -171,24 +226,21 @@ fn stored(wanted: &[String], stored: &[String]) -> String {
     )
 }
 
-fn token_service(
+fn token_service_client(
     config: &Config,
     gharts: &Gharts,
-    client: Option<&kube::Client>,
+    client: &kube::Client,
     transport: &SharedTransport,
     clock: &Clock,
-) -> Check {
-    let name = format!("GHARTS at {} accepts us", gharts.base_url);
-    let Some(client) = client else {
-        let failure = CheckFailure::new("no Kubernetes client", "mend the lines about Kubernetes first");
-        return Check {
-            name,
-            run: async move { Err(failure) }.boxed(),
-        };
-    };
+) -> Arc<Client> {
     let source = compose::token_source(&gharts.oidc, config, client, transport, clock);
     let token = Arc::new(Cached::new(source, clock.clone()));
-    let provisioner = compose::gharts_provisioner(gharts, transport.clone(), clock.clone(), token);
+    compose::gharts_client(gharts, transport.clone(), clock.clone(), token)
+}
+
+fn token_service(config: &Config, gharts: &Gharts, client: Arc<Client>, clock: &Clock) -> Check {
+    let name = format!("GHARTS at {} accepts us", gharts.base_url);
+    let provisioner = GhartsProvisioner::new(client, clock.clone(), gharts.team.clone());
     let used = config
         .scale_sets
         .iter()

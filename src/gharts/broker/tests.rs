@@ -4,7 +4,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::{
-    super::testing::{Line, Script, client, clock, fails, json as answered},
+    super::testing::{Line, Script, answer, client, clock, fails, json as answered},
     *,
 };
 use crate::{config::Limits, http::TransportError};
@@ -213,7 +213,13 @@ async fn b44_every_refusal_says_who_refused_and_what_mends_it() {
         )
     };
     let script = Script::of([refused(), refused()]);
-    assert!(matches!(broker(&script).fetch().await, Err(TokenError::Refused { .. })));
+    let error = broker(&script).fetch().await.unwrap_err();
+    let denial = Denial::Credentials;
+    assert!(matches!(error, TokenError::Denied { denial: told, .. } if told == denial));
+    let headers = [("content-type", "application/json"), ("retry-after", "77")];
+    let slow = answer(PROVISION, 429, &headers, "{}");
+    let error = broker(&Script::of([slow])).fetch().await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(77)), "{error:?}");
     let ill = answered(PROVISION, 503, "{}");
     assert!(broker(&Script::of([ill])).fetch().await.unwrap_err().is_transient());
 }

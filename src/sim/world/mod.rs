@@ -57,6 +57,8 @@ pub enum Credential {
     Pat,
     /// The App that GHARTS uses too.
     App,
+    /// Nothing: GHARTS hands out registration tokens.
+    Brokered,
 }
 
 /// One scale set of the daemon's file.

@@ -71,12 +71,14 @@ pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, 
             APP.1,
             quoted(&dir.join(APP_KEY_FILE))
         ),
+        Credential::Brokered => "gharts: {}".to_owned(),
     };
     let mut text = format!(
         "# A daemon in the simulated world.\ngithub:\n  configUrl: {}\n  auth:\n    {credential}\n",
         addresses.config_url(),
     );
-    if options.sets.iter().any(|set| set.provisioner == Provisioner::Gharts) {
+    let uses_gharts = options.sets.iter().any(|set| set.provisioner == Provisioner::Gharts);
+    if uses_gharts || options.credential == Credential::Brokered {
         text.push_str(&gharts_section(options, addresses));
     }
     let _ = writeln!(text, "kubernetes:\n  namespace: {RUNNER_NAMESPACE}");

@@ -148,7 +148,7 @@ pub struct Rival {
 impl Rival {
     fn new(config: &Config, github: &config::GitHub, world: &World) -> Self {
         let (transport, clock) = (world.services.transport(), world.clock.clone());
-        let source = github_token_source(github, transport.clone(), clock.clone());
+        let source = github_token_source(github, transport.clone(), clock.clone()).unwrap();
         let token = Arc::new(Cached::new(source, clock.clone()));
         let url = github.config_url.clone();
         Self {

@@ -2,17 +2,25 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use gharts_listener::{
+    clock::Clock,
     config::LogFormat,
+    shutdown::Tasks,
     sim::{
         fleet::Behaviour,
+        gharts::{Flavour, JwksSource, Operation, Status, TrustedIssuer, UserSpec},
         network::Trouble,
         oidc::{self, Ailment, AuthStyle},
-        world::{MACHINE, Options, Provisioner, SetOptions},
+        world::{
+            ACCOUNT, Addresses, Credential, MACHINE, Options, Provisioner, RUNNER_NAMESPACE, Services, SetOptions,
+        },
     },
 };
 use http::StatusCode;
@@ -178,6 +186,25 @@ async fn b16_a_wrong_client_secret_says_what_mends_it_and_a_right_one_is_read_wi
 }
 
 #[tokio::test(start_paused = true)]
+async fn b16_an_account_without_a_namespace_is_the_daemons_own_and_a_missing_right_names_the_role() {
+    let oidc = format!("{{ provider: kubernetes, audience: https://gharts.test, serviceAccount: {ACCOUNT} }}");
+    let running = Running::start_with(through_gharts(), |text| with_oidc(&text, &oidc)).await;
+    running.queue(&jobs("linux", 1)).await;
+    let reason = running.until_reason("linux", "credentials").await;
+    // The daemon's client of this world lives in the runners' namespace, where no such Role is.
+    for words in [
+        format!("service account {RUNNER_NAMESPACE}/{ACCOUNT}"),
+        format!("a Role in {RUNNER_NAMESPACE} must allow `create` on `serviceaccounts/token` named {ACCOUNT}"),
+    ] {
+        assert!(reason.message.contains(&words), "{}", reason.message);
+    }
+    let asked = running.requests("create", "serviceaccounts/token");
+    running.pass(10 * MINUTE).await;
+    let asked = running.requests("create", "serviceaccounts/token") - asked;
+    assert!(asked <= 6, "{asked} requests in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b16_a_projected_token_is_followed_as_it_changes() {
     let file = scratch_file("not yet");
     let oidc = format!("{{ provider: file, tokenFile: {} }}", file.display());
@@ -234,6 +261,289 @@ async fn b17_a_token_that_is_not_valid_yet_is_kept_and_tried_again_within_second
         "the same token"
     );
     running.end().await;
+}
+
+// ---- No credential of GitHub's ------------------------------------------------------------------------
+
+const PROVISION: &str = "POST /api/v1/runners/provision";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The older GHARTS, and a daemon that holds nothing of GitHub's.
+fn brokered() -> Options {
+    Options {
+        flavour: Flavour::User,
+        credential: Credential::Brokered,
+        ..with_provisioner(Provisioner::ScaleSet)
+    }
+}
+
+/// Records at GHARTS that are not deleted.
+fn records(running: &Running) -> usize {
+    let records = running.world.gharts.records();
+    records.iter().filter(|record| record.status != Status::Deleted).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_day_is_served_without_a_credential_of_githubs_at_one_token_an_hour_and_no_record_stays() {
+    let captured = Captured::default();
+    let _logs = captured.logs(LogFormat::Json, "trace");
+    let running = Running::start(brokered()).await;
+    for _ in 0..24 {
+        served(&running, 3).await;
+        assert_eq!(records(&running), 0, "deleted as soon as the token is in hand");
+        assert!(!running.said_of("linux").unwrap().degraded);
+        running.pass(HOUR).await;
+    }
+    let tokens = running.world.gharts.calls_of(Operation::Token);
+    assert!((24..=32).contains(&tokens), "{tokens} registration tokens in a day");
+    assert_eq!(
+        running.metric(
+            "gharts_listener_token_renewals_total",
+            &["token=\"registration\"", "result=\"ok\""]
+        ),
+        tokens as f64
+    );
+    assert_eq!(
+        running.metric("arc_gharts_provision_attempts_total", &[]),
+        0.0,
+        "no runner is GHARTS' own"
+    );
+    let secrets = running.daemon.cable.secrets();
+    assert!(secrets.len() >= 24, "registration tokens among them: {}", secrets.len());
+    let status = serde_json::to_string(&*running.status()).unwrap();
+    running.end().await;
+    let told = captured.text() + &status;
+    assert!(
+        told.contains("GHARTS handed out a registration token"),
+        "the logs are captured"
+    );
+    for secret in &secrets {
+        assert!(!told.contains(secret), "a secret is told");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_used_up_quota_is_a_reason_and_its_end_is_found() {
+    let stage = Stage::set(brokered()).await;
+    let account = stage.world.services.gharts_account();
+    stage.world.gharts.set_quota(&account, Some(0));
+    let running = stage.start();
+    let reason = running.until_reason("linux", "quota_exceeded").await;
+    for words in ["access to the queue", "Maximum allowed: 0, current: 0"] {
+        assert!(reason.message.contains(words), "{}", reason.message);
+    }
+    let before = running.world.gharts.calls_of(Operation::Token);
+    running.pass(10 * MINUTE).await;
+    let made = running.world.gharts.calls_of(Operation::Token) - before;
+    assert!(made <= 12, "{made} calls in ten minutes");
+    running.world.gharts.set_quota(&account, Some(1));
+    running.until_no_reason("linux", "quota_exceeded").await;
+    served(&running, 2).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_quota_that_is_full_when_the_token_ends_costs_no_access_for_half_an_hour() {
+    let stage = Stage::set(brokered()).await;
+    let account = stage.world.services.gharts_account();
+    stage.world.gharts.set_quota(&account, Some(3));
+    let running = stage.start();
+    served(&running, 1).await;
+    running.pass(20 * MINUTE).await;
+    running.world.gharts.take_places(&account, 3);
+    for _ in 0..4 {
+        running.pass(15 * MINUTE).await;
+        served(&running, 1).await;
+        assert!(!running.said_of("linux").unwrap().degraded);
+    }
+    let asked = running.metric(
+        "gharts_listener_token_renewals_total",
+        &["token=\"registration\"", "result=\"failed\""],
+    );
+    assert!((1.0..=70.0).contains(&asked), "{asked} tries");
+    running.world.gharts.take_places(&account, 0);
+    running.pass(30 * MINUTE).await;
+    served(&running, 1).await;
+    running.end().await;
+}
+
+/// Ten minutes of a refusal that only somebody's hand cures: a reason, a few calls, and the cure found in time.
+async fn brokerage_refused(options: Options, trouble: Option<Trouble>, code: &str, words: &[&str]) {
+    let stage = Stage::set(options).await;
+    let trouble = trouble.map(|trouble| stage.world.network.disturb(GHARTS, PROVISION, trouble));
+    let asked = stage
+        .world
+        .network
+        .disturb(GHARTS, PROVISION, Trouble::Late(Duration::ZERO));
+    let running = stage.start();
+    let reason = running.until_reason("linux", code).await;
+    for words in words {
+        assert!(reason.message.contains(words), "{code}: {}", reason.message);
+    }
+    assert!(reason.remedy.is_some(), "{code} has no remedy");
+    running.pass(10 * MINUTE).await;
+    assert!(running.reason("linux", code).is_some(), "it stands");
+    let met = asked.met() + trouble.as_ref().map_or(0, |trouble| trouble.met());
+    assert!(met <= 8, "{met} calls in ten minutes of {code}");
+    assert_eq!(records(&running), 0);
+    if let Some(trouble) = trouble {
+        trouble.end();
+        running.pass(6 * MINUTE).await;
+        served(&running, 1).await;
+        assert_eq!(records(&running), 0);
+    }
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_gharts_that_hands_out_no_tokens_says_which_one_does() {
+    for flavour in [Flavour::Team, Flavour::SetAware] {
+        let options = Options { flavour, ..brokered() };
+        let words = ["405", "only the older, user-based GHARTS hands out registration tokens"];
+        brokerage_refused(options, None, "configuration", &words).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_an_identity_without_the_right_is_told_so() {
+    let refusal = json!({"detail": "Access to registration token API not permitted for this user."});
+    let refusal = Trouble::Answered(StatusCode::FORBIDDEN, refusal.to_string());
+    let words = ["registration token API not permitted"];
+    brokerage_refused(brokered(), Some(refusal), "not_authorized", &words).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_label_policy_that_comes_as_500_is_a_policy_all_the_same() {
+    let refusal = json!({"detail": "Failed to provision runner: Labels {'self-hosted'} not permitted by policy. Allowed labels: {'arc'}."});
+    let refusal = Trouble::Answered(StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string());
+    brokerage_refused(brokered(), Some(refusal), "label_policy", &["Allowed labels: {'arc'}"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_tokens_of_another_organization_are_given_back_and_said() {
+    let elsewhere = |body: &[u8]| {
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        text.replace("github.test/acme", "github.test/umbrella").into()
+    };
+    let elsewhere = Trouble::Altered(Arc::new(elsewhere));
+    let words = ["github.test/umbrella", "github.test/acme"];
+    brokerage_refused(brokered(), Some(elsewhere), "configuration", &words).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_an_outage_of_gharts_costs_nothing_at_first_is_said_then_and_is_over_soon_after() {
+    let running = Running::start(brokered()).await;
+    served(&running, 1).await;
+    let router = running.world.network.detach(GHARTS).unwrap();
+    for _ in 0..2 {
+        running.pass(40 * MINUTE).await;
+        served(&running, 2).await;
+    }
+    running.pass(20 * MINUTE).await;
+    let queued = running.world.github.queue_jobs(&jobs("linux", 2).lasting(SECOND));
+    let reason = running.until_reason("linux", "unreachable").await;
+    assert!(
+        reason.message.contains("access to the queue through GHARTS"),
+        "{}",
+        reason.message
+    );
+    running.pass(HOUR).await;
+    running.world.network.attach(GHARTS, router);
+    running.until_finished(&queued, 3 * HOUR).await;
+    running.pass(MINUTE).await;
+    assert!(!running.said_of("linux").unwrap().degraded);
+    served(&running, 2).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_what_a_crash_left_between_token_and_deletion_is_gone_an_hour_later() {
+    let stage = Stage::set(brokered()).await;
+    let stuck = stage
+        .world
+        .network
+        .disturb(GHARTS, "DELETE /api/v1/runners/", Trouble::LostBefore);
+    let mut running = stage.start();
+    served(&running, 1).await;
+    running.kill();
+    assert_eq!(records(&running), 1);
+    stuck.end();
+    running.start_again();
+    // The session of the one that was killed must end first.
+    running.pass(2 * MINUTE).await;
+    served(&running, 1).await;
+    running.pass(2 * HOUR).await;
+    assert_eq!(records(&running), 0);
+    running.end().await;
+}
+
+/// Real sockets, and `check` as a person starts it, on a machine without a cluster: client credentials, and a command.
+#[tokio::test]
+async fn b44_b16_check_tries_the_access_with_each_identity_and_gives_the_record_back() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = Addresses::on(listener.local_addr().unwrap());
+    let cluster = TrustedIssuer {
+        issuer: "https://kubernetes.test".to_owned(),
+        jwks: JwksSource::Fixed(Arc::new(|| json!({ "keys": [] }))),
+    };
+    let (clock, tasks) = (Clock::system(), Tasks::new());
+    let services = Services::start(brokered(), addresses, cluster, &clock, &tasks).unwrap();
+    services.gharts.add_user(UserSpec::subject(MACHINE.0));
+    let router = services.router();
+    let _server = tasks.spawn("server", async move { axum::serve(listener, router).await });
+
+    let (secret, gharts) = (scratch_file(MACHINE.1), &services.addresses.gharts);
+    let external = format!(
+        "{{ provider: external, audience: {gharts}, external: {{ tokenUrl: {}/oauth/token, clientId: {}, \
+         clientSecretFile: {} }} }}",
+        services.addresses.oidc,
+        MACHINE.0,
+        secret.display()
+    );
+    let claims = json!({"sub": MACHINE.0, "aud": gharts});
+    let token = services.oidc.issue(claims.as_object().unwrap()).unwrap();
+    let token = scratch_file(&json!({ "status": { "token": token } }).to_string());
+    let exec = format!("{{ provider: exec, exec: {{ command: [cat, {}] }} }}", token.display());
+    for (oidc, tokens) in [(external, 1), (exec, 2)] {
+        let said = checked(&services, &oidc).await;
+        let line = |words: &str| {
+            said.lines()
+                .find(|line| line.contains(words))
+                .unwrap_or_else(|| panic!("{words}: {said}"))
+        };
+        for words in ["accepts the credential", "the scale set linux at GitHub", "accepts us"] {
+            assert!(line(words).starts_with("ok"), "{said}");
+        }
+        assert!(line("Kubernetes can be found").starts_with("failed"), "{said}");
+        assert_eq!(services.gharts.calls_of(Operation::Token), tokens);
+        let records = services.gharts.records();
+        assert!(records.iter().all(|record| record.status == Status::Deleted));
+    }
+    tasks.stop();
+}
+
+/// What `check` says of a daemon with brokered access and this identity.
+async fn checked(services: &Services, oidc: &str) -> String {
+    let file = scratch_file(&format!(
+        "github: {{ configUrl: {}, auth: {{ gharts: {{}} }} }}
+gharts: {{ baseUrl: {}, oidc: {oidc} }}
+kubernetes: {{ namespace: runners }}
+scaleSets: [{{ name: linux, maxRunners: 1, provisioner: scaleSet }}]
+",
+        services.addresses.config_url(),
+        services.addresses.gharts,
+    ));
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_gharts-listener"))
+        .args(["check", "--config"])
+        .arg(&file)
+        .env("KUBECONFIG", "/nonexistent")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "there is no cluster: {said}");
+    said
 }
 
 // ---- What each try tells ------------------------------------------------------------------------------
