@@ -39,6 +39,8 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// registration tokens are handed out.)
 const RENEW_AHEAD_LEAST: Duration = Duration::from_secs(60);
 const RENEW_AHEAD_MOST: Duration = Duration::from_secs(300);
+/// A renewal ahead of time may take so long; then the old connection serves, and the next try comes later.
+const RENEWAL_GRACE: Duration = Duration::from_secs(10);
 /// Assumed where the JWT does not tell, or tells a time that is over by our clock.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 /// How long one failed renewal answers for all who ask; longer where only an operator can mend the cause.
@@ -263,11 +265,31 @@ impl Connection {
             Some(admin) if now < admin.renew_at => Ok(admin),
             // Due, but good still: one renews, the others go on, and a failure changes nothing yet.
             Some(admin) if now < admin.dies_at => match self.renewal.try_lock() {
-                Ok(mut failure) => Ok(self.renew(&mut failure).await.unwrap_or(admin)),
+                Ok(mut failure) => Ok(self.renew_in_time(&mut failure).await.unwrap_or(admin)),
                 Err(_) => Ok(admin),
             },
             _ => self.renew(&mut *self.renewal.lock().await).await,
         }
+    }
+
+    /// Whoever renews ahead of time has a call of its own to make: it does not wait long.
+    async fn renew_in_time(&self, failure: &mut Option<Failure>) -> Option<Arc<Admin>> {
+        if let Ok(renewed) = tokio::time::timeout(RENEWAL_GRACE, self.renew(failure)).await {
+            return renewed.ok();
+        }
+        let error = Error::Transport {
+            operation: "renew admin connection",
+            error: TransportError::Timeout {
+                peer: self.config_url.rest_base.authority().to_owned(),
+                deadline: RENEWAL_GRACE,
+            },
+        };
+        tracing::warn!(scope = %self.config_url.url, %error, "the old admin connection is still good");
+        *failure = Some(Failure {
+            until: self.clock.instant() + REFUSAL_SHARED,
+            error,
+        });
+        None
     }
 
     /// Forgets `used` after the service refused it, unless somebody has renewed it already.

@@ -440,6 +440,57 @@ async fn b44_a_day_takes_one_registration_token_an_hour_and_none_is_used_after_i
     assert!(fake.seen("POST", "/actions/runner-registration").len() <= 50);
 }
 
+/// Hands out one token at once, and hangs then.
+#[derive(Debug)]
+struct Frozen {
+    clock: Clock,
+    asked: AtomicU32,
+}
+
+impl TokenSource for Frozen {
+    fn fetch(&self) -> futures::future::BoxFuture<'_, Result<Token, TokenError>> {
+        Box::pin(async {
+            if self.asked.fetch_add(1, Ordering::SeqCst) > 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(Token {
+                secret: "brokered".into(),
+                expires: Some(self.clock.now() + Duration::from_secs(600)),
+            })
+        })
+    }
+
+    fn describe(&self) -> String {
+        "a frozen broker".into()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b44_a_frozen_broker_delays_few_calls_and_those_by_seconds_while_the_old_access_is_good() {
+    let fake = fake();
+    let source = Arc::new(Frozen {
+        clock: fake.clock.clone(),
+        asked: AtomicU32::new(0),
+    });
+    let cached = Cached::new(source.clone(), fake.clock.clone()).with_deadline(Duration::from_secs(90));
+    let authority = Authority::Registration(Arc::new(cached));
+    let connection = fake.connection_with("https://github.com/acme", authority);
+    connection.agents().await.unwrap();
+    // Half of its life is over, and so is the registration token's.
+    tokio::time::sleep(Duration::from_secs(31 * 60)).await;
+    let mut delayed = 0;
+    for _ in 0..15 * 60 {
+        let asked = tokio::time::Instant::now();
+        connection.agents().await.unwrap();
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(11), "{took:?}");
+        delayed += u32::from(took > Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((1..=50).contains(&delayed), "{delayed} of 900 calls");
+    assert!(source.asked.load(Ordering::SeqCst) <= 20);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b44_a_registration_token_that_github_takes_no_more_is_replaced() {
     let fake = fake();
