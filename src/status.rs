@@ -25,6 +25,9 @@ pub struct Status {
 pub struct SetStatus {
     pub name: String,
     pub scale_set_id: Option<i64>,
+    /// The way to GitHub that the set takes: its scope, and the credential where several lead there.
+    #[serde(default)]
+    pub github: String,
     pub provisioner: String,
     /// The binding at work; `auto` until the evidence is in.
     pub binding: String,

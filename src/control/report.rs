@@ -76,6 +76,7 @@ impl Control {
         SetStatus {
             name: set.name.to_string(),
             scale_set_id: state.scale_set_id,
+            github: state.setup.parts.github.clone(),
             provisioner: state.setup.provisioner_word.to_owned(),
             binding: if state.granted_once {
                 "scaleSet"

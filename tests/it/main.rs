@@ -11,6 +11,7 @@
 )]
 
 mod architecture;
+mod checks;
 mod commands;
 mod config;
 mod contract;

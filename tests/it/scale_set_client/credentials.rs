@@ -14,7 +14,7 @@ use gharts_listener::{
     config::{ConfigUrl, SecretRef},
     http::SharedTransport,
     identity::{Cached, GitHubApp, Token, TokenError, TokenSource},
-    scaleset::{Authority, Connection, Error},
+    scaleset::{Authority, Connection, Error, ScaleSet},
     sim::keys::SigningKey,
 };
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -282,6 +282,90 @@ async fn b24_a_401_seen_by_many_renews_once() {
     let all = join_all((0..50).map(|_| connection.agents())).await;
     assert!(all.iter().all(Result::is_ok));
     assert_eq!(hops(&fake), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_an_admin_token_that_died_early_is_renewed_whatever_call_meets_it() {
+    const SETS: &str = "/runnerscalesets";
+    const SET: &str = "/runnerscalesets/5";
+    const SESSIONS: &str = "/runnerscalesets/5/sessions";
+    const SESSION: &str = "/runnerscalesets/5/sessions/s-1";
+    const AGENT: &str = "/pools/0/agents/7";
+    let set = json!({"id": 5, "name": "linux", "runnerGroupId": 1, "labels": []});
+    let session = json!({"sessionId": "s-1", "ownerName": "me", "messageQueueUrl": "https://q.example/m",
+        "messageQueueAccessToken": "queue"});
+    let agent = json!({"id": 7, "name": "r"});
+    let list = |value: &Value| json!({"count": 1, "value": [value]});
+    let fake = fake();
+    let connection = fake.connection();
+    fake.on("POST", SESSIONS, vec![json_reply(200, session.clone())]);
+    let open = connection.open_session(5, "me").await.unwrap();
+    let labels = ["linux".to_owned()];
+    let as_set = |id| ScaleSet {
+        id,
+        name: "linux".to_owned(),
+        ..ScaleSet::default()
+    };
+    let mut made = hops(&fake);
+    // One refused call, one renewal, one repetition.
+    macro_rules! renews {
+        ($method:literal, $path:expr, $answer:expr, $call:expr) => {
+            fake.on(
+                $method,
+                $path,
+                vec![json_reply(401, json!({})), json_reply(200, $answer)],
+            );
+            let before = fake.seen($method, $path).len();
+            assert!($call.await.is_ok(), "{} {}", $method, $path);
+            made += 1;
+            assert_eq!(hops(&fake), made, "{} {}", $method, $path);
+            assert_eq!(
+                fake.seen($method, $path).len(),
+                before + 2,
+                "{} {}",
+                $method,
+                $path
+            );
+        };
+    }
+    let groups = list(&json!({"id": 1, "name": "default"}));
+    renews!("GET", "/runnergroups/", groups, connection.runner_group("default"));
+    renews!("GET", SETS, list(&set), connection.scale_set_by_name(1, "linux"));
+    renews!("GET", SETS, list(&set), connection.list_scale_sets());
+    renews!("GET", SET, set.clone(), connection.scale_set_by_id(5));
+    renews!(
+        "POST",
+        SETS,
+        set.clone(),
+        connection.create_scale_set(1, "linux", &labels, true)
+    );
+    renews!("PATCH", SET, set.clone(), connection.update_scale_set(5, 1, "linux"));
+    renews!(
+        "PUT",
+        SET,
+        set.clone(),
+        connection.put_labels(&as_set(5), &labels, true)
+    );
+    renews!("DELETE", SET, json!({}), connection.delete_scale_set(5));
+    let jit = json!({"runner": agent, "encodedJITConfig": "Sml0"});
+    renews!(
+        "POST",
+        "/generatejitconfig",
+        jit,
+        connection.generate_jit_config(5, "r", "_work")
+    );
+    renews!("GET", AGENTS, list(&agent), connection.agents());
+    renews!("GET", AGENTS, list(&agent), connection.agent_by_name("r"));
+    renews!("DELETE", AGENT, json!({}), connection.delete_agent(7));
+    renews!(
+        "GET",
+        "/acquirablejobs",
+        list(&json!({})),
+        connection.acquirable_jobs(5)
+    );
+    renews!("POST", SESSIONS, session.clone(), connection.open_session(5, "me"));
+    renews!("PATCH", SESSION, session, connection.refresh_session(&open));
+    renews!("DELETE", SESSION, json!({}), connection.close_session(5, "s-1"));
 }
 
 #[tokio::test(start_paused = true)]

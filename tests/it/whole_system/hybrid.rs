@@ -50,6 +50,9 @@ async fn b24_sets_in_two_scopes_each_work_by_their_own_credential() {
         (scope("linux"), scope("web")),
         (ORGANIZATION.to_owned(), REPOSITORY.to_owned())
     );
+    let github = |set: &str| running.said_of(set).unwrap().github;
+    assert_eq!(github("web"), "GitHub at https://github.test/acme/web");
+    assert_eq!(github("linux"), "GitHub at https://github.test/acme");
     let labels = |organization: &str, repository: &str, name: &str| {
         let labels = [
             format!("organization=\"{organization}\""),

@@ -221,3 +221,22 @@ async fn b24_a_hundred_sets_share_one_token_and_one_admin_connection() {
     assert!(calls[1..].iter().all(|n| (6..=9).contains(n)), "{calls:?}");
     running.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_registration_token_that_spreads_slowly_costs_seconds_and_no_other_token() {
+    let stage = Stage::set(with_provisioner(Provisioner::ScaleSet)).await;
+    stage
+        .world
+        .github
+        .configure(|s| s.registration_token_delay = Duration::from_secs(6));
+    let running = stage.start();
+    running
+        .until_within("a session", Duration::from_secs(20), |world| {
+            world.github.set("linux").is_some_and(|s| s.polling)
+        })
+        .await;
+    let github = &running.world.github;
+    assert_eq!(github.calls()["registration token"], 1);
+    assert!((2..=4).contains(&github.answered("runner registration", 401)));
+    running.end().await;
+}

@@ -1,0 +1,143 @@
+//! `check` as a person runs it: a process, against the simulated world on real sockets.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use gharts_listener::{
+    clock::Clock,
+    config,
+    identity::{Cached, github_token_source},
+    scaleset::{Authority, Connection, Spec, ensure},
+    shutdown::Tasks,
+    sim::{
+        github::{GroupAccess, Limit, Limited, Repositories},
+        serve::{ServeOptions, Served, serve},
+        world::{ORGANIZATION, Options, Provisioner, SetOptions},
+    },
+};
+
+struct Stage {
+    served: Served,
+    _tasks: Tasks,
+}
+
+impl Stage {
+    async fn set(name: &str, options: Options) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("check-{name}-{}", std::process::id()));
+        let place = ServeOptions {
+            dir,
+            port_base: None,
+            daemon: None,
+            kubeconfig: None,
+            human_logs: true,
+        };
+        let tasks = Tasks::new();
+        let served = serve(options, &place, &Clock::system(), &tasks).await.unwrap();
+        Self { served, _tasks: tasks }
+    }
+
+    /// What `check` says, and its exit code.
+    async fn check(&self) -> (String, i32) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gharts-listener"));
+        command.arg("check").arg("-c").arg(&self.served.config);
+        let output = tokio::time::timeout(Duration::from_secs(120), command.output());
+        let output = output.await.unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, output.status.code().unwrap())
+    }
+
+    /// As `run` does it, with the daemon's own credential.
+    async fn register(&self, set: &str) {
+        let environment = config::Environment::new();
+        let config = config::load(&self.served.config, &environment).unwrap();
+        let set = config.scale_sets.iter().find(|s| s.name.as_str() == set).unwrap();
+        let (transport, clock) = (self.served.world.services.transport(), Clock::system());
+        let source = github_token_source(&set.github, transport.clone(), clock.clone()).unwrap();
+        let token = Arc::new(Cached::new(source, clock.clone()));
+        let url = set.github.config_url.clone();
+        let connection = Connection::new(transport, clock, url, Authority::Rest(token), 1);
+        let spec = Spec {
+            group: set.github.runner_group.clone(),
+            name: set.name.to_string(),
+            labels: set.labels.clone(),
+            disable_update: true,
+            known_id: None,
+        };
+        ensure(&connection, &spec).await.unwrap();
+    }
+
+    fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = std::fs::read_to_string(&self.served.config).unwrap();
+        std::fs::write(&self.served.config, change(text)).unwrap();
+    }
+}
+
+fn two_scopes() -> Options {
+    let mut web = SetOptions::new("web", Provisioner::ScaleSet, 5);
+    web.scope = Some("acme/web".to_owned());
+    Options {
+        sets: vec![SetOptions::new("linux", Provisioner::ScaleSet, 5), web],
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn b25_check_tries_every_credential_and_tells_what_groups_keep_out_and_which_labels_are_not_stored() {
+    let stage = Stage::set("notes", two_scopes()).await;
+    let (text, code) = stage.check().await;
+    assert_eq!(code, 0, "{text}");
+    let base = &stage.served.addresses.github;
+    for line in [
+        format!(
+            "ok      GitHub at {base}/acme accepts the credential and shows the runner group default: group Default has id 1\n"
+        ),
+        format!("ok      GitHub at {base}/acme/web accepts the credential and shows the runner group default: "),
+        "ok      the scale set linux at GitHub: does not exist yet".to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+    assert!(!text.contains("note:"), "{text}");
+
+    let github = &stage.served.world.services.github;
+    let shut = GroupAccess {
+        public_repositories: false,
+        repositories: Repositories::Selected(Vec::new()),
+        workflows: None,
+    };
+    github.set_group_access(ORGANIZATION, "Default", shut);
+    github.configure(|settings| settings.multi_label = false);
+    stage.edit(|text| text.replace("  - name: linux\n", "  - name: linux\n    labels: [linux, gpu]\n"));
+    stage.register("linux").await;
+    let (text, code) = stage.check().await;
+    assert_eq!(code, 0, "a note is no failure: {text}");
+    for part in [
+        "note: runner group \"Default\" is limited to selected",
+        "does not serve public repositories",
+        "note: not stored: gpu",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn b8_check_says_which_credential_is_refused_and_that_the_other_is_not() {
+    let stage = Stage::set("refused", two_scopes()).await;
+    let services = &stage.served.world.services;
+    services.github.remove_pat(services.pat_of("acme/web").unwrap());
+    let (text, code) = stage.check().await;
+    assert_eq!(code, 1, "{text}");
+    let base = &stage.served.addresses.github;
+    let line = |verdict: &str, scope: &str| {
+        text.contains(&format!("{verdict}GitHub at {base}/{scope} accepts the credential"))
+    };
+    assert!(line("ok      ", "acme") && line("failed  ", "acme/web"), "{text}");
+    assert!(
+        text.contains("X-GitHub-Request-Id") && text.contains("help: check github.auth"),
+        "{text}"
+    );
+
+    services
+        .github
+        .limit(Limited::Rest, Limit::Secondary, Duration::from_secs(600));
+    let (text, _) = stage.check().await;
+    assert!(text.contains("GitHub limits the rate"), "{text}");
+}
