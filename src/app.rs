@@ -3,6 +3,7 @@
 mod checks;
 mod compose;
 mod githubs;
+mod token_service;
 
 use std::{net::TcpListener, sync::Arc};
 

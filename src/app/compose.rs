@@ -5,17 +5,25 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, githubs::GitHubs};
+use super::{
+    Error,
+    githubs::GitHubs,
+    token_service::{self, TokenService},
+};
 use crate::{
-    admission::{SharedBreaker, gate::Gate},
+    admission::gate::Gate,
     clock::Clock,
-    config::{Config, Gharts, Kubernetes, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
+    config::{Config, Gharts, Kubernetes, LabelsDemand, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
     control::{ClusterGates, ScopeLabels, SetParts, SetSetup, Setup},
     gharts::{Broker, Client as GhartsClient, broker},
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, exec, file, kubernetes, oauth2},
     ids::Namer,
-    provision::{Provisioner, gharts::GhartsProvisioner},
+    plan::{
+        demand::Source,
+        runner::{Kind, Meets},
+    },
+    provision::Provisioner,
     runner::{
         cluster::{Cluster, ClusterError},
         manifest::Blueprint,
@@ -130,10 +138,10 @@ pub(super) async fn setup(
     let Some(uid) = namespace_uid(&cluster, &outputs, stop).await else {
         return Ok(None);
     };
-    let gharts = config
+    let mut gharts = config
         .gharts
         .as_ref()
-        .map(|gharts| GhartsSide::new(gharts, &config, &externals, &outputs.metrics));
+        .map(|gharts| service(gharts, &config, &externals, &outputs.metrics));
     let githubs = GitHubs::new(
         &config,
         &externals.github,
@@ -151,7 +159,7 @@ pub(super) async fn setup(
     let sets = config
         .scale_sets
         .iter()
-        .map(|set| set_setup(set, &config, &uid, &githubs, gharts.as_ref()))
+        .map(|set| set_setup(set, &config, &uid, &githubs, gharts.as_mut()))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Some(Setup {
         sets,
@@ -198,54 +206,13 @@ async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &Cancellation
     }
 }
 
-/// One token service, one identity, one gate: shared by all sets that use it.
-struct GhartsSide {
-    client: Arc<GhartsClient>,
-    provisioner: Arc<dyn Provisioner>,
-    gate: Gate,
-    breaker: SharedBreaker,
-    key: String,
-    max_in_flight: u32,
-}
-
-impl GhartsSide {
-    fn new(gharts: &Gharts, config: &Config, externals: &Externals, metrics: &Metrics) -> Self {
-        let source = token_source(
-            &gharts.oidc,
-            config,
-            &externals.kubernetes,
-            &externals.gharts,
-            &externals.clock,
-        );
-        let token = Arc::new(cached(source, externals, metrics, "gharts"));
-        let clock = externals.clock.clone();
-        let client = gharts_client(gharts, externals.gharts.clone(), clock.clone(), token);
-        let provisioner = GhartsProvisioner::new(client.clone(), clock, gharts.team.clone());
-        Self {
-            client,
-            provisioner: Arc::new(provisioner),
-            gate: Gate::new(Some(&gharts.limits), externals.clock.clone()),
-            breaker: SharedBreaker::new(externals.clock.clone()),
-            key: format!("GHARTS at {}", gharts.base_url),
-            max_in_flight: gharts.limits.max_in_flight,
-        }
-    }
-}
-
-/// One identity's way to a token service.
-pub(super) fn gharts_client(
-    gharts: &Gharts,
-    transport: SharedTransport,
-    clock: Clock,
-    token: Arc<Cached>,
-) -> Arc<GhartsClient> {
-    Arc::new(GhartsClient::new(
-        transport,
-        clock,
-        &gharts.base_url,
-        token,
-        gharts.timeout,
-    ))
+/// The token service with its identity.
+fn service(gharts: &Gharts, config: &Config, externals: &Externals, metrics: &Metrics) -> TokenService {
+    let clock = &externals.clock;
+    let source = token_source(&gharts.oidc, config, &externals.kubernetes, &externals.gharts, clock);
+    let token = Arc::new(cached(source, externals, metrics, "gharts"));
+    let client = token_service::client(gharts, externals.gharts.clone(), clock.clone(), token);
+    TokenService::new(gharts, client, externals.github.clone(), clock.clone(), externals.seed)
 }
 
 /// What hands out registration tokens, and the gate in front of it.
@@ -253,7 +220,7 @@ pub(super) fn gharts_client(
     clippy::expect_used,
     reason = "the configuration takes `auth: { gharts: {} }` only beside a section `gharts`"
 )]
-fn brokerage(gharts: Option<&GhartsSide>) -> (Arc<GhartsClient>, Gate) {
+fn brokerage(gharts: Option<&TokenService>) -> (Arc<GhartsClient>, Gate) {
     let side = gharts.expect("a section `gharts` beside brokered access");
     (side.client.clone(), side.gate.clone())
 }
@@ -337,31 +304,33 @@ fn set_setup(
     config: &Config,
     namespace_uid: &str,
     githubs: &GitHubs,
-    gharts: Option<&GhartsSide>,
+    gharts: Option<&mut TokenService>,
 ) -> Result<SetSetup, Error> {
     let github = githubs.of(&set.github);
     let blueprint = Blueprint::new(&set.name, &set.template);
-    let (provisioner, gate, breaker, key, in_flight_max, has_records, word) = match set.provisioner {
+    let (provisioner, gate, breaker, key, account, in_flight_max, word) = match set.provisioner {
         ProvisionerKind::ScaleSet => (
             github.provisioner.clone(),
             github.gate.clone(),
             github.breaker.clone(),
             github.key.clone(),
+            github.key.clone(),
             github.jits_in_flight,
-            false,
             "scaleSet",
         ),
         ProvisionerKind::Gharts => {
             let gharts = gharts.ok_or_else(|| {
                 Error::Temporary(format!("scale set {} wants GHARTS, and the file names none", set.name))
             })?;
+            let account = gharts.account(set);
+            let provisioner: Arc<dyn Provisioner> = gharts.provisioner(&account);
             (
-                gharts.provisioner.clone(),
+                provisioner,
                 gharts.gate.clone(),
                 gharts.breaker.clone(),
                 gharts.key.clone(),
+                gharts.quota_key(&account),
                 gharts.max_in_flight,
-                true,
                 "gharts",
             )
         }
@@ -384,11 +353,23 @@ fn set_setup(
         max_runners: set.max_runners,
         timeouts: set.timeouts.clone(),
         in_flight_max,
-        has_records,
+        kind: Kind {
+            has_record: set.provisioner == ProvisionerKind::Gharts,
+            meets: match set.binding {
+                RunnerBinding::Labels(_) => Meets::ByLabels,
+                _ => Meets::InSet,
+            },
+        },
+        demand: match set.binding {
+            RunnerBinding::Labels(LabelsDemand::Available) => Source::Available,
+            _ => Source::Assigned,
+        },
         scope: scope_labels(&set.github.config_url.scope, &config.kubernetes.namespace),
         provisioner_word: word,
         binding_word: match (set.binding, set.provisioner) {
             (RunnerBinding::Auto, ProvisionerKind::Gharts) => "auto",
+            (RunnerBinding::Labels(_), _) => "labels",
+            (RunnerBinding::RegistrationToken, _) => "registrationToken",
             _ => "scaleSet",
         },
         parts: Arc::new(SetParts {
@@ -399,6 +380,7 @@ fn set_setup(
             work_folder,
             provisioner,
             provisioner_key: key,
+            account,
             provisioner_gate: gate,
             provisioner_breaker: breaker,
             github: github.key.clone(),

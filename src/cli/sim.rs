@@ -16,7 +16,7 @@ use crate::{
         gharts::{self, Latency},
         github,
         serve::{ServeOptions, Served, StartError, serve},
-        world::{GhartsLimits, Options, Provisioner, SetOptions},
+        world::{self, GhartsLimits, Options, Provisioner, SetOptions},
     },
 };
 
@@ -131,6 +131,75 @@ impl From<Flow> for github::Flow {
     }
 }
 
+/// How the runners that GHARTS registers meet the jobs of a scale set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Binding {
+    /// Registered with the set where GHARTS shows that it can do that; else none is made.
+    Auto,
+    /// Registered with the set.
+    ScaleSet,
+    /// Ordinary runners with the set's labels, for the jobs assigned to the set (experimental).
+    LabelsAssigned,
+    /// Ordinary runners with the set's labels, for the jobs that wait for the set (experimental).
+    LabelsAvailable,
+    /// Registered with the set, with the registration token that the older GHARTS hands out.
+    RegistrationToken,
+}
+
+impl From<Binding> for world::Binding {
+    fn from(binding: Binding) -> Self {
+        match binding {
+            Binding::Auto => Self::Auto,
+            Binding::ScaleSet => Self::ScaleSet,
+            Binding::LabelsAssigned => Self::LabelsAssigned,
+            Binding::LabelsAvailable => Self::LabelsAvailable,
+            Binding::RegistrationToken => Self::RegistrationToken,
+        }
+    }
+}
+
+/// On which runners the simulated GitHub runs a job that it assigned to a scale set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum RunOn {
+    /// Only on the set's own.
+    SetRunners,
+    /// Also on ordinary ones with matching labels.
+    MatchingLabels,
+}
+
+impl From<RunOn> for github::AssignedJobsRunOn {
+    fn from(run_on: RunOn) -> Self {
+        match run_on {
+            RunOn::SetRunners => Self::SetRunners,
+            RunOn::MatchingLabels => Self::MatchingLabels,
+        }
+    }
+}
+
+/// How jobs and runners find each other.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct BindingArgs {
+    /// How the runners that GHARTS registers meet the jobs.
+    #[arg(long, value_enum, value_name = "BINDING", default_value = "auto")]
+    binding: Binding,
+    /// On which runners GitHub runs a job that it assigned to a set.
+    #[arg(long, value_enum, value_name = "RUNNERS", default_value = "set-runners")]
+    assigned_jobs_run_on: RunOn,
+}
+
+impl BindingArgs {
+    /// What they say of a world.
+    pub(super) fn apply(self, mut options: Options) -> Options {
+        options.assigned_jobs_run_on = self.assigned_jobs_run_on.into();
+        for set in &mut options.sets {
+            if set.provisioner == Provisioner::Gharts {
+                set.binding = self.binding.into();
+            }
+        }
+        options
+    }
+}
+
 /// Who registers the runners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Registrar {
@@ -159,6 +228,8 @@ pub(super) struct SimArgs {
     port_base: u16,
     #[command(flatten)]
     gharts: GhartsArgs,
+    #[command(flatten)]
+    binding: BindingArgs,
     #[arg(long, value_enum, default_value = "github")]
     flow: Flow,
     /// A real cluster, with an administrator's rights: only Kubernetes is real then.
@@ -206,7 +277,7 @@ impl SimArgs {
             exit_delay: Duration::from_millis(self.exit_delay),
             ..FleetSettings::default()
         };
-        self.gharts.apply(Options {
+        let options = self.gharts.apply(Options {
             seed: self.seed,
             flow: self.flow.into(),
             sets: (1..=self.scale_sets).map(set).collect(),
@@ -214,7 +285,8 @@ impl SimArgs {
             more_teams: self.gharts_teams.clone(),
             fleet: (!self.no_fleet).then_some(fleet),
             ..Options::default()
-        })
+        });
+        self.binding.apply(options)
     }
 
     fn place(&self) -> std::io::Result<ServeOptions> {
@@ -265,9 +337,7 @@ pub(super) fn failed(error: &StartError) -> Exit {
             Exit::Usage,
         ),
         StartError::Kubeconfig { .. } => ("name a kubeconfig with an administrator's rights", Exit::Usage),
-        StartError::World(crate::sim::world::WorldError::File { .. }) => {
-            ("name a directory that can be written", Exit::Usage)
-        }
+        StartError::World(world::WorldError::File { .. }) => ("name a directory that can be written", Exit::Usage),
         StartError::World(_) => (
             "does the API server answer, and may this kubeconfig do everything?",
             Exit::Temporary,

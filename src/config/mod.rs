@@ -260,12 +260,30 @@ pub enum RunnerBinding {
     /// By evidence: does the GHARTS know the set-aware extension?
     Auto,
     ScaleSet,
+    /// Ordinary runners with the set's labels (experimental).
+    Labels(LabelsDemand),
+    /// The older GHARTS' registration token, and the set's own JIT configuration.
+    RegistrationToken,
 }
 
-/// What GHARTS' policy sees, where it differs from the set's own.
+/// What ordinary runners are made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LabelsDemand {
+    /// Jobs that GitHub assigned to the set.
+    Assigned,
+    /// Jobs that wait for the set, which takes none of them: it is a sensor only.
+    #[default]
+    Available,
+}
+
+/// What GHARTS is asked for this set, where it differs from the set's own and the `gharts` section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GhartsOverrides {
+    /// Name or id; that of the `gharts` section when absent.
+    pub team: Option<String>,
     pub labels: Option<Vec<String>>,
+    /// For ordinary runners only.
+    pub runner_group_id: Option<i64>,
     pub work_folder: Option<String>,
 }
 

@@ -367,9 +367,15 @@ pub(super) struct RawScaleSet {
     /// (GitHub itself, with the listener's own credential).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) provisioner: Option<RawProvisioner>,
-    /// How a runner meets its job: `auto` (default: by what GHARTS shows to know) or `scaleSet`.
+    /// How a runner that GHARTS registers meets its job. `auto` (default): `scaleSet` where GHARTS shows that it can,
+    /// else none is made. `scaleSet`: registered with the set. `registrationToken`: with the older GHARTS. `labels`
+    /// (experimental): an ordinary runner with the set's labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) runner_binding: Option<RawBinding>,
+    /// What runners are made for with `runnerBinding: labels`. `available` (default): jobs that wait, of which the set
+    /// takes none. `assigned`: jobs that GitHub assigned to the set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) labels_demand: Option<RawLabelsDemand>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) gharts: RawGhartsOverrides,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -398,6 +404,16 @@ pub(super) enum RawProvisioner {
 pub(super) enum RawBinding {
     Auto,
     ScaleSet,
+    Labels,
+    RegistrationToken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub(super) enum RawLabelsDemand {
+    Assigned,
+    Available,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -407,14 +423,22 @@ pub(super) enum RawContainerMode {
     None,
 }
 
-/// What GHARTS' policy sees, where it differs from the set's own.
+/// What GHARTS is asked for this set, where it differs from the set's own and the `gharts` section.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "GhartsOverrides")]
 pub(super) struct RawGhartsOverrides {
+    /// Name or id of the team that this set's runners are made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub(super) team: Option<String>,
     /// Labels for the policy; the set's labels when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) labels: Option<Vec<String>>,
+    /// GitHub's id of the runner group (`runnerBinding: labels`; elsewhere the scale set has one of its own).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) runner_group_id: Option<i64>,
     /// Work folder of the runner, relative to its home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]

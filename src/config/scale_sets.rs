@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    GhartsOverrides, GitHub, ProvisionerKind, RunnerBinding, ScaleSet, Timeouts,
+    GhartsOverrides, GitHub, LabelsDemand, ProvisionerKind, RunnerBinding, ScaleSet, Timeouts,
     duration::DurationText,
     place::Place,
-    raw::{RawBinding, RawConfig, RawProvisioner, RawScaleSet, RawTimeouts},
+    raw::{RawBinding, RawConfig, RawLabelsDemand, RawProvisioner, RawScaleSet, RawTimeouts},
     template,
     validate::Pass,
 };
@@ -102,11 +102,10 @@ fn scale_set(
         min_runners: raw.min_runners.unwrap_or(0),
         max_runners: bounds?,
         provisioner,
-        binding: match raw.runner_binding {
-            None | Some(RawBinding::Auto) => RunnerBinding::Auto,
-            Some(RawBinding::ScaleSet) => RunnerBinding::ScaleSet,
-        },
+        binding: binding(pass, raw, provisioner, place),
         gharts: GhartsOverrides {
+            team: raw.gharts.team.clone(),
+            runner_group_id: raw.gharts.runner_group_id,
             labels: raw.gharts.labels.clone(),
             work_folder: raw.gharts.work_folder.clone(),
         },
@@ -131,6 +130,78 @@ fn provisioner(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: 
             }
             ProvisionerKind::Gharts
         }
+    }
+}
+
+fn binding(pass: &mut Pass<'_>, raw: &RawScaleSet, provisioner: ProvisionerKind, place: &Place) -> RunnerBinding {
+    let asked = raw.runner_binding.unwrap_or(RawBinding::Auto);
+    if provisioner == ProvisionerKind::ScaleSet {
+        if matches!(asked, RawBinding::Labels | RawBinding::RegistrationToken) {
+            pass.refuse(
+                &place.key("runnerBinding"),
+                "is a binding of GHARTS' runners, and this set's come from GitHub itself",
+                "leave runnerBinding out, or use provisioner: gharts",
+            );
+        }
+        if raw.gharts.team.is_some() {
+            pass.refuse(
+                &place.key("gharts").key("team"),
+                "names a team of GHARTS, and this set's runners come from GitHub itself",
+                "remove it, or use provisioner: gharts",
+            );
+        }
+    }
+    if asked != RawBinding::Labels {
+        if raw.labels_demand.is_some() {
+            pass.refuse(
+                &place.key("labelsDemand"),
+                "is for runnerBinding: labels only",
+                "remove it, or set runnerBinding: labels",
+            );
+        }
+        if raw.gharts.runner_group_id.is_some() {
+            pass.refuse(
+                &place.key("gharts").key("runnerGroupId"),
+                "is for runnerBinding: labels only: a runner of a scale set is in the set's group",
+                "remove it; github.runnerGroup names the set's group",
+            );
+        }
+    }
+    match asked {
+        RawBinding::Auto => RunnerBinding::Auto,
+        RawBinding::ScaleSet => RunnerBinding::ScaleSet,
+        RawBinding::RegistrationToken => {
+            if raw.gharts.team.is_some() || raw.gharts.labels.is_some() {
+                pass.refuse(
+                    &place.key("gharts"),
+                    "names a team or labels, and runnerBinding: registrationToken can ask for neither: that GHARTS has \
+                     no teams, and deletes runners whose own labels differ from those asked for",
+                    "remove gharts.team and gharts.labels of this set",
+                );
+            }
+            RunnerBinding::RegistrationToken
+        }
+        RawBinding::Labels => {
+            labels_are_the_sets(pass, raw, place);
+            RunnerBinding::Labels(match raw.labels_demand {
+                Some(RawLabelsDemand::Assigned) => LabelsDemand::Assigned,
+                Some(RawLabelsDemand::Available) | None => LabelsDemand::Available,
+            })
+        }
+    }
+}
+
+/// An ordinary runner gets the labels that GHARTS is asked for: without the set's own it would get no job.
+fn labels_are_the_sets(pass: &mut Pass<'_>, raw: &RawScaleSet, place: &Place) {
+    let Some(asked) = &raw.gharts.labels else { return };
+    let own = raw.labels.as_deref().filter(|labels| !labels.is_empty());
+    let own = own.unwrap_or(raw.name.as_slice());
+    if let Some(missing) = own.iter().find(|label| !asked.contains(label)) {
+        pass.refuse(
+            &place.key("gharts").key("labels"),
+            format!("lacks {missing:?}: with runnerBinding: labels they are the runner's own labels"),
+            "name the set's labels too, or leave gharts.labels out",
+        );
     }
 }
 

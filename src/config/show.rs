@@ -4,13 +4,13 @@
 use serde_json::Value;
 
 use super::{
-    AuthStyle, Config, Gharts, GitHub, GitHubAuth, Limits, LogFormat, Oidc, ProvisionerKind, Proxy, RunnerBinding,
-    ScaleSet, SecretRef, Tls,
+    AuthStyle, Config, Gharts, GitHub, GitHubAuth, LabelsDemand, Limits, LogFormat, Oidc, ProvisionerKind, Proxy,
+    RunnerBinding, ScaleSet, SecretRef, Tls,
     raw::{
         RawApp, RawAuth, RawAuthStyle, RawBinding, RawBrokered, RawConfig, RawContainerMode, RawExec, RawExternal,
-        RawGharts, RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat,
-        RawLogging, RawOidc, RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet, RawServer,
-        RawTimeouts, RawTls,
+        RawGharts, RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLabelsDemand, RawLimits,
+        RawLogFormat, RawLogging, RawOidc, RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet,
+        RawServer, RawTimeouts, RawTls,
     },
 };
 
@@ -221,8 +221,17 @@ fn scale_set(set: &ScaleSet, top: &GitHub) -> RawScaleSet {
         runner_binding: Some(match set.binding {
             RunnerBinding::Auto => RawBinding::Auto,
             RunnerBinding::ScaleSet => RawBinding::ScaleSet,
+            RunnerBinding::Labels(_) => RawBinding::Labels,
+            RunnerBinding::RegistrationToken => RawBinding::RegistrationToken,
         }),
+        labels_demand: match set.binding {
+            RunnerBinding::Labels(LabelsDemand::Assigned) => Some(RawLabelsDemand::Assigned),
+            RunnerBinding::Labels(LabelsDemand::Available) => Some(RawLabelsDemand::Available),
+            _ => None,
+        },
         gharts: RawGhartsOverrides {
+            team: set.gharts.team.clone(),
+            runner_group_id: set.gharts.runner_group_id,
             labels: set.gharts.labels.clone(),
             work_folder: set.gharts.work_folder.clone(),
         },

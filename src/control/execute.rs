@@ -53,6 +53,8 @@ pub struct SetParts {
     pub provisioner: Arc<dyn Provisioner>,
     /// Sets with the same key share one provisioner and its limits.
     pub provisioner_key: String,
+    /// In whose name it is asked there: sets with the same one share its quota.
+    pub account: String,
     /// In front of the provisioner's service.
     pub provisioner_gate: Gate,
     /// Of the provisioner's service. Creations have their back-off in the planner and count as probes; removals
@@ -401,7 +403,7 @@ impl Parts {
                         place_freed: true,
                         ..CallResult::Done.into()
                     },
-                    Ok(Released::AlreadyGone) => CallResult::Done.into(),
+                    Ok(Released::AlreadyGone) => CallResult::Gone.into(),
                     Err(ReleaseError::Busy) => CallResult::Busy.into(),
                     Err(ReleaseError::Failed(refusal)) => {
                         tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");

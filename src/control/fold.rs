@@ -16,7 +16,7 @@ use crate::{
         runner::{AgentSight, CallResult, Failure, Happening, Hearing, Job, Runner},
         world::{self, Session, SetWorld},
     },
-    provision::Refusal,
+    provision::{Concerns, Refusal},
     runner::{
         cluster::{ClusterError, Kind, Sighting},
         observe,
@@ -98,7 +98,7 @@ impl Control {
 
     fn place_freed(&mut self, now: Moment, set: &SetName) {
         let Some(world) = self.world.sets.get(set) else { return };
-        let scope = Scope::Provisioner(world.provisioner.clone());
+        let scope = Scope::Account(world.account.clone());
         self.world.place_freed(now, &scope);
     }
 
@@ -179,7 +179,7 @@ impl Control {
                 None
             }
             JobMessage::Started { job, runner } => {
-                set.demand.job_left_queue(&job.job_id);
+                set.demand.job_started(now, &job.job_id);
                 let runner = set.runners.get_mut(runner.name.as_str())?;
                 tracing::info!(set = %name, runner = %runner.name, job = job.job_id, repository = job.repository_name, "job started");
                 let happening = runner.job_started(now, planner_job(job))?;
@@ -283,7 +283,7 @@ impl Control {
                 seen.purpose,
                 now,
                 seen.adopted.clone(),
-                state.setup.has_records,
+                state.setup.kind,
             )
         });
         let happening = runner.pod_seen(now, seen.adopted.pod);
@@ -413,9 +413,10 @@ impl Control {
     }
 
     fn refused_by(&self, set: &SetName, refusal: &Refusal) -> (Scope, Reason, Option<std::time::Duration>) {
-        let scope = match self.world.sets.get(set) {
-            Some(world) if !refusal.class.concerns_one_set() => Scope::Provisioner(world.provisioner.clone()),
-            _ => Scope::Set(set.clone()),
+        let scope = match (refusal.class.concerns(), self.world.sets.get(set)) {
+            (Concerns::Service, Some(world)) => Scope::Provisioner(world.provisioner.clone()),
+            (Concerns::Account, Some(world)) => Scope::Account(world.account.clone()),
+            (Concerns::Set, _) | (_, None) => Scope::Set(set.clone()),
         };
         let reason = Reason::new(refusal.class.into(), refusal.message.clone());
         (scope, reason, refusal.retry_after)

@@ -43,10 +43,11 @@ use crate::{
     ids::{RunnerName, SetName},
     plan::{
         Moment, Plan,
+        demand::{Demand, Source},
         limits::Scope,
         plan,
         reason::{Code, Reason},
-        runner::Runner,
+        runner::{Kind, Runner},
         world::{Session, SetWorld, World},
     },
     runner::cluster::Cluster,
@@ -87,8 +88,8 @@ pub struct SetSetup {
     pub timeouts: Timeouts,
     /// JIT requests that the provisioner takes at once.
     pub in_flight_max: u32,
-    /// The provisioner keeps records of its own.
-    pub has_records: bool,
+    pub kind: Kind,
+    pub demand: Source,
     /// Labels that every metric of this set has.
     pub scope: ScopeLabels,
     /// For status: `gharts` or `scaleSet`, and the binding as configured.
@@ -276,15 +277,17 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         max_runners: setup.max_runners,
         timeouts: setup.timeouts.clone(),
         provisioner: setup.parts.provisioner_key.clone(),
+        account: setup.parts.account.clone(),
         // Until a token service has shown what it can do, one request at a time finds out as much as many.
-        in_flight_max: if setup.has_records { 1 } else { setup.in_flight_max },
-        has_records: setup.has_records,
+        in_flight_max: if setup.kind.has_record { 1 } else { setup.in_flight_max },
+        kind: setup.kind,
         session: Session::Registering,
-        demand: crate::plan::demand::Demand::default(),
+        demand: Demand::of(setup.demand),
         runners: BTreeMap::new(),
         heard: None,
         hearing: None,
         deaf: false,
+        mismatched: None,
         surplus_since: None,
     }
 }
@@ -503,15 +506,19 @@ impl Control {
         };
         let announce = Announce {
             capacity: plan.capacity,
-            listen_closely: plan.listen_closely,
+            listen_every: plan.listen_every,
         };
         state.announce.send_if_modified(|old| {
             let changed = *old != announce;
             *old = announce;
             changed
         });
-        let scope = Scope::Provisioner(state.setup.parts.provisioner_key.clone());
-        let one_by_one = self.world.hurdles.contains_key(&scope);
+        let parts = &state.setup.parts;
+        let scopes = [
+            Scope::Provisioner(parts.provisioner_key.clone()),
+            Scope::Account(parts.account.clone()),
+        ];
+        let one_by_one = scopes.iter().any(|scope| self.world.hurdles.contains_key(scope));
         if std::mem::replace(&mut state.one_by_one, one_by_one) != one_by_one {
             let limit = one_by_one.then_some(1);
             state.setup.parts.provisioner_gate.set_create_limit(limit);
@@ -548,7 +555,7 @@ impl Control {
         state.last_attempt = Some(now);
         world.runners.insert(
             name.clone(),
-            Runner::decided(name.clone(), purpose, now, state.setup.has_records),
+            Runner::decided(name.clone(), purpose, now, state.setup.kind),
         );
         let given_up = Arc::new(AtomicBool::new(false));
         self.starts.insert(name.clone(), given_up.clone());

@@ -35,8 +35,6 @@ const OFFERS_EVERY: Duration = Duration::from_secs(1);
 /// Offers are asked for this long after a poll began: what is acquired must be within a capacity that GitHub has
 /// been told.
 const OFFERS_AFTER: Duration = Duration::from_millis(100);
-/// How often statistics are fetched beside the poll while the loop listens closely.
-const CLOSE_LISTENING: Duration = Duration::from_secs(30);
 /// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -48,7 +46,7 @@ const DEAF_AFTER: u32 = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Announce {
     pub capacity: u32,
-    pub listen_closely: bool,
+    pub listen_every: Option<Duration>,
 }
 
 /// Everything one queue's task needs.
@@ -113,7 +111,7 @@ enum End {
 struct Course {
     last_message_id: Option<i64>,
     last_rise: tokio::time::Instant,
-    next_refresh: tokio::time::Instant,
+    refreshed: tokio::time::Instant,
     /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
     offers: bool,
     next_offers: tokio::time::Instant,
@@ -279,7 +277,7 @@ impl Poller {
         let mut course = Course {
             last_message_id: None,
             last_rise: start.checked_sub(RISE_FLOOR).unwrap_or(start),
-            next_refresh: start + CLOSE_LISTENING,
+            refreshed: start,
             // Offers made to a dead session are not made again: the first turn asks for them.
             offers: true,
             next_offers: start,
@@ -326,11 +324,11 @@ impl Poller {
                 self.take_old_offers(session, course, announce.capacity).await?;
                 return Ok(None);
             }
-            () = tokio::time::sleep_until(course.next_refresh), if announce.listen_closely => None,
+            () = tokio::time::sleep_until(course.refreshed + announce.listen_every.unwrap_or_default()), if announce.listen_every.is_some() => None,
             polled = connection.poll_renewing(session, course.last_message_id, announce.capacity) => Some(polled?),
         };
         let Some(message) = polled else {
-            course.next_refresh = self.timeline.clock().instant() + CLOSE_LISTENING;
+            course.refreshed = self.timeline.clock().instant();
             self.refresh(session).await?;
             return Ok(self.heard(course).await.err().map(End::from));
         };
@@ -490,7 +488,9 @@ impl Poller {
 /// Resolves when the capacity to announce has risen above what the running poll said, not before `earliest`;
 /// also when close listening begins, since the running poll waits for something else.
 async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earliest: tokio::time::Instant) {
-    let more = |now: &Announce| now.capacity > said.capacity || (now.listen_closely && !said.listen_closely);
+    let closer =
+        |now: Option<Duration>, said: Option<Duration>| now.is_some_and(|now| said.is_none_or(|said| now < said));
+    let more = |now: &Announce| now.capacity > said.capacity || closer(now.listen_every, said.listen_every);
     if announce.wait_for(more).await.is_err() {
         // The loop is gone; the stop token speaks next.
         std::future::pending::<()>().await;

@@ -78,10 +78,9 @@ impl Control {
             scale_set_id: state.scale_set_id,
             github: state.setup.parts.github.clone(),
             provisioner: state.setup.provisioner_word.to_owned(),
-            binding: if state.granted_once {
-                "scaleSet"
-            } else {
-                state.setup.binding_word
+            binding: match state.setup.binding_word {
+                "auto" if state.granted_once => "scaleSet",
+                word => word,
             }
             .to_owned(),
             session: set.session.name().to_owned(),

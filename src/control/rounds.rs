@@ -76,7 +76,7 @@ impl AllRounds {
             let parts = &set.setup.parts;
             let github = all.githubs.entry(parts.github.clone()).or_default();
             github.sets.push(name.clone());
-            if set.setup.has_records {
+            if set.setup.kind.has_record {
                 let service = all.services.entry(parts.provisioner_key.clone()).or_default();
                 service.sets.push(name.clone());
             }

@@ -282,7 +282,7 @@ impl fmt::Debug for Broker {
 }
 
 /// GitHub's names differ in case only by looks.
-fn is_same_place(told: &str, ours: &Url) -> bool {
+pub(crate) fn is_same_place(told: &str, ours: &Url) -> bool {
     let Ok(told) = Url::parse(told.trim()) else {
         return false;
     };

@@ -17,5 +17,6 @@ pub(crate) mod testing;
 pub mod wire;
 
 pub use broker::Broker;
+pub(crate) use broker::is_same_place;
 pub use classify::{Operation, Trouble, Verdict};
 pub use client::{Client, Deleted, Failure};

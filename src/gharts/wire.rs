@@ -4,8 +4,11 @@
 //! unknown fields and statuses pass, and times are taken as text: the service writes UTC without a zone,
 //! with or without a fraction. A decode error after a 201 would leak a runner.
 
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The feature flag in `/auth/me` of a server that can bind a runner to a scale set.
@@ -13,12 +16,12 @@ pub const SCALE_SET_FEATURE: &str = "runner_scale_set";
 /// The request field that the extension adds; also what betrays the extension in an OpenAPI document.
 pub const SCALE_SET_FIELD: &str = "runner_scale_set_id";
 
-/// `POST /api/v1/runners/jit`. No `runner_group_id`: the scale set has a group of its own.
+/// `POST /api/v1/runners/jit`: a runner of a scale set where the extension's fields are sent, else an ordinary one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JitRequest {
     /// Exact, and fresh per attempt: a lost answer is cured by name.
     pub runner_name: String,
-    /// What the policy checks; not what the runner gets.
+    /// What the policy checks; an ordinary runner gets them too.
     pub labels: Vec<String>,
     /// The team's UUID. Servers ignore it for machine clients, whose team is fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,6 +30,16 @@ pub struct JitRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team_name: Option<String>,
     pub work_folder: String,
+    /// For ordinary runners only: a scale set has a group of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runner_group_id: Option<i64>,
+    #[serde(flatten)]
+    pub scale_set: Option<ScaleSetFields>,
+}
+
+/// What the extension adds to a [`JitRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ScaleSetFields {
     pub runner_scale_set_id: i64,
     pub runner_scale_set_name: String,
 }
@@ -62,6 +75,23 @@ impl JitAnswer {
     pub fn expires(&self) -> Option<Timestamp> {
         self.expires_at.as_deref().and_then(utc)
     }
+
+    /// The agent's id at GitHub: told by the extension, else read out of the configuration itself, whose file
+    /// `.runner` names it.
+    pub fn agent_id(&self) -> Option<i64> {
+        self.github_runner_id
+            .or_else(|| agent_id(self.encoded_jit_config.expose_secret()))
+    }
+}
+
+/// The configuration is base64 of a map from file names to base64 contents.
+fn agent_id(encoded: &str) -> Option<i64> {
+    let files: BTreeMap<String, String> = serde_json::from_slice(&BASE64.decode(encoded).ok()?).ok()?;
+    let runner = BASE64.decode(files.get(".runner")?).ok()?;
+    let runner = runner.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&runner);
+    let runner: serde_json::Value = serde_json::from_slice(runner).ok()?;
+    let id = runner.get("agentId").or_else(|| runner.get("AgentId"))?;
+    id.as_i64().or_else(|| id.as_str()?.parse().ok())
 }
 
 /// `POST /api/v1/runners/provision`, which only the older version has. No labels and no runner group: that version
@@ -240,8 +270,11 @@ mod tests {
             team_id: Some("id".into()),
             team_name: None,
             work_folder: "_work".into(),
-            runner_scale_set_id: 42,
-            runner_scale_set_name: "linux-large".into(),
+            runner_group_id: None,
+            scale_set: Some(ScaleSetFields {
+                runner_scale_set_id: 42,
+                runner_scale_set_name: "linux-large".into(),
+            }),
         };
         assert_eq!(
             serde_json::to_value(request).unwrap(),

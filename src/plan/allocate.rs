@@ -75,7 +75,7 @@ pub fn allocate(
 
 struct Candidate<'a> {
     set: &'a SetWorld,
-    scopes: [Scope; 3],
+    scopes: [Scope; 4],
     unmet: u32,
     live: u32,
     granted: u32,
@@ -120,7 +120,7 @@ impl Rooms {
                     .map(|(_, tally)| match scope {
                         // A pod proves the cluster and the template only when it runs.
                         Scope::Set(_) => tally.unproved,
-                        Scope::Provisioner(_) | Scope::Cluster => tally.provisioning,
+                        Scope::Account(_) | Scope::Provisioner(_) | Scope::Cluster => tally.provisioning,
                     })
                     .sum();
                 (scope.clone(), hurdle.allowance(now).saturating_sub(under_way))

@@ -3,6 +3,9 @@
 //! Statistics lead; they are wrong for a while in both directions. So a zero removes nothing until a second
 //! reading agrees, a job that never starts beside an idle runner stops counting, and `JobAssigned` messages
 //! count while the statistics say 0 beside them.
+//!
+//! Where a set is only a sensor, nothing is assigned to it: the jobs that wait for it are the demand, and a runner that
+//! has taken one of them takes it out of the count.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,6 +15,8 @@ use super::Moment;
 pub const ZERO_CONFIRMATION: Duration = Duration::from_secs(30);
 /// An assigned job that has not started for so long beside an idle online runner is a ghost (B14).
 pub const GHOST_AFTER: Duration = Duration::from_mins(10);
+/// Idle runners and waiting jobs that do not find each other for so long are not made for each other (B43).
+pub const MISMATCH_AFTER: Duration = Duration::from_mins(2);
 /// A `JobAssigned` that nothing followed is forgotten after this.
 const LEDGER_LIFE: Duration = Duration::from_mins(10);
 /// More jobs than that are never waiting in one set's ledger: GitHub delivers 50 a message.
@@ -32,11 +37,16 @@ pub struct Reading {
 /// What one set's queue wants.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
+    source: Source,
     reading: Option<Reading>,
     /// When the request that brought the newest reading began: what ended before is in it.
     began: Moment,
     /// When the jobs assigned or running last changed.
     changed: Moment,
+    /// When a job last found a runner, as far as we hear.
+    progressed: Moment,
+    /// Since when every reading has shown a job without a runner.
+    waiting_since: Option<Moment>,
     /// Assigned jobs that never started beside an idle runner: they count no more until statistics change.
     ghosts: u32,
     /// First and newest of an unbroken row of zero readings.
@@ -46,19 +56,72 @@ pub struct Demand {
     ledger: BTreeMap<String, Moment>,
 }
 
+/// Where the demand of a set is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The jobs that GitHub assigned to the set.
+    #[default]
+    Assigned,
+    /// The jobs that wait for the set, which never takes one.
+    Available,
+}
+
+/// Our runners with a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Busy {
+    pub all: u32,
+    /// Of these, the ones that the newest statistics do not know of.
+    pub news: u32,
+}
+
 impl Demand {
+    pub fn of(source: Source) -> Self {
+        Self {
+            source,
+            ..Self::default()
+        }
+    }
+
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// The jobs that a reading is about.
+    fn jobs(&self, reading: &Reading) -> u32 {
+        match self.source {
+            Source::Assigned => count(reading.assigned),
+            Source::Available => count(reading.available),
+        }
+    }
+
+    /// Those of them that no runner has taken, as far as GitHub and we know.
+    fn without_runner(&self, reading: &Reading, busy: u32) -> u32 {
+        match self.source {
+            Source::Assigned => count(reading.assigned).saturating_sub(busy.max(count(reading.running))),
+            Source::Available => count(reading.available),
+        }
+    }
+
     /// Takes a reading whose request began at `began`.
     pub fn read(&mut self, now: Moment, began: Moment, reading: Reading) {
-        if self
-            .reading
-            .is_none_or(|old| (old.assigned, old.running) != (reading.assigned, reading.running))
-        {
+        let jobs = self.jobs(&reading);
+        let old = self.reading.map(|old| (self.jobs(&old), old.running));
+        if old != Some((jobs, reading.running)) {
             self.changed = now;
             self.ghosts = 0;
         }
-        if reading.assigned > 0 {
+        // A job that is taken back counts less, too; where nobody tells of starts, that must do.
+        let fewer = |before: u32| self.source == Source::Available && jobs < before;
+        if old.is_some_and(|(before, running)| fewer(before) || reading.running > running) {
+            self.progressed = now;
+        }
+        self.waiting_since = match self.without_runner(&reading, 0) {
+            0 => None,
+            _ => self.waiting_since.or(Some(now)),
+        };
+        if jobs > 0 {
             self.zeros = None;
-            self.last_nonzero = count(reading.assigned);
+            self.last_nonzero = jobs;
             self.ledger.clear();
         } else {
             let first = self.zeros.map_or(now, |(first, _)| first);
@@ -70,15 +133,26 @@ impl Demand {
 
     /// Statistics that know of assigned jobs lead; only beside a zero is the message all that tells of one.
     pub fn job_assigned(&mut self, now: Moment, job: &str) {
-        let statistics_lead = self.reading.is_some_and(|r| r.assigned > 0);
+        let statistics_lead = self.reading.is_some_and(|r| r.assigned > 0) || self.source == Source::Available;
         if !statistics_lead && self.ledger.len() < LEDGER_MAX {
             self.ledger.entry(job.to_owned()).or_insert(now);
         }
     }
 
+    /// A job found its runner.
+    pub fn job_started(&mut self, now: Moment, job: &str) {
+        self.job_left_queue(job);
+        self.progressed = now;
+    }
+
     /// A job has started, ended, or was taken back.
     pub fn job_left_queue(&mut self, job: &str) {
         self.ledger.remove(job);
+    }
+
+    /// When a job last found its runner, as far as the queue tells.
+    pub fn progressed(&self) -> Moment {
+        self.progressed
     }
 
     pub fn reading(&self) -> Option<&Reading> {
@@ -96,22 +170,42 @@ impl Demand {
         self.ledger.retain(|_, at| now.since(*at) < LEDGER_LIFE);
         let Some(reading) = self.reading else { return };
         if self.ghost_at(idle_since).is_some_and(|at| at <= now) {
-            let working = busy.max(count(reading.running));
-            self.ghosts = count(reading.assigned).saturating_sub(working);
+            self.ghosts = self.without_runner(&reading, busy);
         }
     }
 
     /// When what is assigned and has not started turns out to be no job.
     fn ghost_at(&self, idle_since: Option<Moment>) -> Option<Moment> {
-        let assigned = self.reading.is_some_and(|r| r.assigned > 0);
+        let any = self.reading.is_some_and(|r| self.jobs(&r) > 0);
         idle_since
-            .filter(|_| assigned && self.ghosts == 0)
+            .filter(|_| any && self.ghosts == 0)
             .map(|idle| idle.max(self.changed) + GHOST_AFTER)
     }
 
-    /// Jobs that runners are made for; `busy`: our runners with a job.
-    pub fn to_create(&self, busy: u32) -> u32 {
+    /// When it is clear that the jobs that wait and the runners that are idle do not find each other, if it goes on
+    /// like this. `idle_since`: since when an online runner has been idle without a break, if one has; `started`: when
+    /// a runner of ours last turned busy; `busy`: how many are.
+    pub fn mismatch_at(&self, idle_since: Option<Moment>, started: Option<Moment>, busy: u32) -> Option<Moment> {
+        if self.waiting(busy) == 0 {
+            return None;
+        }
+        let since = self.waiting_since?.max(idle_since?).max(self.progressed);
+        Some(since.max(started.unwrap_or_default()) + MISMATCH_AFTER)
+    }
+
+    /// How many jobs wait without a runner.
+    pub fn waiting(&self, busy: u32) -> u32 {
+        self.reading.map_or(0, |reading| self.without_runner(&reading, busy))
+    }
+
+    /// Jobs that runners are made for.
+    pub fn to_create(&self, busy: Busy) -> u32 {
         let Some(reading) = self.reading else { return 0 };
+        if self.source == Source::Available {
+            let waiting = count(reading.available).saturating_sub(self.ghosts);
+            return waiting.saturating_sub(busy.news).saturating_add(busy.all);
+        }
+        let busy = busy.all;
         let assigned = count(reading.assigned);
         if assigned == 0 {
             // Statistics that forgot the waiting jobs forgot the running ones as well.
@@ -125,7 +219,7 @@ impl Demand {
 
     /// Jobs that runners are kept for: as [`Self::to_create`], but a zero counts only once confirmed, and
     /// before the first reading nothing is known to be surplus.
-    pub fn to_keep(&self, busy: u32) -> u32 {
+    pub fn to_keep(&self, busy: Busy) -> u32 {
         if self.reading.is_none() {
             return u32::MAX;
         }
@@ -145,7 +239,11 @@ impl Demand {
 
     /// Jobs that wait at GitHub because of our capacity.
     pub fn available(&self) -> u32 {
-        self.reading.map_or(0, |r| count(r.available))
+        match self.source {
+            Source::Assigned => self.reading.map_or(0, |r| count(r.available)),
+            // They are the demand, and no capacity would bring them here.
+            Source::Available => 0,
+        }
     }
 
     /// When [`Self::pass_time`] has something to do.
@@ -174,17 +272,93 @@ mod tests {
         }
     }
 
+    fn busy(all: u32) -> Busy {
+        Busy { all, news: 0 }
+    }
+
+    fn available(n: i64) -> Reading {
+        Reading {
+            available: n,
+            ..Reading::default()
+        }
+    }
+
+    #[test]
+    fn b43_a_sensors_demand_is_what_waits_and_what_runs() {
+        let mut demand = Demand::of(Source::Available);
+        demand.read(at(0), at(0), available(3));
+        assert_eq!((demand.to_create(busy(0)), demand.available()), (3, 0));
+        assert_eq!(demand.to_create(busy(2)), 5);
+        let news = Busy { all: 2, news: 1 };
+        assert_eq!(
+            demand.to_create(news),
+            4,
+            "the newest statistics still count the job that one of them has taken"
+        );
+        demand.read(at(10), at(10), assigned(7));
+        assert_eq!(
+            demand.to_create(busy(1)),
+            1,
+            "what is assigned never reaches an ordinary runner"
+        );
+        demand.job_assigned(at(11), "a");
+        assert_eq!(demand.to_create(busy(1)), 1);
+    }
+
+    #[test]
+    fn b43_jobs_that_wait_beside_idle_runners_for_two_minutes_do_not_match_them() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(2));
+        assert_eq!(
+            demand.mismatch_at(None, None, 0),
+            None,
+            "without an idle runner they wait for one"
+        );
+        let idle = Some(at(30));
+        assert_eq!(demand.mismatch_at(idle, None, 0), Some(at(150)));
+        assert_eq!(
+            demand.mismatch_at(idle, Some(at(60)), 0),
+            Some(at(180)),
+            "one has just found a job"
+        );
+        assert_eq!(demand.mismatch_at(idle, None, 2), None, "we know better: both run");
+        demand.read(at(100), at(100), assigned(3));
+        assert_eq!(
+            demand.mismatch_at(idle, None, 0),
+            Some(at(150)),
+            "more jobs are no sign of life"
+        );
+        demand.read(
+            at(110),
+            at(110),
+            Reading {
+                running: 1,
+                ..assigned(3)
+            },
+        );
+        assert_eq!(demand.mismatch_at(idle, None, 0), Some(at(230)));
+        demand.read(
+            at(120),
+            at(120),
+            Reading {
+                running: 3,
+                ..assigned(3)
+            },
+        );
+        assert_eq!(demand.mismatch_at(idle, None, 0), None, "every job runs");
+    }
+
     #[test]
     fn b14_one_zero_creates_nothing_and_removes_nothing_until_a_second_reading_agrees() {
         let mut demand = Demand::default();
         demand.read(at(0), at(0), assigned(5));
         demand.read(at(10), at(10), assigned(0));
-        assert_eq!(demand.to_create(0), 0);
-        assert_eq!(demand.to_keep(0), 5);
+        assert_eq!(demand.to_create(busy(0)), 0);
+        assert_eq!(demand.to_keep(busy(0)), 5);
         demand.read(at(20), at(20), assigned(0));
-        assert_eq!(demand.to_keep(0), 5);
+        assert_eq!(demand.to_keep(busy(0)), 5);
         demand.read(at(40), at(40), assigned(0));
-        assert_eq!(demand.to_keep(0), 0);
+        assert_eq!(demand.to_keep(busy(0)), 0);
     }
 
     #[test]
@@ -193,13 +367,13 @@ mod tests {
         demand.read(at(0), at(0), assigned(5));
         demand.read(at(10), at(10), assigned(0));
         demand.job_assigned(at(11), "a");
-        assert_eq!((demand.to_create(0), demand.to_keep(0)), (1, 5));
+        assert_eq!((demand.to_create(busy(0)), demand.to_keep(busy(0))), (1, 5));
     }
 
     #[test]
     fn b14_without_any_reading_nothing_is_made_and_nothing_is_surplus() {
         let demand = Demand::default();
-        assert_eq!((demand.to_create(3), demand.to_keep(3)), (0, u32::MAX));
+        assert_eq!((demand.to_create(busy(3)), demand.to_keep(busy(3))), (0, u32::MAX));
     }
 
     #[test]
@@ -209,16 +383,16 @@ mod tests {
         let idle = Some(at(5));
         assert_eq!(demand.wake_at(at(5), idle), Some(at(605)));
         demand.pass_time(at(604), idle, 1);
-        assert_eq!(demand.to_create(1), 2);
+        assert_eq!(demand.to_create(busy(1)), 2);
         demand.pass_time(at(605), None, 1);
-        assert_eq!(demand.to_create(1), 2, "without an idle runner it may be real");
+        assert_eq!(demand.to_create(busy(1)), 2, "without an idle runner it may be real");
         demand.pass_time(at(605), idle, 1);
-        assert_eq!(demand.to_create(1), 1);
+        assert_eq!(demand.to_create(busy(1)), 1);
         demand.pass_time(at(700), None, 1);
-        assert_eq!(demand.to_create(1), 1, "also once the idle runner is gone");
-        assert_eq!(demand.to_create(2), 2, "a runner that is busy after all counts");
+        assert_eq!(demand.to_create(busy(1)), 1, "also once the idle runner is gone");
+        assert_eq!(demand.to_create(busy(2)), 2, "a runner that is busy after all counts");
         demand.read(at(700), at(700), assigned(3));
-        assert_eq!(demand.to_create(1), 3);
+        assert_eq!(demand.to_create(busy(1)), 3);
     }
 
     #[test]
@@ -231,9 +405,9 @@ mod tests {
         };
         demand.read(at(500), at(500), started);
         demand.pass_time(at(700), Some(at(5)), 1);
-        assert_eq!(demand.to_create(1), 2);
+        assert_eq!(demand.to_create(busy(1)), 2);
         demand.pass_time(at(1100), Some(at(5)), 1);
-        assert_eq!(demand.to_create(1), 1);
+        assert_eq!(demand.to_create(busy(1)), 1);
     }
 
     #[test]
@@ -242,14 +416,14 @@ mod tests {
         demand.read(at(0), at(0), assigned(0));
         demand.job_assigned(at(1), "a");
         demand.job_assigned(at(1), "b");
-        assert_eq!(demand.to_create(0), 2);
-        assert_eq!(demand.to_create(3), 5, "the running ones were forgotten as well");
+        assert_eq!(demand.to_create(busy(0)), 2);
+        assert_eq!(demand.to_create(busy(3)), 5, "the running ones were forgotten as well");
         demand.job_left_queue("a");
-        assert_eq!(demand.to_create(0), 1);
+        assert_eq!(demand.to_create(busy(0)), 1);
         demand.read(at(3), at(3), assigned(1));
-        assert_eq!(demand.to_create(0), 1);
+        assert_eq!(demand.to_create(busy(0)), 1);
         demand.read(at(5), at(5), assigned(0));
-        assert_eq!(demand.to_create(0), 0, "the ledger ended with true statistics");
+        assert_eq!(demand.to_create(busy(0)), 0, "the ledger ended with true statistics");
     }
 
     #[test]
@@ -258,7 +432,7 @@ mod tests {
         demand.read(at(0), at(0), assigned(1));
         demand.job_assigned(at(0), "a");
         demand.read(at(30), at(30), assigned(0));
-        assert_eq!(demand.to_create(0), 0);
+        assert_eq!(demand.to_create(busy(0)), 0);
     }
 
     #[test]
@@ -270,9 +444,9 @@ mod tests {
         demand.job_assigned(at(300), "a");
         assert_eq!(demand.wake_at(at(300), None), Some(at(600)));
         demand.pass_time(at(600), None, 0);
-        assert_eq!(demand.to_create(0), 1);
+        assert_eq!(demand.to_create(busy(0)), 1);
         assert_eq!(demand.wake_at(at(600), None), Some(at(700)));
         demand.pass_time(at(700), None, 0);
-        assert_eq!(demand.to_create(0), 0);
+        assert_eq!(demand.to_create(busy(0)), 0);
     }
 }

@@ -29,6 +29,8 @@ const SKEW_STEPS: [u64; 2] = [5, 15];
 pub enum Scope {
     /// One scale set.
     Set(crate::ids::SetName),
+    /// Every set of one account at a provisioner: one team at a GHARTS, whose quota and rights they share.
+    Account(String),
     /// Every set behind one provisioner (one GHARTS, one GitHub credential).
     Provisioner(String),
     /// Every set: the cluster refuses.

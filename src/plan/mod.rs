@@ -17,9 +17,10 @@ mod tests;
 pub mod want;
 pub mod world;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use allocate::{Share, Total};
+use demand::Source;
 pub use moment::Moment;
 use reason::{Code, Reason};
 use runner::{Call, Purpose};
@@ -27,6 +28,11 @@ use tally::Tally;
 use world::{SetWorld, World};
 
 use crate::ids::{RunnerName, SetName};
+
+/// Between two readings of the statistics where the poll does not bring them: at a limit and at a zero, and where the
+/// waiting jobs that they tell of are the demand.
+const CLOSELY_EVERY: Duration = Duration::from_secs(30);
+const SENSOR_EVERY: Duration = Duration::from_secs(10);
 
 /// What one scale set needs done now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +42,9 @@ pub struct Plan {
     pub calls: Vec<(RunnerName, Call)>,
     /// Announced to GitHub with the next poll: bounds waiting and running jobs together.
     pub capacity: u32,
-    /// Statistics must be fetched beside the poll: at the limit, or to confirm a zero.
-    pub listen_closely: bool,
+    /// Statistics must be fetched beside the poll, so often: at the limit, to confirm a zero, or where they are all that
+    /// tells of jobs.
+    pub listen_every: Option<Duration>,
     /// Why there are not more runners: never empty, hardest first.
     pub reasons: Vec<Reason>,
     /// When this plan changes by itself.
@@ -86,7 +93,10 @@ fn plan_set(
     reasons.dedup_by_key(|r| r.code);
 
     // After a refusal capacity rises only with a registration in hand; lowering it takes nothing back.
-    let capacity = if want.free {
+    let sensor = set.demand.source() == Source::Available;
+    let capacity = if sensor {
+        0
+    } else if want.free {
         u32::MAX
     } else {
         live.saturating_sub(tally.awaiting_grant)
@@ -116,9 +126,17 @@ fn plan_set(
         )
         .chain(want::wake_at(set, tally, now))
         .chain(want::deaf_at(set))
+        .chain(want::mismatch_at(set, tally))
         .chain(set.demand.wake_at(now, tally.idle_since))
         .filter(|at| *at > now)
         .min();
+
+    let closely = !want.free || (tally.has_spare && !set.demand.zero_confirmed());
+    let listen_every = if sensor {
+        Some(SENSOR_EVERY)
+    } else {
+        closely.then_some(CLOSELY_EVERY)
+    };
 
     // A waiting job takes any idle runner, spare or not; what is made beyond the jobs is spare.
     let jobs = want
@@ -131,7 +149,7 @@ fn plan_set(
         retire,
         calls,
         capacity,
-        listen_closely: !want.free || (tally.has_spare && !set.demand.zero_confirmed()),
+        listen_every,
         reasons,
         wake_at,
     }

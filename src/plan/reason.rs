@@ -14,6 +14,7 @@ pub enum Code {
     SessionConflict,
     SessionFailed,
     BindingUnsupported,
+    RunnersDoNotMatchJobs,
     RunnerDeprecated,
     InvalidTemplate,
     Forbidden,
@@ -50,6 +51,7 @@ impl Code {
             Self::SessionConflict => "session_conflict",
             Self::SessionFailed => "session_failed",
             Self::BindingUnsupported => "binding_unsupported",
+            Self::RunnersDoNotMatchJobs => "runners_do_not_match_jobs",
             Self::RunnerDeprecated => "runner_deprecated",
             Self::InvalidTemplate => "invalid_template",
             Self::Forbidden => "forbidden",
@@ -96,7 +98,10 @@ impl Code {
                 "another listener holds this scale set's session; stop it, or give one of the two another name. A dead one's session frees itself in 60 to 92 s"
             }
             Self::BindingUnsupported => {
-                "give the GHARTS the set-aware extension (docs/gharts-extension.md), or set `provisioner: scaleSet` for this set"
+                "give the GHARTS the set-aware extension (docs/gharts-extension.md), or choose another way for this set: `provisioner: scaleSet`, `runnerBinding: registrationToken` (the older GHARTS), or `runnerBinding: labels` (experimental)"
+            }
+            Self::RunnersDoNotMatchJobs => {
+                "GitHub does not give this set's jobs to these runners: use `runnerBinding: scaleSet` or `registrationToken`, or `labels` with `labelsDemand: available`; with any other, look at the runner group's repositories and at the set's labels"
             }
             Self::RunnerDeprecated => "use a newer runner image in the set's template",
             Self::InvalidTemplate => "mend the set's `template`; `check` tries it against the API server",

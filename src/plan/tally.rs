@@ -3,6 +3,7 @@
 
 use super::{
     Moment,
+    demand::Busy,
     runner::{Runner, State},
     world::SetWorld,
 };
@@ -16,7 +17,9 @@ pub struct Tally {
     pub covering: u32,
     /// The same without those that ended.
     pub staying: u32,
-    pub busy: u32,
+    pub busy: Busy,
+    /// When one of those that are busy last turned so.
+    pub started: Option<Moment>,
     /// JIT requests under way.
     pub awaiting_grant: u32,
     /// Decided, and no pod yet.
@@ -33,19 +36,23 @@ impl Tally {
     pub fn of(set: &SetWorld) -> Self {
         let mut tally = Self::default();
         for runner in set.runners.values() {
-            tally.count(runner);
+            tally.count(runner, set.demand.began());
         }
         tally
     }
 
-    fn count(&mut self, runner: &Runner) {
+    fn count(&mut self, runner: &Runner, statistics_began: Moment) {
         let (live, covers) = (runner.is_live(), runner.covers_job());
         let provisioning = matches!(runner.state, State::Provisioning { .. });
         let pending = matches!(runner.state, State::Pending { .. });
         self.live += u32::from(live);
         self.covering += u32::from(covers);
         self.staying += u32::from(live && covers);
-        self.busy += u32::from(runner.is_busy());
+        if let State::Busy { since } = runner.state {
+            self.busy.all += 1;
+            self.busy.news += u32::from(since > statistics_began);
+            self.started = self.started.max(Some(since));
+        }
         self.awaiting_grant += u32::from(runner.awaits_grant());
         self.provisioning += u32::from(provisioning);
         self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());

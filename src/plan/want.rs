@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     Moment,
     allocate::Total,
+    demand::MISMATCH_AFTER,
     reason::{Code, Reason},
     tally::Tally,
     world::{Session, SetWorld, World},
@@ -69,6 +70,17 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
         ));
         stopped = true;
     }
+    let waiting = set.demand.waiting(tally.busy.all);
+    if set.mismatched.is_some() && waiting > 0 {
+        reasons.push(Reason::new(
+            Code::RunnersDoNotMatchJobs,
+            format!(
+                "{waiting} jobs wait, {} s and longer, beside idle runners that do not get them",
+                MISMATCH_AFTER.as_secs()
+            ),
+        ));
+        stopped = true;
+    }
     if !world.synced {
         reasons.push(Reason::new(
             Code::NotSynced,
@@ -111,6 +123,23 @@ pub fn wake_at(set: &SetWorld, tally: &Tally, now: Moment) -> Option<Moment> {
     let due = retire_at(set, tally)?;
     let ripe = candidates(set).map(|c| c.ripe.max(due));
     ripe.filter(|at| *at > now).min()
+}
+
+/// Since when it is clear that this set's jobs and its idle runners do not find each other. One that finds a job proves
+/// the contrary; where none is idle any more, nobody knows.
+pub fn mismatched(set: &SetWorld, tally: &Tally, now: Moment) -> Option<Moment> {
+    match set.mismatched {
+        None => mismatch_at(set, tally).filter(|at| *at <= now).map(|_| now),
+        Some(since) => {
+            let found = set.demand.progressed() > since || tally.started.is_some_and(|at| at > since);
+            (!found && tally.idle_since.is_some()).then_some(since)
+        }
+    }
+}
+
+/// When idle runners and waiting jobs will have missed each other for too long.
+pub fn mismatch_at(set: &SetWorld, tally: &Tally) -> Option<Moment> {
+    set.demand.mismatch_at(tally.idle_since, tally.started, tally.busy.all)
 }
 
 /// When a queue that stays silent counts as not heard any more.

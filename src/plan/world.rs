@@ -10,7 +10,7 @@ use super::{
     demand::{Demand, Reading},
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Failure, Happening, Hearing, Runner},
+    runner::{Failure, Happening, Hearing, Kind, Runner},
     tally::Tally,
     want,
 };
@@ -48,7 +48,8 @@ impl World {
                 !runner.is_over(now)
             });
             let tally = Tally::of(set);
-            set.demand.pass_time(now, tally.idle_since, tally.busy);
+            set.demand.pass_time(now, tally.idle_since, tally.busy.all);
+            set.mismatched = want::mismatched(set, &tally, now);
             set.deaf = want::deaf_at(set).is_some_and(|at| at <= now);
             set.surplus_since = match (want::surplus(set, &tally), set.surplus_since) {
                 (0, _) => None,
@@ -114,8 +115,9 @@ impl World {
     /// A JIT configuration was granted: nothing at the provisioner, and nothing that it says of the set, stops.
     pub fn granted(&mut self, now: Moment, set: &SetName) {
         let Some(world) = self.sets.get(set) else { return };
-        let scope = Scope::Provisioner(world.provisioner.clone());
-        self.passed(now, &scope, |_| true);
+        let (provisioner, account) = (world.provisioner.clone(), world.account.clone());
+        self.passed(now, &Scope::Provisioner(provisioner), |_| true);
+        self.passed(now, &Scope::Account(account), |_| true);
         self.passed(now, &Scope::Set(set.clone()), |code| {
             !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
         });
@@ -198,11 +200,12 @@ pub struct SetWorld {
     pub timeouts: Timeouts,
     /// Which provisioner serves it: sets with the same key share its limits.
     pub provisioner: String,
+    /// In whose name it is asked there: sets with the same account share its quota.
+    pub account: String,
     /// Starts under way behind this provisioner at one time, from the JIT request to the pod: what it takes at once, and
     /// no configuration is asked for that the cluster could not take.
     pub in_flight_max: u32,
-    /// Its provisioner keeps records of its own.
-    pub has_records: bool,
+    pub kind: Kind,
     pub session: Session,
     /// When the queue last answered, if only by silence: statistics from before a long deafness may speak of
     /// jobs that are over.
@@ -211,6 +214,8 @@ pub struct SetWorld {
     pub hearing: Option<Hearing>,
     /// It has been silent for too long ([`want::SILENCE`]).
     pub deaf: bool,
+    /// Since when it is clear that jobs wait beside idle runners that do not get them.
+    pub mismatched: Option<Moment>,
     pub demand: Demand,
     pub runners: BTreeMap<RunnerName, Runner>,
     /// Since when there have been more runners than demand wants, without a break.
@@ -280,9 +285,10 @@ impl SetWorld {
     }
 
     /// The scopes whose hurdles stop this set.
-    pub fn scopes(&self) -> [Scope; 3] {
+    pub fn scopes(&self) -> [Scope; 4] {
         [
             Scope::Set(self.name.clone()),
+            Scope::Account(self.account.clone()),
             Scope::Provisioner(self.provisioner.clone()),
             Scope::Cluster,
         ]

@@ -1,36 +1,58 @@
-//! The provisioner behind which a GHARTS with the set-aware extension stands.
+//! The provisioner behind which a GHARTS stands: how a runner that it registers meets the jobs of a scale set.
 //!
-//! A runner that GHARTS registers in the ordinary way belongs to no scale set, and a job of a scale set
-//! never runs on it. So this one makes runners only where the server shows that it binds them: by its
+//! | binding | what it is |
+//! | --- | --- |
+//! | [`Binding::ScaleSet`] | the set-aware extension: registered with the set (this file) |
+//! | [`Binding::Labels`] | an ordinary runner with the set's labels ([`labels`]) |
+//! | [`Binding::RegistrationToken`] | policy, quota and audit at GHARTS, then the set's own JIT configuration with the authority of the registration token that it hands out ([`registration_token`]) |
+//!
+//! A runner that GHARTS registers in the ordinary way belongs to no scale set, and a job of a scale set never runs
+//! on it. So the first binding makes runners only where the server shows that it binds them: by its
 //! feature flag, by its API description, or, where neither can be had, by the echo in the first answer. An
 //! answer without echo is an ordinary runner: it is given back at once, and the refusal says what mends it.
 //!
 //! What is known of a server is kept only while it is good news; bad news is asked for again each time,
 //! and the caller decides how often that is.
 
+mod labels;
+mod registration_token;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 
+pub use self::registration_token::GitHubAccess;
 use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released};
 use crate::{
     clock::Clock,
     gharts::{
         Client, Deleted, Failure, Trouble,
-        wire::{self, JitAnswer, Me},
+        wire::{self, JitAnswer, Me, ScaleSetFields},
     },
 };
 
-const REMEDY: &str = "upgrade GHARTS with the extension described in docs/gharts-extension.md, or set `provisioner: scaleSet` \
-                      for this scale set";
+/// What every self-hosted runner is called.
+const SELF_HOSTED: &str = "self-hosted";
+const REMEDY: &str = "upgrade GHARTS with the extension described in docs/gharts-extension.md, set `provisioner: scaleSet` \
+                      for this scale set, or bind its runners another way: `runnerBinding: registrationToken` with the older \
+                      GHARTS, `runnerBinding: labels` (experimental) with any";
 
-/// Registers runners of scale sets through GHARTS.
+/// How the runners of a set meet its jobs.
+#[derive(Debug)]
+pub enum Binding {
+    ScaleSet,
+    Labels { runner_group_id: Option<i64> },
+    RegistrationToken(Box<GitHubAccess>),
+}
+
+/// Registers runners through GHARTS, for one team and in one way.
 #[derive(Debug)]
 pub struct GhartsProvisioner {
     client: Arc<Client>,
     clock: Clock,
     /// Name or id, as the file says.
     team: Option<String>,
+    binding: Binding,
     known: Mutex<Option<Known>>,
 }
 
@@ -50,11 +72,12 @@ struct Team {
 }
 
 impl GhartsProvisioner {
-    pub fn new(client: Arc<Client>, clock: Clock, team: Option<String>) -> Self {
+    pub fn new(client: Arc<Client>, clock: Clock, team: Option<String>, binding: Binding) -> Self {
         Self {
             client,
             clock,
             team,
+            binding,
             known: Mutex::new(None),
         }
     }
@@ -64,32 +87,30 @@ impl GhartsProvisioner {
         let known = self.server().await?;
         let team = self.team.as_ref();
         let team = team.map_or_else(|| "no team asked for".to_owned(), |team| format!("team {team}"));
-        let binding = if known.binds {
-            "it binds runners to scale sets"
-        } else {
-            "whether it binds runners to scale sets shows at the first runner"
+        let binding = match &self.binding {
+            Binding::ScaleSet if known.binds => "it binds runners to scale sets",
+            Binding::ScaleSet => "whether it binds runners to scale sets shows at the first runner",
+            Binding::Labels { .. } => "runners are bound to jobs by labels only (experimental)",
+            Binding::RegistrationToken(_) => "whether it hands out registration tokens shows at the first runner",
         };
         Ok(format!("{team}; {binding}"))
     }
 
     async fn grant(&self, request: &JitRequest) -> Result<Granted, Refusal> {
+        match &self.binding {
+            Binding::ScaleSet => self.grant_in_set(request).await,
+            Binding::Labels { runner_group_id } => self.grant_by_labels(request, *runner_group_id).await,
+            Binding::RegistrationToken(github) => self.grant_by_registration_token(request, github).await,
+        }
+    }
+
+    async fn grant_in_set(&self, request: &JitRequest) -> Result<Granted, Refusal> {
         let known = self.server().await?;
-        let wire = wire::JitRequest {
-            runner_name: request.name.as_str().to_owned(),
-            labels: request.labels.clone(),
-            team_id: known.team.id.clone(),
-            team_name: known.team.name.clone(),
-            work_folder: request.work_folder.clone(),
+        let fields = ScaleSetFields {
             runner_scale_set_id: request.scale_set_id,
             runner_scale_set_name: request.set.as_str().to_owned(),
         };
-        let answer = self.client.jit(&wire).await.map_err(|failure| {
-            // A team may have been renamed or changed hands; ask anew before the next try.
-            if matches!(failure.trouble, Trouble::NotAuthorized | Trouble::Configuration) {
-                *self.known() = None;
-            }
-            refused_jit(failure, request)
-        })?;
+        let answer = self.ask(request, &known.team, None, Some(fields)).await?;
         match answer.runner_scale_set_id {
             Some(id) if id == request.scale_set_id => {
                 *self.known() = Some(Known { binds: true, ..known });
@@ -104,14 +125,35 @@ impl GhartsProvisioner {
         }
     }
 
+    async fn ask(
+        &self,
+        request: &JitRequest,
+        team: &Team,
+        runner_group_id: Option<i64>,
+        scale_set: Option<ScaleSetFields>,
+    ) -> Result<JitAnswer, Refusal> {
+        let wire = wire::JitRequest {
+            runner_name: request.name.as_str().to_owned(),
+            labels: sent_labels(&request.labels),
+            team_id: team.id.clone(),
+            team_name: team.name.clone(),
+            work_folder: request.work_folder.clone(),
+            runner_group_id,
+            scale_set,
+        };
+        self.client.jit(&wire).await.map_err(|failure| {
+            // A team may have been renamed or changed hands; ask anew before the next try.
+            if matches!(failure.trouble, Trouble::NotAuthorized | Trouble::Configuration) {
+                *self.known() = None;
+            }
+            refused_jit(failure, request)
+        })
+    }
+
     /// Undoes the registration of a runner that no job of the set could reach.
     async fn give_back(&self, request: &JitRequest, answer: &JitAnswer, echo: Option<i64>) -> Refusal {
         *self.known() = None;
-        let fate = match self.client.delete(&answer.runner_id).await {
-            Ok(Deleted::Removed | Deleted::Gone) => "it was given back".to_owned(),
-            Ok(Deleted::Busy) => "it could not be given back: GitHub says that it is busy".to_owned(),
-            Err(failure) => format!("it could not be given back yet: {failure}"),
-        };
+        let fate = self.undo(&answer.runner_id).await;
         let (class, what) = match echo {
             None => (
                 Class::BindingUnsupported,
@@ -131,6 +173,15 @@ impl GhartsProvisioner {
         refusal(class, what)
     }
 
+    /// Gives a record back that is of no use; says what became of it.
+    async fn undo(&self, runner_id: &str) -> String {
+        match self.client.delete(runner_id).await {
+            Ok(Deleted::Removed | Deleted::Gone) => "it was given back".to_owned(),
+            Ok(Deleted::Busy) => "it could not be given back: GitHub says that it is busy".to_owned(),
+            Err(failure) => format!("it could not be given back yet: {failure}"),
+        }
+    }
+
     /// What is known of the server, asked for where nothing is.
     async fn server(&self) -> Result<Known, Refusal> {
         if let Some(known) = self.known().clone() {
@@ -143,6 +194,11 @@ impl GhartsProvisioner {
             Err(failure) => return Err(failure.into()),
         };
         let team = choose_team(self.team.as_deref(), &me)?;
+        if !matches!(self.binding, Binding::ScaleSet) {
+            let known = Known { team, binds: false };
+            *self.known() = Some(known.clone());
+            return Ok(known);
+        }
         let binds = me.binds_to_scale_sets()
             || match self.client.describes_extension().await {
                 Some(false) => {
@@ -236,9 +292,10 @@ fn choose_team(wanted: Option<&str>, me: &Me) -> Result<Team, Refusal> {
         });
     };
     if let Some(team) = teams.iter().find(|t| t.id == wanted || t.name == wanted) {
+        // By both names: today's servers know only ids, the first design's only names, and each ignores the other.
         return Ok(Team {
             id: Some(team.id.clone()),
-            name: None,
+            name: Some(team.name.clone()),
         });
     }
     // A person's membership is the server's to judge; a machine client's team is fixed, and its request's ignored.
@@ -257,6 +314,12 @@ fn choose_team(wanted: Option<&str>, me: &Me) -> Result<Team, Refusal> {
         Class::Configuration,
         format!("gharts.team `{wanted}` is none of this identity's teams, which are: {have}"),
     ))
+}
+
+/// GHARTS adds `self-hosted` by itself, and no policy permits it.
+fn sent_labels(labels: &[String]) -> Vec<String> {
+    let sent = labels.iter().filter(|label| *label != SELF_HOSTED);
+    sent.cloned().collect()
 }
 
 fn is_uuid(text: &str) -> bool {

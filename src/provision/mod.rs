@@ -110,13 +110,23 @@ impl Class {
         }
     }
 
-    /// Whether the refusal is about this scale set's own labels, names or settings, so that other sets behind the
-    /// same service may fare better.
-    pub fn concerns_one_set(self) -> bool {
-        matches!(
-            self,
-            Self::LabelPolicy | Self::InvalidRequest | Self::Configuration | Self::BindingUnsupported | Self::NameTaken
-        )
+    /// Who else would be refused so.
+    pub fn concerns(self) -> Concerns {
+        match self {
+            Self::LabelPolicy
+            | Self::InvalidRequest
+            | Self::Configuration
+            | Self::BindingUnsupported
+            | Self::NameTaken => Concerns::Set,
+            Self::Quota | Self::NotAuthorized => Concerns::Account,
+            Self::Credentials
+            | Self::ClockSkew
+            | Self::IssuerDown
+            | Self::RateLimited
+            | Self::Upstream
+            | Self::UnknownOutcome
+            | Self::Unreachable => Concerns::Service,
+        }
     }
 
     /// Stable code, for metrics, logs and status.
@@ -138,6 +148,17 @@ impl Class {
             Self::Unreachable => "unreachable",
         }
     }
+}
+
+/// How far a refusal reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concerns {
+    /// It is about this scale set's own labels, names or settings: other sets may fare better.
+    Set,
+    /// It is about the account (identity and team) in whose name the set asks.
+    Account,
+    /// Whoever asks the service would hear the same.
+    Service,
 }
 
 /// No JIT configuration. `message` holds the server's own words, cut and redacted.

@@ -1,5 +1,6 @@
 //! The daemon, unchanged, in the simulated world under virtual time.
 
+mod bindings;
 mod cable;
 mod errors;
 mod gharts;
@@ -17,6 +18,7 @@ mod pods;
 mod queue;
 mod registration;
 mod restarts;
+mod teams;
 
 use std::time::Duration;
 

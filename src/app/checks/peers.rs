@@ -14,6 +14,7 @@ use crate::{
     app::{
         compose,
         githubs::{GitHubs, Way},
+        token_service::{self, Account, TokenService},
     },
     clock::Clock,
     config::{Config, ConfigUrl, Gharts, ProvisionerKind, ScaleSet},
@@ -22,7 +23,6 @@ use crate::{
     identity::Cached,
     ids::RunnerName,
     plan::{reason::Code, runner::Purpose},
-    provision::gharts::GhartsProvisioner,
     runner::manifest::Blueprint,
     scaleset::{Connection, GroupAccess},
     shutdown::Tasks,
@@ -75,8 +75,9 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
     for set in &config.scale_sets {
         checks.push(scale_set(set, githubs.of(&set.github), &tidying));
     }
-    if let (Some(settings), Some(service)) = (&config.gharts, service) {
-        checks.push(token_service(config, settings, service, &clock));
+    if let (Some(settings), Some(client)) = (&config.gharts, service) {
+        let service = TokenService::new(settings, client, github, clock, SEED);
+        checks.extend(token_service(config, service));
     }
     if let Some(client) = client {
         for set in &config.scale_sets {
@@ -235,30 +236,49 @@ fn token_service_client(
 ) -> Arc<Client> {
     let source = compose::token_source(&gharts.oidc, config, client, transport, clock);
     let token = Arc::new(Cached::new(source, clock.clone()));
-    compose::gharts_client(gharts, transport.clone(), clock.clone(), token)
+    token_service::client(gharts, transport.clone(), clock.clone(), token)
 }
 
-fn token_service(config: &Config, gharts: &Gharts, client: Arc<Client>, clock: &Clock) -> Check {
-    let name = format!("GHARTS at {} accepts us", gharts.base_url);
-    let provisioner = GhartsProvisioner::new(client, clock.clone(), gharts.team.clone());
-    let used = config
+/// One line for each team and way of binding that the sets ask for; one, too, where none uses it.
+fn token_service(config: &Config, mut service: TokenService) -> Vec<Check> {
+    let users = config
         .scale_sets
         .iter()
-        .any(|s| s.provisioner == ProvisionerKind::Gharts);
-    Check {
-        name,
-        run: async move {
-            match provisioner.probe().await {
-                Ok(found) => Ok(found),
-                Err(refusal) if !used => Ok(format!("no scale set uses it; it says: {refusal}")),
-                Err(refusal) => {
-                    let remedy = Code::from(refusal.class).remedy().unwrap_or("see the message");
-                    Err(CheckFailure::new(refusal.message, remedy))
-                }
-            }
+        .filter(|set| set.provisioner == ProvisionerKind::Gharts);
+    let mut accounts: Vec<(Account, Vec<&str>)> = Vec::new();
+    for set in users {
+        let account = service.account(set);
+        match accounts.iter_mut().find(|(known, _)| *known == account) {
+            Some((_, sets)) => sets.push(set.name.as_str()),
+            None => accounts.push((account, vec![set.name.as_str()])),
         }
-        .boxed(),
     }
+    if accounts.is_empty() {
+        let account = service.default_account(&config.github.config_url);
+        let provisioner = service.provisioner(&account);
+        return vec![Check {
+            name: format!("{} accepts us", service.key),
+            run: async move {
+                let says = provisioner.probe().await.unwrap_or_else(|refusal| refusal.message);
+                Ok(format!("no scale set uses it; it says: {says}"))
+            }
+            .boxed(),
+        }];
+    }
+    let mut check = |(account, sets): (Account, Vec<&str>)| {
+        let provisioner = service.provisioner(&account);
+        Check {
+            name: format!("{} accepts us for {}", service.key, sets.join(", ")),
+            run: async move {
+                provisioner.probe().await.map_err(|refusal| {
+                    let remedy = Code::from(refusal.class).remedy().unwrap_or("see the message");
+                    CheckFailure::new(refusal.message, remedy)
+                })
+            }
+            .boxed(),
+        }
+    };
+    accounts.into_iter().map(&mut check).collect()
 }
 
 /// The whole pod, as a dry run: admission, quota and every field are the API server's own verdict.

@@ -26,7 +26,7 @@ use self::{
 };
 use super::{
     Exit, output,
-    sim::{Flow, GhartsArgs, Registrar, failed},
+    sim::{BindingArgs, Flow, GhartsArgs, Registrar, failed},
 };
 use crate::{
     app,
@@ -48,14 +48,14 @@ const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two questions for the daemon's status.
 const STATUS_TICKS: u32 = 5;
 /// Longest wait for all jobs, beside what their number calls for.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What their number calls for, each: with a GHARTS that answers at once, and at the recorded pace.
 const QUICK_JOB: Duration = Duration::from_millis(200);
 const SLOW_JOB: Duration = Duration::from_secs(2);
 /// Longest wait until nothing is left of any runner.
 const CLEAN_UP: Duration = Duration::from_secs(30);
-/// The reason that no waiting will cure.
-const UNSUPPORTED: &str = "binding_unsupported";
+/// The reasons that no waiting will cure.
+const HOPELESS: [&str; 2] = ["binding_unsupported", "runners_do_not_match_jobs"];
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
@@ -67,6 +67,8 @@ pub(super) struct DemoArgs {
     seed: u64,
     #[command(flatten)]
     gharts: GhartsArgs,
+    #[command(flatten)]
+    binding: BindingArgs,
     #[arg(long, value_enum, default_value = "github")]
     flow: Flow,
     #[arg(long, value_enum, default_value = "gharts")]
@@ -275,7 +277,7 @@ impl Demo {
 fn options(args: &DemoArgs, workload: &Workload) -> Options {
     // A person shall see pods start; a measured run shall not wait for them.
     let start_delay = if args.jobs.is_some() { 0 } else { 300 };
-    args.gharts.apply(Options {
+    let options = args.gharts.apply(Options {
         seed: args.seed,
         flow: args.flow.into(),
         sets: workload.set_options(),
@@ -286,12 +288,16 @@ fn options(args: &DemoArgs, workload: &Workload) -> Options {
             ..FleetSettings::default()
         }),
         ..Options::default()
-    })
+    });
+    args.binding.apply(options)
 }
 
 fn unsupported(status: &Status) -> Vec<ReasonStatus> {
     let reasons = status.scale_sets.iter().flat_map(|set| &set.reasons);
-    let mut found: Vec<ReasonStatus> = reasons.filter(|reason| reason.code == UNSUPPORTED).cloned().collect();
+    let mut found: Vec<ReasonStatus> = reasons
+        .filter(|reason| HOPELESS.contains(&reason.code.as_str()))
+        .cloned()
+        .collect();
     found.dedup_by(|a, b| a.message == b.message);
     found
 }

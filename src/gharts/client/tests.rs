@@ -15,8 +15,11 @@ fn request() -> JitRequest {
         team_id: None,
         team_name: None,
         work_folder: "_work".into(),
-        runner_scale_set_id: 42,
-        runner_scale_set_name: "linux-large".into(),
+        runner_group_id: None,
+        scale_set: Some(crate::gharts::wire::ScaleSetFields {
+            runner_scale_set_id: 42,
+            runner_scale_set_name: "linux-large".into(),
+        }),
     }
 }
 

@@ -31,7 +31,8 @@ impl Runner {
                 if let State::Retiring { since, .. } = &mut self.state {
                     *since = now;
                 }
-                self.remove_agent.hurry(now);
+                let proof = self.proof();
+                self.todo(proof).hurry(now);
             }
             Deadline::Verdict => {
                 self.covers = false;
@@ -55,9 +56,7 @@ impl Runner {
             State::JobDone { since } if self.delete_pod == Todo::No && self.pod.is_some() => {
                 Some((since + t.after_job, Deadline::AfterJob))
             }
-            State::Retiring { since, .. } if self.remove_agent != Todo::Done => {
-                Some((since + RETIRING, Deadline::RetryRemoval))
-            }
+            State::Retiring { since, .. } if !self.is_proved() => Some((since + RETIRING, Deadline::RetryRemoval)),
             // Judged by what its queue does not say: only while the queue speaks to us.
             State::Ended { at } if self.suspect => {
                 let heard = self.hearing.filter(|h| h.last >= at)?;
@@ -96,7 +95,7 @@ impl Runner {
 
     /// While a runner process may run, its registration goes first: a service that refuses a busy one is the
     /// only proof. Otherwise the pod goes first: its capacity is free at once.
-    fn agent_first(&self) -> bool {
+    fn proof_first(&self) -> bool {
         match self.state {
             State::Retiring { .. } => true,
             State::Failed { failure, .. } => failure != Failure::TotalLifetime && self.pod_runs(),
@@ -113,14 +112,15 @@ impl Runner {
         if self.starting {
             return calls;
         }
-        let agent_blocks = self.agent_first() && self.remove_agent != Todo::Done;
-        if self.delete_pod.is_due(now) && !agent_blocks && self.pod.is_some() {
+        let awaited = (self.proof_first() && !self.is_proved()).then(|| self.proof());
+        let may = |call: Call| awaited.is_none_or(|proof| proof == call);
+        if self.delete_pod.is_due(now) && may(Call::DeletePod) && self.pod.is_some() {
             calls.push(Call::DeletePod);
         }
-        if self.remove_agent.is_due(now) {
+        if self.remove_agent.is_due(now) && may(Call::RemoveAgent) {
             calls.push(Call::RemoveAgent);
         }
-        if self.remove_record.is_due(now) && !agent_blocks {
+        if self.remove_record.is_due(now) && may(Call::RemoveRecord) {
             calls.push(Call::RemoveRecord);
         }
         if self.check_secret.is_due(now) && matches!(self.state, State::Pending { .. }) {

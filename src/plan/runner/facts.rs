@@ -120,6 +120,24 @@ pub enum Purpose {
     Spare,
 }
 
+/// What is the same for every runner of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The provisioner keeps records of its own, which must be taken back.
+    pub has_record: bool,
+    pub meets: Meets,
+}
+
+/// How a runner meets its job: who tells of it, and who can prove that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meets {
+    /// Registered with the set: the queue tells of its job, and the Actions service refuses to remove it then.
+    InSet,
+    /// An ordinary runner with the set's labels. Only the agents list shows that it is busy, and only its
+    /// provisioner's word that it has removed it (GitHub refuses a busy one) proves that it is not.
+    ByLabels,
+}
+
 /// A call about one runner, to be made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
@@ -138,6 +156,8 @@ pub enum Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallResult {
     Done,
+    /// `RemoveRecord`: there was none, so that nobody looked whether it executes a job.
+    Gone,
     /// `RemoveAgent`, `RemoveRecord`: it executes a job.
     Busy,
     /// `CheckSecret`: there is none.

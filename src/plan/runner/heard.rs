@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::Moment, AgentSight, Call, CallResult, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, NEWS, PodEnd,
-    PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo,
+    super::Moment, AgentSight, Call, CallResult, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, Meets, NEWS,
+    PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo,
 };
 
 /// Kubernetes' word for a container that the kernel killed for its memory.
@@ -119,7 +119,7 @@ impl Runner {
         match self.state {
             State::Ended { .. } | State::Failed { .. } => return None,
             // Without the proof that no job ran, exit 0 most likely means that one did.
-            State::Retiring { .. } => self.end(now, false, zero && self.remove_agent != Todo::Done),
+            State::Retiring { .. } => self.end(now, false, zero && !self.is_proved()),
             State::JobDone { .. } => self.end(now, zero, false),
             State::Busy { .. } => self.end(now, zero, true),
             State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
@@ -130,8 +130,10 @@ impl Runner {
                 // Most likely a job so short that its messages are still on their way. Of an adopted one that
                 // was never seen idle they may have come before the restart; a deleted one may just have obeyed.
                 let unheard = self.adopted && matches!(self.state, State::Pending { .. });
-                self.suspect = !deleted && !unheard;
-                self.end(now, self.suspect, true);
+                let well = !deleted && !unheard;
+                // Nobody tells of an ordinary runner's job.
+                self.suspect = well && self.kind.meets == Meets::InSet;
+                self.end(now, well, true);
             }
         }
         Some(Happening::Ended)
@@ -143,7 +145,7 @@ impl Runner {
         self.covers = covers && !self.job_completed;
         self.mark_busy.give_up();
         self.delete_pod.demand(now);
-        if self.has_record {
+        if self.kind.has_record {
             self.remove_record.demand(now);
         }
         if !deregistered {
@@ -156,7 +158,7 @@ impl Runner {
         self.covers = false;
         self.remove_agent.demand(now);
         self.delete_pod.demand(now);
-        if self.has_record {
+        if self.kind.has_record {
             self.remove_record.demand(now);
         }
         Happening::Failed(failure)
@@ -247,6 +249,10 @@ impl Runner {
     /// An agents list whose request began at `began` shows this runner so.
     pub fn agent_seen(&mut self, now: Moment, began: Moment, sight: AgentSight, id: Option<i64>) -> Option<Happening> {
         self.agent_id = self.agent_id.or(id);
+        self.idle_lists = match sight {
+            AgentSight::Online { busy: false } => Some((self.idle_lists.map_or(began, |(first, _)| first), began)),
+            _ => None,
+        };
         match (sight, &self.state) {
             (AgentSight::Absent, State::Pending { .. } | State::Idle { .. }) => {
                 if self.pod_since.is_none_or(|since| since >= began) {
@@ -274,6 +280,12 @@ impl Runner {
                 }
                 first.then_some(Happening::Registered)
             }
+            (AgentSight::Online { busy: true }, State::Retiring { .. })
+                if self.kind.meets == Meets::ByLabels && self.may_still_work() =>
+            {
+                self.found_busy(now);
+                None
+            }
             _ => None,
         }
     }
@@ -290,7 +302,8 @@ impl Runner {
         let online = matches!(self.state, State::Idle { .. });
         if matches!(self.state, State::Pending { .. } | State::Idle { .. }) {
             self.state = State::Retiring { since: now, online };
-            self.remove_agent.renew(now);
+            let proof = self.proof();
+            self.todo(proof).renew(now);
         }
     }
 
@@ -314,9 +327,13 @@ impl Runner {
                     return Some(self.fail(now, Failure::LostSecret));
                 }
             }
+            CallResult::Gone if matches!(self.state, State::Retiring { .. }) && self.proof() == call => {
+                *self.todo(call) = Todo::Done;
+                self.keep_to_its_end(now);
+            }
             CallResult::Busy if self.may_still_work() => self.found_busy(now),
             CallResult::Busy | CallResult::Failed => self.todo(call).again(now),
-            CallResult::Done => {
+            CallResult::Done | CallResult::Gone => {
                 *self.todo(call) = Todo::Done;
                 self.done(now, call);
             }
@@ -324,11 +341,28 @@ impl Runner {
         None
     }
 
+    /// It may execute a job, and nobody can tell: it is not surplus any more.
+    fn keep_to_its_end(&mut self, now: Moment) {
+        self.unprovable = true;
+        if let State::Retiring { online, .. } = self.state {
+            self.state = if online {
+                State::Idle { since: now }
+            } else {
+                State::Pending { since: now }
+            };
+        }
+    }
+
     fn done(&mut self, now: Moment, call: Call) {
         match (call, &self.state) {
+            // Its provisioner has removed the registration at GitHub, too.
+            (Call::RemoveRecord, State::Retiring { .. }) if self.proof() == call => {
+                self.remove_agent = Todo::Done;
+                self.delete_pod.demand(now);
+            }
             (Call::RemoveAgent, State::Retiring { .. }) => {
                 self.delete_pod.demand(now);
-                if self.has_record {
+                if self.kind.has_record {
                     self.remove_record.demand(now);
                 }
             }

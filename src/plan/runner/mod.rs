@@ -18,7 +18,8 @@ mod todo;
 use std::time::Duration;
 
 pub use facts::{
-    Adopted, AgentSight, Call, CallResult, Failure, Happening, Hearing, Job, PodEnd, PodFacts, PodProgress, Purpose,
+    Adopted, AgentSight, Call, CallResult, Failure, Happening, Hearing, Job, Kind, Meets, PodEnd, PodFacts,
+    PodProgress, Purpose,
 };
 use todo::Todo;
 
@@ -37,6 +38,8 @@ pub const VERDICT: Duration = Duration::from_mins(1);
 pub const NEWS: Duration = Duration::from_secs(10);
 /// A job that is over by then is not worth the write that marks its pod.
 pub const SHORT_JOB: Duration = Duration::from_secs(2);
+/// Between two agents lists that show an ordinary runner idle, before it may go.
+const IDLE_CONFIRMATION: Duration = Duration::from_secs(30);
 /// A registration absent from this many lists in a row, each begun after the pod was made, is lost.
 const LISTS_TO_LOSE: u8 = 2;
 /// `runner` exit code of a version that GitHub no longer serves.
@@ -111,15 +114,18 @@ pub struct Runner {
     remove_record: Todo,
     mark_busy: Todo,
     check_secret: Todo,
-    /// The provisioner keeps records of its own, which must be taken back.
-    has_record: bool,
+    kind: Kind,
+    /// [`Meets::ByLabels`]: the first and the newest agents list of an unbroken row that showed it idle.
+    idle_lists: Option<(Moment, Moment)>,
+    /// Nobody can prove that it is idle: it stays until its own end.
+    unprovable: bool,
     /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
     starting: bool,
 }
 
 impl Runner {
     /// A runner whose creation was decided just now.
-    pub fn decided(name: RunnerName, purpose: Purpose, now: Moment, has_record: bool) -> Self {
+    pub fn decided(name: RunnerName, purpose: Purpose, now: Moment, kind: Kind) -> Self {
         Self {
             name,
             purpose,
@@ -148,14 +154,16 @@ impl Runner {
             remove_record: Todo::No,
             mark_busy: Todo::No,
             check_secret: Todo::No,
-            has_record,
+            kind,
+            idle_lists: None,
+            unprovable: false,
             starting: true,
         }
     }
 
     /// A runner found through its pod after a restart.
-    pub fn adopted(name: RunnerName, purpose: Purpose, now: Moment, found: Adopted, has_record: bool) -> Self {
-        let mut runner = Self::decided(name, purpose, now, has_record);
+    pub fn adopted(name: RunnerName, purpose: Purpose, now: Moment, found: Adopted, kind: Kind) -> Self {
+        let mut runner = Self::decided(name, purpose, now, kind);
         runner.adopted = true;
         runner.starting = false;
         runner.created = found.pod.created;
@@ -224,16 +232,29 @@ impl Runner {
     /// May be retired when surplus: whether it is online, and since when it waits for work. Runners still
     /// asking for their JIT configuration are not cancelled: cancelling leaks.
     pub fn spare_since(&self) -> Option<(bool, Moment)> {
+        if self.unprovable {
+            return None;
+        }
         match self.state {
             State::Pending { since } => Some((false, since)),
-            State::Idle { since } => Some((true, since)),
+            State::Idle { since } if self.kind.meets == Meets::InSet || self.is_seen_idle() => Some((true, since)),
             _ => None,
         }
     }
 
-    /// Its agent is neither known to be online nor known to be over: the agents list would tell.
+    /// Two lists, far enough apart, have shown it idle, and none in between busy.
+    fn is_seen_idle(&self) -> bool {
+        self.idle_lists
+            .is_some_and(|(first, newest)| newest.since(first) >= IDLE_CONFIRMATION)
+    }
+
+    /// The agents list would tell news of it: whether it is online, and where nothing else tells, whether it is busy.
     pub fn is_unconfirmed(&self) -> bool {
-        matches!(self.state, State::Pending { .. }) && self.pod_runs()
+        match self.state {
+            State::Pending { .. } => self.pod_runs(),
+            State::Idle { .. } | State::Retiring { .. } => self.kind.meets == Meets::ByLabels,
+            _ => false,
+        }
     }
 
     /// Nothing is left to do or to remember. A pod that the watch has shown is remembered until the watch shows
@@ -274,6 +295,22 @@ impl Runner {
         self.pod
             .as_ref()
             .is_some_and(|p| matches!(p.progress, PodProgress::Running { .. }))
+    }
+
+    /// The call whose success proves that it executes no job.
+    fn proof(&self) -> Call {
+        match (self.kind.meets, &self.state) {
+            (Meets::ByLabels, State::Retiring { .. }) => Call::RemoveRecord,
+            _ => Call::RemoveAgent,
+        }
+    }
+
+    fn is_proved(&self) -> bool {
+        let proof = match self.proof() {
+            Call::RemoveRecord => self.remove_record,
+            _ => self.remove_agent,
+        };
+        proof == Todo::Done
     }
 
     fn todo(&mut self, call: Call) -> &mut Todo {

@@ -7,6 +7,15 @@ fn at(secs: i64) -> Moment {
     Moment::from_millis(secs * 1000)
 }
 
+const IN_SET: Kind = Kind {
+    has_record: true,
+    meets: Meets::InSet,
+};
+const BY_LABELS: Kind = Kind {
+    has_record: true,
+    meets: Meets::ByLabels,
+};
+
 /// One runner, driven by sentences.
 struct Life {
     runner: Runner,
@@ -16,7 +25,7 @@ struct Life {
 impl Life {
     /// Decided at 0 s.
     fn decided() -> Self {
-        Self::new(Runner::decided(RunnerName::new("r"), Purpose::Demand, at(0), true))
+        Self::new(Runner::decided(RunnerName::new("r"), Purpose::Demand, at(0), IN_SET))
     }
 
     fn new(runner: Runner) -> Self {
@@ -70,7 +79,7 @@ impl Life {
             Purpose::Demand,
             at(0),
             found,
-            true,
+            IN_SET,
         ));
         life.runner.pod_seen(at(0), pod);
         life
@@ -807,4 +816,87 @@ fn calls_are_repeated_later_and_later_up_to_a_minute() {
     }
     assert_eq!(tries, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
     assert_eq!(life.runner.wake_at(at(200), &life.timeouts), Some(at(243)));
+}
+
+// ---- Ordinary runners -----------------------------------------------------------------------------------
+
+/// Online since 20 s, with the set's labels and outside the set.
+fn ordinary() -> Life {
+    let mut life = Life::idle();
+    life.runner.kind = BY_LABELS;
+    life
+}
+
+/// Surplus at 60 s, after two lists that showed it idle.
+fn ordinary_retiring() -> Life {
+    let mut life = ordinary();
+    life.listed(50, AgentSight::Online { busy: false });
+    assert!(life.runner.spare_since().is_some());
+    life.runner.retire(at(60));
+    life
+}
+
+#[test]
+fn b43_an_ordinary_runner_is_asked_after_as_long_as_only_the_list_tells_of_its_job() {
+    let mut life = ordinary();
+    assert!(life.runner.is_unconfirmed());
+    life.listed(35, AgentSight::Online { busy: true });
+    assert_eq!((life.state(), life.runner.is_unconfirmed()), ("busy", false));
+    assert!(
+        !Life::idle().runner.is_unconfirmed(),
+        "of the set's own the queue tells"
+    );
+}
+
+#[test]
+fn b12_an_ordinary_runner_is_surplus_only_after_two_lists_half_a_minute_apart_showed_it_idle() {
+    let mut life = ordinary();
+    assert_eq!(life.runner.spare_since(), None);
+    life.listed(48, AgentSight::Online { busy: false });
+    assert_eq!(life.runner.spare_since(), None);
+    life.listed(50, AgentSight::Online { busy: false });
+    assert_eq!(life.runner.spare_since(), Some((true, at(20))));
+    life.listed(60, AgentSight::Offline);
+    assert_eq!(life.runner.spare_since(), None, "the row is broken");
+}
+
+#[test]
+fn b12_the_proof_that_an_ordinary_runner_is_idle_is_its_provisioners_word_that_it_removed_it() {
+    let mut life = ordinary_retiring();
+    life.call(60, Call::RemoveRecord, CallResult::Done);
+    assert_eq!(life.due(60), [Call::DeletePod]);
+    life.call(60, Call::DeletePod, CallResult::Done);
+    assert_eq!((life.state(), life.due(900)), ("ended", vec![]));
+}
+
+#[test]
+fn b12_an_ordinary_runner_that_github_refuses_to_remove_is_busy() {
+    let mut life = ordinary_retiring();
+    life.call(60, Call::RemoveRecord, CallResult::Busy);
+    assert_eq!((life.state(), life.due(61)), ("busy", vec![]));
+
+    let mut life = ordinary_retiring();
+    life.listed(61, AgentSight::Online { busy: true });
+    assert_eq!((life.state(), life.due(62)), ("busy", vec![]), "the list says so first");
+}
+
+#[test]
+fn b43_an_ordinary_runner_whose_record_is_gone_stays_until_its_own_end() {
+    let mut life = ordinary_retiring();
+    life.call(60, Call::RemoveRecord, CallResult::Gone);
+    assert_eq!((life.state(), life.counts(), life.due(900)), ("idle", LIVE, vec![]));
+    life.listed(120, AgentSight::Online { busy: false });
+    life.listed(180, AgentSight::Online { busy: false });
+    assert_eq!(life.runner.spare_since(), None, "nobody can prove that it is idle");
+    life.exits(200, 0, "Completed");
+    assert_eq!((life.state(), life.due(200)), ("ended", vec![Call::DeletePod]));
+}
+
+#[test]
+fn b33_an_ordinary_runner_that_ends_well_had_a_job_of_which_nobody_tells() {
+    let mut life = ordinary();
+    life.exits(40, 0, "Completed");
+    assert_eq!(life.due(40), [Call::DeletePod, Call::RemoveRecord]);
+    life.passes(9000);
+    assert_eq!((life.state(), life.counts()), ("ended", OVER));
 }

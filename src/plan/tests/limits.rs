@@ -50,7 +50,10 @@ fn b19_after_a_refusal_capacity_is_what_is_granted_and_rises_only_with_a_grant()
     let mut world = world([set("a").with(0, assigned(5)).with_idle(2, 0).with_decided(1, 0)]);
     refuse(&mut world, 0, 0, Code::QuotaExceeded);
     let plan = plan_of(&world, "a", 0);
-    assert_eq!((plan.capacity, plan.create.len(), plan.listen_closely), (2, 0, true));
+    assert_eq!(
+        (plan.capacity, plan.create.len(), plan.listen_every.is_some()),
+        (2, 0, true)
+    );
     assert_eq!(codes(&plan), ["quota_exceeded"]);
     assert_eq!(plan_of(&world, "a", 6).capacity, 2, "asking again is no grant");
     grant(&mut world, "a", 6);

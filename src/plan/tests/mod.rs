@@ -11,9 +11,15 @@ use crate::{
     config::Timeouts,
     plan::{
         demand::{Demand, Reading},
-        runner::{Hearing, PodFacts, PodProgress, Runner},
+        runner::{Hearing, Kind, Meets, PodFacts, PodProgress, Runner},
         world::Session,
     },
+};
+
+/// A runner of a set, with a record at its provisioner.
+const KIND: Kind = Kind {
+    has_record: true,
+    meets: Meets::InSet,
 };
 
 fn at(secs: i64) -> Moment {
@@ -37,14 +43,16 @@ fn set(name: &str) -> SetWorld {
         max_runners: 10,
         timeouts: Timeouts::default(),
         provisioner: "gharts".into(),
+        account: "gharts, team".into(),
         in_flight_max: 4,
-        has_records: true,
+        kind: KIND,
         session: Session::Polling,
         demand: Demand::default(),
         runners: BTreeMap::new(),
         heard: None,
         hearing: Some(Hearing::default()),
         deaf: false,
+        mismatched: None,
         surplus_since: None,
     }
 }
@@ -73,7 +81,7 @@ impl SetWorld {
     fn with_decided(mut self, n: u32, now: i64) -> Self {
         for _ in 0..n {
             let name = RunnerName::new(&format!("{}-{}", self.name, self.runners.len()));
-            let runner = Runner::decided(name.clone(), Purpose::Demand, at(now), true);
+            let runner = Runner::decided(name.clone(), Purpose::Demand, at(now), KIND);
             self.runners.insert(name, runner);
         }
         self

@@ -22,7 +22,11 @@ fn b13_surplus_goes_after_its_idle_time_youngest_first() {
         .with_idle(1, 10)
         .with_idle(1, 20)
         .with_idle(1, 15)]);
-    world.read(at(60), at(60), &SetName::new("a"), assigned(1));
+    let one_runs = Reading {
+        running: 1,
+        ..assigned(1)
+    };
+    world.read(at(60), at(60), &SetName::new("a"), one_runs);
     world.advance(at(60));
     let plan = plan_of(&world, "a", 60);
     assert_eq!((names(&plan), plan.wake_at), (vec![], Some(at(180))));
@@ -38,7 +42,7 @@ fn b13_not_yet_registered_runners_go_first_and_young_idle_ones_wait() {
     late.pod_created(at(80), "u");
     late.started();
     let flapped = set.runners.get_mut("a-1").unwrap();
-    *flapped = Runner::decided(flapped.name.clone(), Purpose::Demand, at(0), true);
+    *flapped = Runner::decided(flapped.name.clone(), Purpose::Demand, at(0), KIND);
     flapped.pod_created(at(0), "u");
     flapped.started();
     flapped.agent_seen(at(100), at(100), AgentSight::Online { busy: false }, None);
@@ -60,7 +64,7 @@ fn b14_nothing_is_surplus_before_the_first_reading_nor_before_a_zero_is_confirme
     once.advance(at(10));
     let plan = plan_of(&once, "a", 9000);
     assert_eq!(names(&plan), Vec::<&str>::new());
-    assert!(plan.listen_closely, "a second reading is asked for");
+    assert!(plan.listen_every.is_some(), "a second reading is asked for");
 }
 
 #[test]

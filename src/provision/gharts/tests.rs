@@ -17,7 +17,11 @@ const LIST: &str = "GET /api/v1/runners?limit=200&offset=0";
 const TEAM_ID: &str = "f64ed156-775e-4e38-860d-072546fba53e";
 
 fn provisioner(script: &Arc<Script>, team: Option<&str>) -> GhartsProvisioner {
-    GhartsProvisioner::new(Arc::new(client(script)), clock(), team.map(str::to_owned))
+    bound(script, team, Binding::ScaleSet)
+}
+
+fn bound(script: &Arc<Script>, team: Option<&str>, binding: Binding) -> GhartsProvisioner {
+    GhartsProvisioner::new(Arc::new(client(script)), clock(), team.map(str::to_owned), binding)
 }
 
 fn request() -> JitRequest {
@@ -75,7 +79,7 @@ async fn b43_a_server_with_the_feature_flag_gets_both_fields_and_is_asked_once_w
     script.assert_finished();
     assert_eq!(
         script.bodies()[1],
-        json!({"runner_name": "linux-large-k3f7q-9d2m4x8w1z", "labels": ["linux"], "team_id": TEAM_ID,
+        json!({"runner_name": "linux-large-k3f7q-9d2m4x8w1z", "labels": ["linux"], "team_id": TEAM_ID, "team_name": "arc-team",
             "work_folder": "_work", "runner_scale_set_id": 42, "runner_scale_set_name": "linux-large"})
     );
 }
@@ -190,8 +194,14 @@ fn b18_b22_teams_are_named_as_each_server_wants_to_hear_it() {
     };
     let class = |choice: Result<Team, Refusal>| choice.map_err(|r| r.class);
     assert_eq!(class(choose_team(None, &person)), Ok(Team::default()));
-    assert_eq!(class(choose_team(Some("arc-team"), &person)), id(TEAM_ID));
-    assert_eq!(class(choose_team(Some(TEAM_ID), &machine)), id(TEAM_ID));
+    let both = || {
+        Ok(Team {
+            id: Some(TEAM_ID.into()),
+            name: Some("arc-team".into()),
+        })
+    };
+    assert_eq!(class(choose_team(Some("arc-team"), &person)), both());
+    assert_eq!(class(choose_team(Some(TEAM_ID), &machine)), both());
     assert_eq!(
         class(choose_team(Some(other), &person)),
         id(other),
@@ -395,4 +405,107 @@ async fn b46_records_are_the_living_ones_with_their_age_by_our_clock() {
         .collect();
     assert_eq!(known, [("n1", Some(5), 599), ("n3", None, 0)]);
     assert!(records[0].age < Duration::from_mins(10));
+}
+
+// ---- Other bindings -------------------------------------------------------------------------------------
+
+const PROVISION: &str = "POST /api/v1/runners/provision";
+
+fn labelled(script: &Arc<Script>) -> GhartsProvisioner {
+    let binding = Binding::Labels {
+        runner_group_id: Some(3),
+    };
+    bound(script, Some("arc-team"), binding)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_an_ordinary_runner_is_asked_for_without_the_extensions_fields() {
+    let script = Script::of([me(&[]), granted(None), granted(None)]);
+    let provisioner = labelled(&script);
+    let mut request = request();
+    request.labels.push("self-hosted".into());
+    let runner = provisioner.provision(&request).await.unwrap();
+    assert_eq!((runner.agent_id, runner.gharts_id.as_deref()), (Some(1057), Some("r1")));
+    provisioner.provision(&request).await.unwrap();
+    script.assert_finished();
+    assert_eq!(
+        script.bodies()[1],
+        json!({"runner_name": "linux-large-k3f7q-9d2m4x8w1z", "labels": ["linux"], "team_id": TEAM_ID, "team_name": "arc-team",
+            "work_folder": "_work", "runner_group_id": 3}),
+        "self-hosted is GHARTS' own, and no policy permits it"
+    );
+}
+
+fn by_token(script: &Arc<Script>) -> GhartsProvisioner {
+    let binding = Binding::RegistrationToken(Box::new(GitHubAccess {
+        transport: script.clone(),
+        config_url: crate::config::ConfigUrl::parse("https://github.com/acme", false).unwrap(),
+        seed: 1,
+    }));
+    bound(script, None, binding)
+}
+
+fn registration_token(github_url: &str) -> Line {
+    let body = json!({"runner_id": "r1", "runner_name": request().name.as_str(), "registration_token": "AABB",
+        "expires_at": "2026-11-23T05:00:00Z", "github_url": github_url, "labels": [], "ephemeral": true});
+    reply(PROVISION, 201, &body.to_string())
+}
+
+const REGISTER: &str = "POST /actions/runner-registration";
+const GENERATE: &str = "POST /_apis/runtime/runnerscalesets/42/generatejitconfig?api-version=6.0-preview";
+
+fn admin() -> Line {
+    let body = json!({"url": "https://pipelines.example.com", "token": "admin"});
+    reply(REGISTER, 200, &body.to_string())
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_a_registration_token_opens_the_sets_own_configuration() {
+    let jit = json!({"runner": {"id": 9, "name": request().name.as_str(), "runnerScaleSetId": 42},
+        "encodedJITConfig": "Y29uZg=="});
+    let script = Script::of([
+        registration_token("https://github.com/Acme/"),
+        admin(),
+        reply(GENERATE, 200, &jit.to_string()),
+    ]);
+    let runner = by_token(&script).provision(&request()).await.unwrap();
+    assert_eq!(runner.jit_config.expose_secret(), "Y29uZg==");
+    assert_eq!((runner.agent_id, runner.gharts_id.as_deref()), (Some(9), Some("r1")));
+    script.assert_finished();
+    assert_eq!(
+        script.bodies()[0],
+        json!({"runner_name": request().name.as_str(), "labels": [], "ephemeral": true}),
+        "that version deletes a runner whose own labels differ from those asked for"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_a_registration_token_for_another_organization_is_given_back() {
+    let script = Script::of([registration_token("https://github.com/other"), given_back()]);
+    let refusal = refused(&by_token(&script)).await;
+    assert_eq!(refusal.class, Class::Configuration);
+    assert!(refusal.message.contains("https://github.com/other"), "{refusal}");
+    assert!(refusal.message.contains("given back"), "{refusal}");
+    script.assert_finished();
+}
+
+#[tokio::test(start_paused = true)]
+async fn b47_the_record_is_given_back_when_github_refuses_the_configuration() {
+    let taken = json!({"typeName": "AgentExistsException", "message": "taken"});
+    let script = Script::of([
+        registration_token("https://github.com/acme"),
+        admin(),
+        reply(GENERATE, 409, &taken.to_string()),
+        given_back(),
+    ]);
+    assert_eq!(refused(&by_token(&script)).await.class, Class::NameTaken);
+    script.assert_finished();
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_a_version_without_registration_tokens_is_told_apart() {
+    let script = Script::of([reply(PROVISION, 405, r#"{"detail":"Method Not Allowed"}"#)]);
+    let refusal = refused(&by_token(&script)).await;
+    assert_eq!(refusal.class, Class::BindingUnsupported);
+    assert!(refusal.message.contains("provisioner: scaleSet"), "{refusal}");
 }

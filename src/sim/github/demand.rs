@@ -57,9 +57,14 @@ impl GitHub {
         })
     }
 
-    /// How many of these runners have not finished a job.
-    pub fn unfinished<'a>(&self, runners: impl Iterator<Item = &'a str>) -> usize {
-        self.with(|world, _| runners.filter(|name| !world.finished_runners.contains(*name)).count())
+    /// How many of these runners stand for the jobs that a set's client is told of: those that have neither finished a
+    /// job nor have one that was taken past every set.
+    pub fn standing_for_sets<'a>(&self, runners: impl Iterator<Item = &'a str>) -> usize {
+        self.with(|world, _| {
+            let elsewhere =
+                |name: &str| world.finished_runners.contains(name) || world.runners_past_sets.contains(name);
+            runners.filter(|name| !elsewhere(name)).count()
+        })
     }
 }
 

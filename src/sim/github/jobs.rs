@@ -333,6 +333,8 @@ impl World {
         if !was_assigned {
             // Taken past every set: no set hears of it.
             job.set = None;
+            let runner = job.runner.iter().map(|r| r.name.clone());
+            self.runners_past_sets.extend(runner);
         }
         let set = job.set;
         if let Some(agent) = registered {

@@ -98,6 +98,8 @@ pub(super) struct World {
     pub(super) connected: HashMap<String, Timestamp>,
     /// Names of runners whose one job is over.
     pub(super) finished_runners: HashSet<String>,
+    /// Ordinary runners that took a job of which no set's client is told.
+    pub(super) runners_past_sets: HashSet<String>,
     pub(super) violations: Vec<Violation>,
     pub(super) calls: BTreeMap<(&'static str, u16), u64>,
     /// A rate limit, whom it meets, and when it ends.
@@ -137,6 +139,7 @@ impl World {
             used_jits: HashMap::new(),
             connected: HashMap::new(),
             finished_runners: HashSet::new(),
+            runners_past_sets: HashSet::new(),
             violations: Vec::new(),
             calls: BTreeMap::new(),
             limit: None,

@@ -201,8 +201,8 @@ impl State {
             .find(|s| s.name == set)
             .map_or((0, 0), |s| (s.min_runners as usize, s.max_runners as usize));
         let total = options.max_runners.map_or(usize::MAX, |max| max as usize);
-        // A runner whose job is over covers none, though its pod still counts against the limits.
-        let covering = services.github.unfinished(of_set.iter().copied());
+        // A runner whose job is over, or was taken past the set, stands for none of its jobs, though its pod still counts against the limits.
+        let covering = services.github.standing_for_sets(of_set.iter().copied());
         let wanted = least + services.github.demand_as_delivered(&set);
         if of_set.len() > limit || self.live.len() > total || covering > wanted {
             let (live, allowed) = (of_set.len(), limit.min(total).min(wanted));

@@ -28,7 +28,7 @@ use super::{
         Deployment, Flavour, Gharts, GithubAccess, JwksSource, Policy, Setup as GhartsSetup, TeamSpec, TrustedIssuer,
         UserSpec,
     },
-    github::{App, Flow, GitHub, Pat, Settings as GitHubSettings, Setup as GitHubSetup},
+    github::{App, AssignedJobsRunOn, Flow, GitHub, Pat, Settings as GitHubSettings, Setup as GitHubSetup},
     keys::{KeyError, SigningKey},
     kubernetes::{self, Model},
     network::Network,
@@ -48,6 +48,19 @@ pub const MACHINE: (&str, &str) = ("gharts-listener-machine", "machine-secret-of
 pub enum Provisioner {
     Gharts,
     ScaleSet,
+}
+
+/// How the runners that GHARTS registers meet the set's jobs, as the daemon's file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binding {
+    #[default]
+    Auto,
+    ScaleSet,
+    /// Made for the jobs that are assigned to the set.
+    LabelsAssigned,
+    /// Made for the jobs that wait for the set.
+    LabelsAvailable,
+    RegistrationToken,
 }
 
 /// What the daemon shows GitHub.
@@ -70,6 +83,9 @@ pub struct SetOptions {
     pub provisioner: Provisioner,
     /// Another scope than the organization, opened by a PAT of its own.
     pub scope: Option<String>,
+    pub binding: Binding,
+    /// Whose runners they are at GHARTS; none: the file's own team.
+    pub team: Option<String>,
     /// What GHARTS' policy sees; empty: the set's own.
     pub gharts_labels: Vec<String>,
     /// Annotations of the pod template: a behaviour of the fleet, say.
@@ -84,6 +100,8 @@ impl SetOptions {
             max_runners,
             provisioner,
             scope: None,
+            binding: Binding::Auto,
+            team: None,
             gharts_labels: Vec::new(),
             annotations: Vec::new(),
         }
@@ -121,6 +139,7 @@ pub struct Options {
     /// How GHARTS is run.
     pub deployment: Deployment,
     pub flow: Flow,
+    pub assigned_jobs_run_on: AssignedJobsRunOn,
     pub credential: Credential,
     pub sets: Vec<SetOptions>,
     /// Over all sets.
@@ -141,6 +160,7 @@ impl Default for Options {
             flavour: Flavour::SetAware,
             deployment: Deployment::default(),
             flow: Flow::GitHub,
+            assigned_jobs_run_on: AssignedJobsRunOn::SetRunners,
             credential: Credential::default(),
             sets: vec![SetOptions::new("linux", Provisioner::Gharts, 50)],
             max_runners: None,
@@ -483,6 +503,7 @@ fn github_setup(options: &Options, addresses: &Addresses, pat: &str, app_key: &S
         }],
         settings: GitHubSettings {
             flow: options.flow,
+            assigned_jobs_run_on: options.assigned_jobs_run_on,
             // A burst of a thousand runners must not meet the limit of one machine's simulation.
             rest_limit: 1_000_000,
             ..GitHubSettings::default()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    ACCOUNT, APP, APP_CLIENT, Addresses, Credential, DAEMON_NAMESPACE, Options, Provisioner, RUNNER_NAMESPACE,
+    ACCOUNT, APP, APP_CLIENT, Addresses, Binding, Credential, DAEMON_NAMESPACE, Options, Provisioner, RUNNER_NAMESPACE,
     SetOptions, TEAM, WorldError,
 };
 
@@ -141,9 +141,23 @@ fn set_section(set: &SetOptions, addresses: &Addresses, dir: &Path) -> String {
         "  - name: {}\n    minRunners: {}\n    maxRunners: {}\n    provisioner: {provisioner}\n",
         set.name, set.min_runners, set.max_runners
     );
+    let binding = match set.binding {
+        Binding::Auto => "",
+        Binding::ScaleSet => "    runnerBinding: scaleSet\n",
+        Binding::LabelsAssigned => "    runnerBinding: labels\n    labelsDemand: assigned\n",
+        Binding::LabelsAvailable => "    runnerBinding: labels\n    labelsDemand: available\n",
+        Binding::RegistrationToken => "    runnerBinding: registrationToken\n",
+    };
+    text.push_str(binding);
+    let mut asked = serde_json::Map::new();
     if !set.gharts_labels.is_empty() {
-        let labels = serde_json::Value::from(set.gharts_labels.as_slice());
-        let _ = writeln!(text, "    gharts: {{ labels: {labels} }}");
+        asked.insert("labels".to_owned(), set.gharts_labels.as_slice().into());
+    }
+    if let Some(team) = &set.team {
+        asked.insert("team".to_owned(), team.as_str().into());
+    }
+    if !asked.is_empty() {
+        let _ = writeln!(text, "    gharts: {}", serde_json::Value::Object(asked));
     }
     if let Some(scope) = &set.scope {
         let _ = writeln!(

@@ -15,7 +15,10 @@ use gharts_listener::{
     gharts::Client,
     identity::{Cached, github_token_source, kubernetes::ServiceAccountTokens},
     ids::{Namer, RunnerName, SetName},
-    provision::{JitRequest, Provisioner as _, gharts::GhartsProvisioner},
+    provision::{
+        JitRequest, Provisioner as _,
+        gharts::{Binding, GhartsProvisioner},
+    },
     scaleset::{Authority, Connection, Session, Spec, ensure},
     server::Sources,
     shutdown::Tasks,
@@ -196,7 +199,7 @@ fn gharts_as_daemon(gharts: &config::Gharts, world: &World) -> GhartsProvisioner
     let tokens = ServiceAccountTokens::new(world.daemon_client(), DAEMON_NAMESPACE, ACCOUNT, &audience, hour);
     let token = Arc::new(Cached::new(Arc::new(tokens), clock.clone()));
     let client = Client::new(transport, clock.clone(), &gharts.base_url, token, gharts.timeout);
-    GhartsProvisioner::new(Arc::new(client), clock, gharts.team.clone())
+    GhartsProvisioner::new(Arc::new(client), clock, gharts.team.clone(), Binding::ScaleSet)
 }
 
 pub struct Running {

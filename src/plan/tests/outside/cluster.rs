@@ -125,7 +125,7 @@ impl Outside {
             world.runners.contains_key(name) || !self.world.synced,
             "{name} was forgotten too early"
         );
-        let adopt = || Runner::adopted(name.clone(), Purpose::Demand, self.now, found, true);
+        let adopt = || Runner::adopted(name.clone(), Purpose::Demand, self.now, found, KIND);
         let runner = world.runners.entry(name.clone()).or_insert_with(adopt);
         let happening = runner.pod_seen(self.now, pod.facts.clone());
         self.happen(happening.map(|h| (pod.set.clone(), name.clone(), h)));

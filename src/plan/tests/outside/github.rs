@@ -96,7 +96,7 @@ impl Outside {
         match &message.news {
             News::Assigned(job) => world.demand.job_assigned(now, &job.to_string()),
             News::Started(job, name) => {
-                world.demand.job_left_queue(&job.to_string());
+                world.demand.job_started(now, &job.to_string());
                 let told = Job {
                     id: job.to_string(),
                     ..Job::default()

@@ -1,0 +1,159 @@
+//! How the runners that GHARTS registers meet the jobs of a scale set: every flavour of the service, every binding, and
+//! both worlds that GitHub may be (B22, B43).
+
+use std::time::Duration;
+
+use gharts_listener::sim::{
+    gharts::Flavour,
+    github::{AssignedJobsRunOn, JobState},
+    world::{Binding, Options, Provisioner, SetOptions},
+};
+
+use super::harness::{Run, Running, jobs};
+
+const WORLDS: [AssignedJobsRunOn; 2] = [AssignedJobsRunOn::SetRunners, AssignedJobsRunOn::MatchingLabels];
+const FLAVOURS: [Flavour; 4] = [Flavour::SetAware, Flavour::Team, Flavour::User, Flavour::Seed];
+
+fn options(flavour: Flavour, binding: Binding, world: AssignedJobsRunOn) -> Options {
+    let mut set = SetOptions::new("linux", Provisioner::Gharts, 10);
+    set.binding = binding;
+    Options {
+        flavour,
+        assigned_jobs_run_on: world,
+        sets: vec![set],
+        ..Options::default()
+    }
+}
+
+/// Twelve jobs of a minute on at most ten runners, and nothing left of them.
+async fn serves(flavour: Flavour, binding: Binding, world: AssignedJobsRunOn) {
+    let run = Run::called(format!("{flavour:?} {binding:?} {world:?}"));
+    let running = Running::start(options(flavour, binding, world)).await;
+    let jobs = running.queue(&jobs("linux", 12)).await;
+    running.until_finished(&jobs, Duration::from_secs(900)).await;
+    let world = running.end().await;
+    assert!(world.counters.max_live() <= 10);
+    drop(run);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_ordinary_runners_serve_jobs_that_wait_in_both_worlds_and_every_flavour() {
+    for flavour in FLAVOURS {
+        for world in WORLDS {
+            serves(flavour, Binding::LabelsAvailable, world).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_ordinary_runners_serve_assigned_jobs_where_matching_labels_are_enough() {
+    for flavour in FLAVOURS {
+        serves(flavour, Binding::LabelsAssigned, AssignedJobsRunOn::MatchingLabels).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_registration_tokens_serve_in_both_worlds_with_the_version_that_hands_them_out() {
+    for world in WORLDS {
+        serves(Flavour::User, Binding::RegistrationToken, world).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_auto_and_scale_set_serve_with_the_extension_in_both_worlds() {
+    for binding in [Binding::Auto, Binding::ScaleSet] {
+        for world in WORLDS {
+            serves(Flavour::SetAware, binding, world).await;
+        }
+    }
+}
+
+/// Where a binding cannot be served no runner is made, the reason says what mends it, and nothing is left.
+#[tokio::test(start_paused = true)]
+async fn b43_a_binding_that_the_service_cannot_serve_makes_no_runner_and_says_the_remedies() {
+    let unserved = [
+        (Flavour::Team, Binding::Auto),
+        (Flavour::User, Binding::Auto),
+        (Flavour::Seed, Binding::ScaleSet),
+        (Flavour::SetAware, Binding::RegistrationToken),
+        (Flavour::Team, Binding::RegistrationToken),
+        (Flavour::Seed, Binding::RegistrationToken),
+    ];
+    for (flavour, binding) in unserved {
+        let run = Run::called(format!("{flavour:?} {binding:?}"));
+        let running = Running::start(options(flavour, binding, AssignedJobsRunOn::SetRunners)).await;
+        let jobs = running.queue(&jobs("linux", 3)).await;
+        let reason = running.until_reason("linux", "binding_unsupported").await;
+        assert!(reason.message.contains("provisioner: scaleSet"), "{}", reason.message);
+        running.pass(Duration::from_secs(600)).await;
+        for job in &jobs {
+            let _ = running.world.github.cancel(&job.id);
+        }
+        let world = running.end().await;
+        assert_eq!(world.counters.created(), 0);
+        drop(run);
+    }
+}
+
+/// The seed's picture in the world that GitHub most likely is: harmless, and told.
+#[tokio::test(start_paused = true)]
+async fn b43_the_watchdog_says_that_ordinary_runners_do_not_get_assigned_jobs() {
+    for flavour in FLAVOURS {
+        let run = Run::called(format!("{flavour:?}"));
+        let options = options(flavour, Binding::LabelsAssigned, AssignedJobsRunOn::SetRunners);
+        let running = Running::start(options).await;
+        let waiting = running.queue(&jobs("linux", 3)).await;
+        let reason = running.until_reason("linux", "runners_do_not_match_jobs").await;
+        assert!(reason.remedy.unwrap().contains("labelsDemand: available"));
+        assert!(running.said_of("linux").unwrap().degraded);
+        let made = running.world.counters.created();
+        running.queue(&jobs("linux", 3)).await;
+        running.pass(Duration::from_secs(90)).await;
+        assert_eq!(running.world.counters.created(), made, "no more of what does not help");
+        assert_eq!(running.count(&waiting, JobState::Finished), 0);
+        running.pass(Duration::from_secs(1800)).await;
+        let made = running.world.counters.created();
+        assert!(
+            made <= 18,
+            "{made} runners in half an hour for jobs that none of them gets"
+        );
+        for job in running.world.github.jobs() {
+            let _ = running.world.github.cancel(&job.id);
+        }
+        running.end().await;
+        drop(run);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_no_watchdog_where_jobs_are_served() {
+    let options = options(Flavour::SetAware, Binding::Auto, AssignedJobsRunOn::SetRunners);
+    let running = Running::start(options).await;
+    let jobs = running.queue(&jobs("linux", 30)).await;
+    for _ in 0..60 {
+        running.pass(Duration::from_secs(10)).await;
+        assert!(running.reason("linux", "runners_do_not_match_jobs").is_none());
+    }
+    running.until_finished(&jobs, Duration::from_secs(900)).await;
+    running.end().await;
+}
+
+/// Surplus ordinary runners end only by proof, and no job is lost over it.
+#[tokio::test(start_paused = true)]
+async fn b12_surplus_ordinary_runners_go_and_a_busy_one_never() {
+    let mut options = options(Flavour::Team, Binding::LabelsAvailable, AssignedJobsRunOn::SetRunners);
+    options.sets[0].min_runners = 3;
+    let running = Running::start(options).await;
+    running
+        .until("three idle runners", |world| world.counters.live() == 3)
+        .await;
+    for _ in 0..4 {
+        let jobs = running.queue(&jobs("linux", 6)).await;
+        running.until_finished(&jobs, Duration::from_secs(600)).await;
+        running.pass(Duration::from_secs(200)).await;
+    }
+    running
+        .until("three idle runners again", |world| world.counters.live() == 3)
+        .await;
+    running.end_with_spares(3).await;
+}
