@@ -33,6 +33,8 @@ use crate::ids::{RunnerName, SetName};
 /// waiting jobs that they tell of are the demand.
 const CLOSELY_EVERY: Duration = Duration::from_secs(30);
 const SENSOR_EVERY: Duration = Duration::from_secs(10);
+/// The same while a runner has ended that the newest reading does not know of: the next one waits for it.
+const SENSOR_SOON: Duration = Duration::from_secs(3);
 
 /// What one scale set needs done now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,7 +135,8 @@ fn plan_set(
 
     let closely = !want.free || (tally.has_spare && !set.demand.zero_confirmed());
     let listen_every = if sensor {
-        Some(SENSOR_EVERY)
+        let ended = tally.covering > tally.staying;
+        Some(if ended { SENSOR_SOON } else { SENSOR_EVERY })
     } else {
         closely.then_some(CLOSELY_EVERY)
     };

@@ -267,3 +267,31 @@ fn b15_every_limit_has_its_reason() {
         assert_eq!(created(&world, "a", 0), 0);
     }
 }
+
+#[test]
+fn b43_a_sensor_takes_no_job_and_reads_the_statistics_sooner_when_a_runner_has_ended() {
+    let mut sensor = set("a");
+    sensor.demand = Demand::of(demand::Source::Available);
+    let mut world = world([sensor.with(0, available(2)).with_idle(1, 0)]);
+    let plan = plan_of(&world, "a", 1);
+    assert_eq!((plan.capacity, plan.create.len()), (0, 1));
+    assert_eq!(plan.listen_every, Some(Duration::from_secs(10)));
+
+    let end = PodProgress::Ended(runner::PodEnd {
+        exit_code: Some(0),
+        reason: "Completed".into(),
+    });
+    let facts = PodFacts {
+        progress: end,
+        ..running(0)
+    };
+    let name = RunnerName::new("a-0");
+    world.runner(&SetName::new("a"), &name).unwrap().pod_seen(at(2), facts);
+    let plan = plan_of(&world, "a", 3);
+    assert_eq!(
+        plan.create.len(),
+        1,
+        "the job of the one that ended may be counted still"
+    );
+    assert_eq!(plan.listen_every, Some(Duration::from_secs(3)));
+}
