@@ -11,7 +11,7 @@ use gharts_listener::{
         gharts::{Flavour, Latency, Status},
         github::JobState,
         kubernetes::{Fault, Trouble},
-        world::{Options, Provisioner, install_runners},
+        world::{Binding, Options, Provisioner, install_runners},
     },
 };
 
@@ -30,32 +30,68 @@ struct Way {
     name: &'static str,
     provisioner: Provisioner,
     flavour: Flavour,
+    binding: Binding,
     latency: Latency,
 }
 
-const WAYS: [Way; 3] = [
+const WAYS: [Way; 7] = [
     Way {
         name: "the scale set alone",
         provisioner: Provisioner::ScaleSet,
         flavour: Flavour::SetAware,
+        binding: Binding::Auto,
         latency: Latency::None,
     },
     Way {
         name: "a set-aware GHARTS that answers at once",
         provisioner: Provisioner::Gharts,
         flavour: Flavour::SetAware,
+        binding: Binding::Auto,
         latency: Latency::None,
     },
     Way {
         name: "a set-aware GHARTS as slow as a real one",
         provisioner: Provisioner::Gharts,
         flavour: Flavour::SetAware,
+        binding: Binding::Auto,
         latency: Latency::RECORDED,
+    },
+    Way {
+        name: "the older GHARTS' registration tokens",
+        provisioner: Provisioner::Gharts,
+        flavour: Flavour::User,
+        binding: Binding::RegistrationToken,
+        latency: Latency::None,
+    },
+    Way {
+        name: "ordinary runners of today's GHARTS",
+        provisioner: Provisioner::Gharts,
+        flavour: Flavour::Team,
+        binding: Binding::LabelsAvailable,
+        latency: Latency::None,
+    },
+    Way {
+        name: "ordinary runners of the older GHARTS",
+        provisioner: Provisioner::Gharts,
+        flavour: Flavour::User,
+        binding: Binding::LabelsAvailable,
+        latency: Latency::None,
+    },
+    Way {
+        name: "ordinary runners of the first design's GHARTS",
+        provisioner: Provisioner::Gharts,
+        flavour: Flavour::Seed,
+        binding: Binding::LabelsAvailable,
+        latency: Latency::None,
     },
 ];
 
 impl Way {
     fn options(self, seed: u64) -> Options {
+        let mut options = with_provisioner(self.provisioner);
+        for set in &mut options.sets {
+            set.binding = self.binding;
+        }
         Options {
             seed,
             flavour: self.flavour,
@@ -65,7 +101,7 @@ impl Way {
                 exit_delay: SECOND,
                 ..FleetSettings::default()
             }),
-            ..with_provisioner(self.provisioner)
+            ..options
         }
     }
 }
