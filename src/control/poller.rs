@@ -291,13 +291,13 @@ impl Poller {
                     course.failures += 1;
                     let failures = course.failures;
                     tracing::warn!(set = %self.set, %error, failures, "the queue cannot be polled; trying again");
+                    let pause = trouble::pause(&error, failures, &mut self.rng);
                     if failures >= DEAF_AFTER || error.retry_after().is_some() {
-                        let failed = world::Session::Failed(trouble::reason(&error, self.timeline.now()));
+                        let failed = world::Session::Failed(trouble::reason(&error, self.timeline.now(), pause));
                         if let Err(gone) = self.tell(QueueEvent::Session(failed)).await {
                             return Ok(gone.into());
                         }
                     }
-                    let pause = trouble::pause(&error, failures, &mut self.rng);
                     if self.stopped_during(pause).await {
                         return Ok(End::Stopped);
                     }
@@ -442,11 +442,17 @@ impl Poller {
 
     /// Says what is wrong and waits.
     async fn failed(&mut self, error: &Error, failures: u32) -> Result<(), LoopGone> {
-        let reason = trouble::reason(error, self.timeline.now());
-        tracing::warn!(set = %self.set, %error, code = reason.code.as_str(), "the scale set cannot be served; trying again");
+        let pause = trouble::pause(error, failures, &mut self.rng);
+        let reason = trouble::reason(error, self.timeline.now(), pause);
+        let code = reason.code.as_str();
+        // Hundreds of sets behind one credential fail together, and the status tells it of each of them.
+        if failures == 1 {
+            tracing::warn!(set = %self.set, %error, code, "the scale set cannot be served; trying again");
+        } else {
+            tracing::debug!(set = %self.set, %error, code, failures, "the scale set cannot be served yet");
+        }
         self.ailing = true;
         self.tell(QueueEvent::Session(world::Session::Failed(reason))).await?;
-        let pause = trouble::pause(error, failures, &mut self.rng);
         self.stopped_during(pause).await;
         Ok(())
     }

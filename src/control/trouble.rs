@@ -18,8 +18,8 @@ const STUBBORN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_
 /// Sets that wait for the end of one limit do not all come back in the same moment.
 const AFTER_LIMIT: Duration = Duration::from_secs(3);
 
-/// Why the set cannot be served, by an error of `now`.
-pub(super) fn reason(error: &Error, now: Moment) -> Reason {
+/// Why the set cannot be served, by an error of `now`; it is tried again after `pause`.
+pub(super) fn reason(error: &Error, now: Moment, pause: Duration) -> Reason {
     let (code, remedy) = match error {
         Error::Credential(error) => no_token(error),
         Error::Unauthorized(_) => (Code::Credentials, Some(CREDENTIAL)),
@@ -33,7 +33,7 @@ pub(super) fn reason(error: &Error, now: Moment) -> Reason {
     let reason = Reason::new(code, error.to_string());
     Reason {
         remedy: remedy.or(reason.remedy),
-        until: error.retry_after().map(|wait| now + wait),
+        until: Some(now + error.retry_after().unwrap_or(pause)),
         ..reason
     }
 }
@@ -133,7 +133,7 @@ mod tests {
         }
         assert!(pause(&limited(None), 40, &mut rng) <= Duration::from_secs(30));
         let now = Moment::START + Duration::from_secs(5);
-        let told = reason(&limited(Some(wait)), now);
+        let told = reason(&limited(Some(wait)), now, wait + AFTER_LIMIT);
         assert_eq!((told.code, told.until), (Code::RateLimited, Some(now + wait)));
     }
 
@@ -160,7 +160,7 @@ mod tests {
                 details: Box::new(words()),
             },
         ] {
-            let reason = reason(&error, Moment::START);
+            let reason = reason(&error, Moment::START, AFTER_LIMIT);
             for part in ["create scale set", "ActivityId a", "X-GitHub-Request-Id r"] {
                 assert!(reason.message.contains(part), "{reason:?}");
             }

@@ -153,7 +153,8 @@ async fn look_for_namesakes(connection: &Connection, made: &ScaleSet, found: &mu
         found.note(
             NoteKind::NameElsewhere,
             format!(
-                "another scale set {:?} (id {}) stands in runner group {:?}: jobs may wait there",
+                "another scale set {:?} (id {}) stands in runner group {:?}: jobs may wait there; delete it \
+                 at GitHub if nobody listens to it",
                 other.name, other.id, other.runner_group_name
             ),
         );

@@ -2,6 +2,7 @@
 //! do to it. [`HELP`] is its description for people.
 
 mod gharts;
+mod github;
 
 use std::time::Duration;
 
@@ -39,6 +40,15 @@ Control interface, on the same HTTP port as GitHub (bodies and answers are JSON)
                            \"sessionTtlSeconds\",\"assignedJobsRunOn\":\"setRunners\"|\"matchingLabels\",
                            \"latencyMs\"}        latencyMs: added to every answer of GitHub
   GET   /control/settings
+  PATCH /control/github {...}          what befalls it, any of:
+    \"limit\": {\"whom\", \"as\", \"seconds\"}  \"rest\" calls or those to the Actions \"service\" meet a rate
+                                       limit: primary, secondary, secondaryUntold, tooMany
+    \"group\": {\"name\", \"scope\", \"publicRepositories\", \"selected\": [], \"workflows\": []}
+                                       whom a runner group lets in; what is absent is open
+    \"multiLabel\": BOOL               false: only a scale set's first label is stored
+    \"refusedNames\": {NAME: WORDS}    scale sets of these names are refused
+    \"revokeTokens\": true             installation tokens and admin tokens are dead
+    \"removeScaleSet\": NAME           as with one that nobody used for a week
   PATCH /control/gharts {...}          what its administrator does and what befalls it, any of:
     \"account\": NAME                    whom the next four are about: a team, or with --gharts
                                        user an identity; the daemon's own unless it stands here
@@ -108,6 +118,7 @@ impl Controlled {
             .route("/control/jobs/{id}/{action}", post(act))
             .route("/control/scale-sets/{name}/{action}", post(upset))
             .route("/control/settings", patch(configure).get(settings))
+            .route("/control/github", patch(github::change))
             .route("/control/gharts", patch(gharts::change).get(gharts::show))
             .route("/control/state", get(state))
             .with_state(self.clone())

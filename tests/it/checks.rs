@@ -9,11 +9,13 @@ use gharts_listener::{
     scaleset::{Authority, Connection, Spec, ensure},
     shutdown::Tasks,
     sim::{
-        github::{GroupAccess, Limit, Limited, Repositories},
         serve::{ServeOptions, Served, serve},
-        world::{ORGANIZATION, Options, Provisioner, SetOptions},
+        world::{Options, Provisioner, SetOptions},
     },
 };
+
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 struct Stage {
     served: Served,
@@ -65,6 +67,13 @@ impl Stage {
         ensure(&connection, &spec).await.unwrap();
     }
 
+    /// Something happens to GitHub; the control interface's answer.
+    async fn change(&self, change: &Value) -> u16 {
+        let request = http::Request::patch("/control/github").body(axum::body::Body::from(change.to_string()));
+        let answer = self.served.world.router().oneshot(request.unwrap()).await.unwrap();
+        answer.status().as_u16()
+    }
+
     fn edit(&self, change: impl FnOnce(String) -> String) {
         let text = std::fs::read_to_string(&self.served.config).unwrap();
         std::fs::write(&self.served.config, change(text)).unwrap();
@@ -97,14 +106,11 @@ async fn b25_check_tries_every_credential_and_tells_what_groups_keep_out_and_whi
     }
     assert!(!text.contains("note:"), "{text}");
 
-    let github = &stage.served.world.services.github;
-    let shut = GroupAccess {
-        public_repositories: false,
-        repositories: Repositories::Selected(Vec::new()),
-        workflows: None,
-    };
-    github.set_group_access(ORGANIZATION, "Default", shut);
-    github.configure(|settings| settings.multi_label = false);
+    let change = json!({
+        "group": {"name": "Default", "publicRepositories": false, "selected": []},
+        "multiLabel": false,
+    });
+    assert_eq!(stage.change(&change).await, 200);
     stage.edit(|text| text.replace("  - name: linux\n", "  - name: linux\n    labels: [linux, gpu]\n"));
     stage.register("linux").await;
     let (text, code) = stage.check().await;
@@ -135,9 +141,11 @@ async fn b8_check_says_which_credential_is_refused_and_that_the_other_is_not() {
         "{text}"
     );
 
-    services
-        .github
-        .limit(Limited::Rest, Limit::Secondary, Duration::from_secs(600));
+    let limit = json!({"limit": {"whom": "rest", "as": "secondary", "seconds": 600}});
+    assert_eq!(stage.change(&limit).await, 200);
+    assert_eq!(stage.change(&json!({"group": {"name": "nowhere"}})).await, 404);
+    assert_eq!(stage.change(&json!({"removeScaleSet": "nothing"})).await, 404);
+    assert_eq!(stage.change(&json!({"limits": 1})).await, 400);
     let (text, _) = stage.check().await;
     assert!(text.contains("GitHub limits the rate"), "{text}");
 }

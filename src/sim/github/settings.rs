@@ -29,7 +29,8 @@ pub enum AssignedJobsRunOn {
 }
 
 /// How a rate limit shows itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Limit {
     /// 403, nothing remaining, and when the hour is over.
     Primary,
@@ -42,7 +43,8 @@ pub enum Limit {
 }
 
 /// Whom it limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Limited {
     /// Every REST call.
     Rest,
