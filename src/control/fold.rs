@@ -483,7 +483,12 @@ impl Control {
 /// One line for each note that is new.
 fn tell_news(set: &SetName, before: &[Note], now: &[Note]) {
     for note in now.iter().filter(|note| !before.contains(note)) {
-        tracing::warn!(%set, note = note.kind.as_str(), "{}", note.message);
+        let kind = note.kind.as_str();
+        if note.kind.is_usual() {
+            tracing::info!(%set, note = kind, "{}", note.message);
+        } else {
+            tracing::warn!(%set, note = kind, "{}", note.message);
+        }
     }
 }
 

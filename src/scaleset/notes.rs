@@ -44,6 +44,13 @@ impl NoteKind {
     }
 }
 
+impl NoteKind {
+    /// GitHub's own default, and right for whoever has no public repositories: no reason to worry anybody.
+    pub fn is_usual(self) -> bool {
+        self == Self::GroupNotPublic
+    }
+}
+
 impl Note {
     pub(super) fn new(kind: NoteKind, message: String) -> Self {
         Self { kind, message }
