@@ -413,10 +413,16 @@ impl Control {
     }
 
     fn refused_by(&self, set: &SetName, refusal: &Refusal) -> (Scope, Reason, Option<std::time::Duration>) {
-        let scope = match (refusal.class.concerns(), self.world.sets.get(set)) {
-            (Concerns::Service, Some(world)) => Scope::Provisioner(world.provisioner.clone()),
-            (Concerns::Account, Some(world)) => Scope::Account(world.account.clone()),
-            (Concerns::Set, _) | (_, None) => Scope::Set(set.clone()),
+        let world = self.world.sets.get(set);
+        let all = world.and_then(|world| match refusal.class.concerns() {
+            Concerns::Service => Some(Scope::Provisioner(world.provisioner.clone())),
+            Concerns::Account => Some(Scope::Account(world.account.clone())),
+            Concerns::Set => None,
+        });
+        let scope = match all {
+            Some(all) if refusal.class.may_concern_one_set() => self.world.concerned(set, refusal.class.into(), all),
+            Some(all) => all,
+            None => Scope::Set(set.clone()),
         };
         let reason = Reason::new(refusal.class.into(), refusal.message.clone());
         (scope, reason, refusal.retry_after)

@@ -229,6 +229,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         queues.supervise(poller);
         sets.insert(name, SetState::new(set, announce));
     }
+    bound_beginnings(&mut world);
     let work = setup.tasks.child();
     let rounds = AllRounds::of(&sets);
     let mut control = Control {
@@ -278,8 +279,7 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         timeouts: setup.timeouts.clone(),
         provisioner: setup.parts.provisioner_key.clone(),
         account: setup.parts.account.clone(),
-        // Until a token service has shown what it can do, one request at a time finds out as much as many.
-        in_flight_max: if setup.kind.has_record { 1 } else { setup.in_flight_max },
+        in_flight_max: setup.in_flight_max,
         kind: setup.kind,
         session: Session::Registering,
         demand: Demand::of(setup.demand),
@@ -289,6 +289,19 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         deaf: false,
         mismatched: None,
         surplus_since: None,
+    }
+}
+
+/// Until a token service has shown what it can do, one request at a time finds out as much as many; and where several
+/// sets ask, a second one, should the first be of a set whose calls hang.
+fn bound_beginnings(world: &mut World) {
+    let mut sharers: BTreeMap<String, u32> = BTreeMap::new();
+    for set in world.sets.values() {
+        *sharers.entry(set.provisioner.clone()).or_default() += 1;
+    }
+    for set in world.sets.values_mut().filter(|set| set.kind.has_record) {
+        let shared = sharers.get(&set.provisioner).is_some_and(|sets| *sets > 1);
+        set.in_flight_max = set.in_flight_max.min(if shared { 2 } else { 1 });
     }
 }
 

@@ -1,7 +1,9 @@
 //! Step two: who gets the next places where sets share a limit.
 //!
 //! Places are given one by one, each to the set with the most unmet demand per live runner: max-min sharing by
-//! need, so that no set starves and none can hoard.
+//! need, so that no set starves and none can hoard. Jobs come before spare runners, and spare runners of one set
+//! make room for jobs of another. What is left of the total is announced in shares, so that GitHub is not promised
+//! the same place by every set.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +55,8 @@ pub fn allocate(
             set,
             scopes: set.scopes(),
             unmet: want.missing,
+            jobs: want.jobs,
+            under_way: tally.provisioning,
             live: tally.live,
             granted: 0,
         })
@@ -63,7 +67,9 @@ pub fn allocate(
         let stopped_by = rooms.take(candidate).err();
         if stopped_by.is_none() {
             candidate.granted += 1;
+            candidate.under_way += 1;
             candidate.unmet -= 1;
+            candidate.jobs = candidate.jobs.saturating_sub(1);
         }
         if stopped_by.is_some() || candidate.unmet == 0 {
             let Candidate { set, granted, .. } = open.swap_remove(best);
@@ -77,18 +83,25 @@ struct Candidate<'a> {
     set: &'a SetWorld,
     scopes: [Scope; 4],
     unmet: u32,
+    /// Those of them that jobs wait for.
+    jobs: u32,
+    under_way: u32,
     live: u32,
     granted: u32,
 }
 
 /// The place in `open` whose unmet demand per runner (had or granted) is greatest: whoever has none comes before
-/// all who have some. Ties: the greater need, then by name.
+/// all who have some. Spare runners come after every job. Ties: the greater need, then by name.
 fn best(open: &[Candidate<'_>]) -> Option<usize> {
-    let need = |c: &Candidate<'_>| (u64::from(c.unmet), u64::from(c.live) + u64::from(c.granted));
+    let need = |c: &Candidate<'_>| {
+        let wanted = if c.jobs > 0 { c.jobs } else { c.unmet };
+        (u64::from(wanted), u64::from(c.live) + u64::from(c.granted))
+    };
     (0..open.len()).max_by(|a, b| {
         let ((ua, la), (ub, lb)) = (need(&open[*a]), need(&open[*b]));
-        (ua * lb)
-            .cmp(&(ub * la))
+        (open[*a].jobs > 0)
+            .cmp(&(open[*b].jobs > 0))
+            .then((ua * lb).cmp(&(ub * la)))
             .then(ua.cmp(&ub))
             .then_with(|| open[*b].set.name.cmp(&open[*a].set.name))
     })
@@ -99,6 +112,8 @@ struct Rooms {
     total: u32,
     /// Starts that may still be under way behind each provisioner.
     in_flight: BTreeMap<String, u32>,
+    /// Sets behind each.
+    sharers: BTreeMap<String, u32>,
     /// What each hurdle still lets through.
     hurdles: BTreeMap<Scope, u32>,
 }
@@ -106,7 +121,9 @@ struct Rooms {
 impl Rooms {
     fn of(world: &World, sets: &[(&SetWorld, Tally)], total: Total, now: Moment) -> Self {
         let mut in_flight = BTreeMap::new();
+        let mut sharers: BTreeMap<String, u32> = BTreeMap::new();
         for (set, tally) in sets {
+            *sharers.entry(set.provisioner.clone()).or_default() += 1;
             let room = in_flight.entry(set.provisioner.clone()).or_insert(set.in_flight_max);
             *room = room.saturating_sub(tally.provisioning);
         }
@@ -129,6 +146,7 @@ impl Rooms {
         Self {
             total: total.room(),
             in_flight,
+            sharers,
             hurdles,
         }
     }
@@ -142,7 +160,10 @@ impl Rooms {
         if candidate.scopes.iter().any(shut) {
             return Err(Stop::Hurdle);
         }
-        if self.in_flight.get(&candidate.set.provisioner).copied().unwrap_or(0) == 0 {
+        let provisioner = &candidate.set.provisioner;
+        let left = self.in_flight.get(provisioner).copied().unwrap_or(0);
+        let shared = self.sharers.get(provisioner).is_some_and(|sets| *sets > 1);
+        if left == 0 || (shared && candidate.under_way >= most_of_one(candidate.set.in_flight_max)) {
             return Err(Stop::InFlight);
         }
         self.total -= 1;
@@ -155,6 +176,77 @@ impl Rooms {
             }
         }
         Ok(())
+    }
+}
+
+/// Starts that one of several sets may have under way: calls of its that hang leave something to the others.
+fn most_of_one(in_flight_max: u32) -> u32 {
+    in_flight_max.saturating_sub((in_flight_max / 4).max(1)).max(1)
+}
+
+/// How many idle runners of each set must make room for jobs of other sets that a shared limit stops.
+pub fn yields(
+    world: &World,
+    sets: &[(&SetWorld, Tally)],
+    wants: &[Want],
+    shares: &BTreeMap<SetName, Share>,
+    now: Moment,
+) -> BTreeMap<SetName, u32> {
+    let mut yields = BTreeMap::new();
+    if shares.values().all(|share| share.stopped_by.is_none()) {
+        return yields;
+    }
+    let waiting = |(set, want): (&SetWorld, &Want), by: &dyn Fn(Stop) -> bool| {
+        let share = shares.get(&set.name).copied().unwrap_or_default();
+        let stopped = share.stopped_by.is_some_and(by);
+        if !stopped {
+            return 0;
+        }
+        // Another refusal that stops it as well lets one through at its time, and till then a place is of no use.
+        let others = set.scopes().into_iter().filter_map(|scope| world.hurdles.get(&scope));
+        let most = others
+            .filter(|hurdle| !hurdle.reason.code.is_scarcity())
+            .map(|hurdle| hurdle.allowance(now))
+            .min();
+        let jobs = want.jobs.saturating_sub(share.granted);
+        jobs.min(most.unwrap_or(u32::MAX))
+    };
+    let paired = || sets.iter().zip(wants).map(|((set, _), want)| (*set, want));
+    let total: u32 = paired().map(|pair| waiting(pair, &|stop| stop == Stop::Total)).sum();
+    make_room(sets, total, &mut yields);
+    for (scope, _) in world.hurdles.iter().filter(|(_, h)| h.reason.code.is_scarcity()) {
+        let within: Vec<_> = sets
+            .iter()
+            .filter(|(set, _)| set.scopes().contains(scope))
+            .copied()
+            .collect();
+        let jobs = paired()
+            .filter(|(set, _)| set.scopes().contains(scope))
+            .map(|pair| waiting(pair, &|stop| stop == Stop::Hurdle))
+            .sum();
+        make_room(&within, jobs, &mut yields);
+    }
+    yields
+}
+
+/// So many places from those who have most to spare, but for those that become free anyway.
+fn make_room(sets: &[(&SetWorld, Tally)], places: u32, yields: &mut BTreeMap<SetName, u32>) {
+    let leaving: u32 = sets.iter().map(|(_, tally)| tally.leaving).sum();
+    let mut open = places.saturating_sub(leaving);
+    if open == 0 {
+        return;
+    }
+    let mut spare: Vec<(u32, &SetName)> = sets
+        .iter()
+        .map(|(set, tally)| (super::want::spares(set, tally), &set.name))
+        .filter(|(spares, _)| *spares > 0)
+        .collect();
+    spare.sort_by_key(|(spares, name)| (std::cmp::Reverse(*spares), *name));
+    for (spares, name) in spare {
+        let gives = spares.min(open);
+        open -= gives;
+        let given = yields.entry(name.clone()).or_default();
+        *given = gives.max(*given);
     }
 }
 
@@ -179,9 +271,47 @@ pub struct Total {
     pub live: u32,
     /// `None`: no such limit.
     pub max: Option<u32>,
+    /// What the sets could use is more than it has left.
+    pub contended: bool,
 }
 
 impl Total {
+    pub fn of(world: &World, sets: &[(&SetWorld, Tally)]) -> Self {
+        let mut total = Self {
+            live: sets.iter().map(|(_, tally)| tally.live).sum(),
+            max: world.max_runners,
+            contended: false,
+        };
+        if total.max.is_some() {
+            let needed: u64 = sets.iter().map(|(set, tally)| u64::from(need(set, tally))).sum();
+            total.contended = needed > u64::from(total.room());
+        }
+        total
+    }
+
+    /// What each set may announce beyond the runners that it has, or is granted now. First what it is known to
+    /// need; what is left then is shared alike, and everybody may promise one place of it, or its first job would
+    /// be heard of late. `None`: no such limit.
+    pub fn headroom(self, sets: &[(&SetWorld, Tally)], shares: &BTreeMap<SetName, Share>) -> Option<Vec<u32>> {
+        self.max?;
+        let granted = |set: &SetWorld| shares.get(&set.name).map_or(0, |share| share.granted);
+        let room = self
+            .room()
+            .saturating_sub(sets.iter().map(|(set, _)| granted(set)).sum());
+        let needs: Vec<u32> = sets
+            .iter()
+            .map(|(set, tally)| need(set, tally).saturating_sub(granted(set)))
+            .collect();
+        let needed: u64 = needs.iter().map(|need| u64::from(*need)).sum();
+        let Some(rest) = u64::from(room).checked_sub(needed) else {
+            return Some(in_proportion(&needs, needed, room));
+        };
+        let rest = u32::try_from(rest).unwrap_or(u32::MAX);
+        let count = u32::try_from(sets.len()).unwrap_or(u32::MAX).max(1);
+        let alike = if rest == 0 { 0 } else { (rest / count).max(1) };
+        Some(needs.into_iter().map(|need| need.saturating_add(alike)).collect())
+    }
+
     fn room(self) -> u32 {
         self.max.map_or(u32::MAX, |max| max.saturating_sub(self.live))
     }
@@ -203,4 +333,27 @@ impl Total {
             ),
         )
     }
+}
+
+/// Runners that a set could use more than it has, assigned or waiting.
+fn need(set: &SetWorld, tally: &Tally) -> u32 {
+    if set.session.blocks().is_some() || set.deaf {
+        return 0;
+    }
+    let room = set.max_runners.saturating_sub(tally.live);
+    set.could_use(tally).saturating_sub(tally.covering).min(room)
+}
+
+/// `room` in proportion to `needs`, which are more; what division leaves goes to the first of them.
+fn in_proportion(needs: &[u32], needed: u64, room: u32) -> Vec<u32> {
+    let share = |need: &u32| u32::try_from(u64::from(*need) * u64::from(room) / needed.max(1)).unwrap_or(u32::MAX);
+    let mut shares: Vec<u32> = needs.iter().map(share).collect();
+    let mut left = room.saturating_sub(shares.iter().sum());
+    for (share, need) in shares.iter_mut().zip(needs) {
+        if left > 0 && *share < *need {
+            *share += 1;
+            left -= 1;
+        }
+    }
+    shares
 }

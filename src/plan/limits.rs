@@ -73,6 +73,11 @@ pub fn steps(code: Code) -> &'static [u64] {
     }
 }
 
+/// Whether two refusals are met in the same way, so that they count as one row.
+pub fn alike(one: Code, other: Code) -> bool {
+    one == other || (!steps(one).is_empty() && steps(one) == steps(other))
+}
+
 impl Hurdle {
     /// After a refusal of a call that was begun at `began`. `jitter` in 0..1 spreads the tries of many;
     /// `retry_after` is the server's own word.
@@ -108,7 +113,7 @@ impl Hurdle {
             }
         }
         // A service that fails now so, now otherwise fails in one row.
-        let row = old.filter(|h| steps(h.reason.code) == steps(reason.code));
+        let row = old.filter(|h| alike(h.reason.code, reason.code));
         let step = row.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
         let steps = steps(reason.code);
         let base = usize::try_from(step)
@@ -141,12 +146,12 @@ impl Hurdle {
         self.until = now;
         self.step = 0;
         self.freed = None;
-        !matches!(self.reason.code, Code::QuotaExceeded | Code::ResourceQuota)
+        !self.reason.code.is_scarcity()
     }
 
     /// One of our own places was given back: try at once.
     pub fn place_freed(&mut self, now: Moment) {
-        if matches!(self.reason.code, Code::QuotaExceeded | Code::ResourceQuota) {
+        if self.reason.code.is_scarcity() {
             self.until = self.until.min(now.max(self.told));
             self.freed = Some(now);
         }

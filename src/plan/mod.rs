@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use allocate::{Share, Total};
 use demand::Source;
+use limits::Scope;
 pub use moment::Moment;
 use reason::{Code, Reason};
 use runner::{Call, Purpose};
@@ -56,33 +57,42 @@ pub struct Plan {
 /// A plan for every set.
 pub fn plan(world: &World, now: Moment) -> BTreeMap<SetName, Plan> {
     let sets: Vec<(&SetWorld, Tally)> = world.sets.values().map(|set| (set, Tally::of(set))).collect();
-    let total = Total {
-        live: sets.iter().map(|(_, tally)| tally.live).sum(),
-        max: world.max_runners,
-    };
+    let total = Total::of(world, &sets);
     let wants: Vec<want::Want> = sets
         .iter()
         .map(|(set, tally)| want::want(world, set, tally, total))
         .collect();
     let shares = allocate::allocate(world, &sets, &wants, total, now);
+    let headroom = total.headroom(&sets, &shares);
+    let yields = allocate::yields(world, &sets, &wants, &shares, now);
     sets.into_iter()
         .zip(wants)
-        .map(|((set, tally), want)| {
-            let share = shares.get(&set.name).copied().unwrap_or_default();
-            (set.name.clone(), plan_set(set, &tally, want, share, total, world, now))
+        .enumerate()
+        .map(|(at, ((set, tally), want))| {
+            let given = Given {
+                share: shares.get(&set.name).copied().unwrap_or_default(),
+                headroom: headroom.as_ref().and_then(|headroom| headroom.get(at)).copied(),
+                make_room: yields.get(&set.name).copied().unwrap_or_default(),
+                total,
+            };
+            (set.name.clone(), plan_set(set, &tally, want, given, world, now))
         })
         .collect()
 }
 
-fn plan_set(
-    set: &SetWorld,
-    tally: &Tally,
-    want: want::Want,
+/// What a set gets of what all share.
+#[derive(Clone, Copy, Debug)]
+struct Given {
     share: Share,
+    /// What it may announce beyond its runners; `None`: nothing over all sets bounds it.
+    headroom: Option<u32>,
+    /// Idle runners that must go for the jobs of others.
+    make_room: u32,
     total: Total,
-    world: &World,
-    now: Moment,
-) -> Plan {
+}
+
+fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world: &World, now: Moment) -> Plan {
+    let Given { share, total, .. } = given;
     let live = tally.live;
     let mut reasons = want.reasons;
     if let Some(stop) = share.stopped_by {
@@ -95,16 +105,23 @@ fn plan_set(
     reasons.dedup_by_key(|r| r.code);
 
     // After a refusal capacity rises only with a registration in hand; lowering it takes nothing back.
+    let unproved = if world.hurdles.contains_key(&Scope::Cluster) {
+        tally.provisioning
+    } else {
+        tally.awaiting_grant
+    };
     let sensor = set.demand.source() == Source::Available;
     let capacity = if sensor {
         0
     } else if want.free {
         u32::MAX
     } else {
-        live.saturating_sub(tally.awaiting_grant)
-    }
-    .min(set.max_runners)
-    .min(total.share(live));
+        live.saturating_sub(unproved)
+    };
+    let had = live.saturating_add(share.granted);
+    let of_total = given.headroom.map_or(u32::MAX, |headroom| had.saturating_add(headroom));
+    let capacity = capacity.min(set.max_runners).min(of_total);
+    let without_room = given.headroom == Some(0) && had < set.max_runners;
 
     let mut calls: Vec<(RunnerName, Call)> = Vec::new();
     let mut runners_wake: Option<Moment> = None;
@@ -115,7 +132,7 @@ fn plan_set(
     let retire = if world.draining {
         Vec::new()
     } else {
-        want::retire(set, tally, now)
+        want::retire(set, tally, given.make_room, now)
     };
 
     let wake_at = runners_wake
@@ -133,7 +150,7 @@ fn plan_set(
         .filter(|at| *at > now)
         .min();
 
-    let closely = !want.free || (tally.has_spare && !set.demand.zero_confirmed());
+    let closely = !want.free || without_room || (tally.has_spare && !set.demand.zero_confirmed());
     let listen_every = if sensor {
         let ended = tally.covering > tally.staying;
         Some(if ended { SENSOR_SOON } else { SENSOR_EVERY })
@@ -142,11 +159,7 @@ fn plan_set(
     };
 
     // A waiting job takes any idle runner, spare or not; what is made beyond the jobs is spare.
-    let jobs = want
-        .jobs
-        .saturating_sub(tally.covering)
-        .max(set.demand.available().min(1));
-    let purpose = |i: u32| if i < jobs { Purpose::Demand } else { Purpose::Spare };
+    let purpose = |i: u32| if i < want.jobs { Purpose::Demand } else { Purpose::Spare };
     Plan {
         create: (0..share.granted).map(purpose).collect(),
         retire,

@@ -86,6 +86,11 @@ impl Code {
         )
     }
 
+    /// Somebody's places are used up: one that becomes free lets the next one through.
+    pub fn is_scarcity(self) -> bool {
+        matches!(self, Self::QuotaExceeded | Self::ResourceQuota)
+    }
+
     /// Part of every start, over in seconds: worth a line, no worry.
     pub fn is_passing(self) -> bool {
         matches!(self, Self::NotSynced | Self::SetNotRegistered | Self::SessionOpening)

@@ -30,6 +30,8 @@ pub struct Tally {
     pub idle_since: Option<Moment>,
     /// Some runner may be retired when surplus.
     pub has_spare: bool,
+    /// On their way out: each gives a place back soon.
+    pub leaving: u32,
 }
 
 impl Tally {
@@ -59,6 +61,7 @@ impl Tally {
         if let Some(since) = runner.idle_since() {
             self.idle_since = Some(self.idle_since.map_or(since, |other| other.min(since)));
         }
+        self.leaving += u32::from(runner.is_leaving());
         self.has_spare |= runner.spare_since().is_some();
     }
 }

@@ -20,7 +20,7 @@ pub const SILENCE: Duration = Duration::from_secs(110);
 pub struct Want {
     /// Runners that the set lacks and may have by its own figures.
     pub missing: u32,
-    /// Jobs of the demand (without spare runners).
+    /// Those of them that jobs wait for; the rest would be spare.
     pub jobs: u32,
     /// Nobody has refused: headroom is unlimited.
     pub free: bool,
@@ -33,16 +33,18 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     let mut reasons = Vec::new();
     let jobs = set.demand.to_create(tally.busy);
     let live = tally.live;
-    let lacking = set.wants_to_create(tally).saturating_sub(tally.covering);
     let room = set.max_runners.saturating_sub(live);
-    let mut missing = lacking.min(room);
-
     let hurdles: Vec<_> = set.scopes().iter().filter_map(|s| world.hurdles.get(s)).collect();
     reasons.extend(hurdles.iter().map(|h| h.reason.clone()));
-    if !hurdles.is_empty() && missing == 0 && room > 0 && set.could_use(tally) > tally.covering {
-        // Jobs wait at GitHub for capacity, and capacity waits for a runner: try one, idle.
-        missing = 1;
-    }
+    // Where places are scarce jobs wait at GitHub for capacity, and capacity waits for a runner: these need one as
+    // much as those that GitHub has assigned, and get it idle.
+    let scarce = !hurdles.is_empty() || total.contended;
+    let (wanted, for_jobs) = if scarce {
+        (set.could_use(tally), jobs.saturating_add(set.demand.available()))
+    } else {
+        (set.wants_to_create(tally), jobs)
+    };
+    let mut missing = wanted.saturating_sub(tally.covering).min(room);
     let unheard = set.demand.available() > 0;
     if jobs.saturating_add(set.min_runners) > set.max_runners || (live >= set.max_runners && unheard) {
         reasons.push(Reason::new(
@@ -97,25 +99,41 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     }
     Want {
         missing,
-        jobs,
+        jobs: for_jobs.saturating_sub(tally.covering).min(missing),
         free: !stopped && hurdles.is_empty(),
         reasons,
     }
 }
 
-/// Surplus runners to retire now: those not yet registered first, then the youngest idle.
-pub fn retire(set: &SetWorld, tally: &Tally, now: Moment) -> Vec<RunnerName> {
+/// Runners to retire now: what has been surplus for long enough, or so many as must `make_room` for the jobs of
+/// another set. Those not yet registered first, then the youngest idle.
+pub fn retire(set: &SetWorld, tally: &Tally, make_room: u32, now: Moment) -> Vec<RunnerName> {
     let due = retire_at(set, tally).is_some_and(|at| at <= now);
-    if !due {
+    let surplus = if due { surplus(set, tally) } else { 0 };
+    if surplus == 0 && make_room == 0 {
         return Vec::new();
     }
-    let mut candidates: Vec<_> = candidates(set).filter(|c| c.ripe <= now).collect();
+    let mut candidates: Vec<_> = candidates(set).collect();
     candidates.sort_by_key(|c| (c.online, std::cmp::Reverse(c.since), c.name));
-    candidates
-        .into_iter()
-        .take(usize::try_from(surplus(set, tally)).unwrap_or(usize::MAX))
-        .map(|c| c.name.clone())
-        .collect()
+    let (mut for_room, mut for_rest) = (make_room, surplus);
+    let mut leaves = |candidate: &Candidate<'_>| {
+        let ripe = for_rest > 0 && candidate.ripe <= now;
+        let goes = ripe || for_room > 0;
+        if goes {
+            for_rest = for_rest.saturating_sub(1);
+            for_room = for_room.saturating_sub(1);
+        }
+        goes
+    };
+    candidates.retain(|candidate| leaves(candidate));
+    candidates.into_iter().map(|c| c.name.clone()).collect()
+}
+
+/// Idle runners that no job of the set itself needs, assigned or waiting for one of them.
+pub fn spares(set: &SetWorld, tally: &Tally) -> u32 {
+    let needed = set.demand.to_keep(tally.busy).saturating_add(set.demand.available());
+    let idle = u32::try_from(candidates(set).count()).unwrap_or(u32::MAX);
+    idle.min(tally.staying.saturating_sub(needed))
 }
 
 /// When [`retire`] changes by itself.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Moment,
     demand::{Demand, Reading},
-    limits::{Hurdle, Scope},
+    limits::{Hurdle, Scope, alike},
     reason::{Code, Reason},
     runner::{Failure, Happening, Hearing, Kind, Runner},
     tally::Tally,
@@ -30,7 +30,12 @@ pub struct World {
     pub synced: bool,
     /// Shutting down: nothing new is begun.
     pub draining: bool,
+    /// When each provisioner, and each account there, last granted a runner.
+    pub granted: BTreeMap<Scope, Moment>,
 }
+
+/// Sets that must be refused alike before it is the provisioner that refuses.
+const PROOF: usize = 3;
 
 /// One step in the life of a runner of a set.
 pub type Event = (SetName, RunnerName, Happening);
@@ -71,6 +76,31 @@ impl World {
             let concerned = |set: &&SetWorld| set.scopes().contains(scope) && set.session.blocks().is_none();
             !hurdle.recovering || sets.values().filter(concerned).any(lacks)
         });
+    }
+
+    /// Whom a refusal stops that may be about this set alone or about everybody: its own failing creations must not
+    /// stop those of others. So it is about the set, until as many sets as prove it ([`PROOF`]) are refused alike
+    /// while nobody within `all` is granted anything.
+    pub fn concerned(&self, set: &SetName, code: Code, all: Scope) -> Scope {
+        let own = Scope::Set(set.clone());
+        if self.hurdles.contains_key(&all) {
+            return all;
+        }
+        let granted = self.granted.get(&all).copied().unwrap_or(Moment::START);
+        let sharers = || self.sets.values().filter(|other| other.scopes().contains(&all));
+        let refused = |other: &&SetWorld| {
+            other.name != *set
+                && self
+                    .hurdles
+                    .get(&Scope::Set(other.name.clone()))
+                    .is_some_and(|h| h.raised > granted && alike(h.reason.code, code))
+        };
+        let proof = PROOF.min(sharers().count());
+        if 1 + sharers().filter(refused).count() >= proof {
+            all
+        } else {
+            own
+        }
     }
 
     /// A refusal of a call that was begun at `began` stops everybody in `scope`.
@@ -115,9 +145,14 @@ impl World {
     /// A JIT configuration was granted: nothing at the provisioner, and nothing that it says of the set, stops.
     pub fn granted(&mut self, now: Moment, set: &SetName) {
         let Some(world) = self.sets.get(set) else { return };
-        let (provisioner, account) = (world.provisioner.clone(), world.account.clone());
-        self.passed(now, &Scope::Provisioner(provisioner), |_| true);
-        self.passed(now, &Scope::Account(account), |_| true);
+        let scopes = [
+            Scope::Provisioner(world.provisioner.clone()),
+            Scope::Account(world.account.clone()),
+        ];
+        for scope in scopes {
+            self.passed(now, &scope, |_| true);
+            self.granted.insert(scope, now);
+        }
         self.passed(now, &Scope::Set(set.clone()), |code| {
             !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
         });

@@ -129,6 +129,12 @@ impl Class {
         }
     }
 
+    /// Whether one answer does not tell if the refusal is about this scale set or about all behind the service: its
+    /// team may be forbidden, its call may hang, while those of others fare well.
+    pub fn may_concern_one_set(self) -> bool {
+        matches!(self, Self::NotAuthorized | Self::UnknownOutcome | Self::Upstream)
+    }
+
     /// Stable code, for metrics, logs and status.
     pub fn as_str(self) -> &'static str {
         match self {

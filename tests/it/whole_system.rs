@@ -16,6 +16,7 @@ mod operations;
 mod pace;
 mod pods;
 mod queue;
+mod quota;
 mod registration;
 mod restarts;
 mod teams;

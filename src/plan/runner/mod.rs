@@ -248,6 +248,15 @@ impl Runner {
             .is_some_and(|(first, newest)| newest.since(first) >= IDLE_CONFIRMATION)
     }
 
+    /// It stands for nothing any more, and its place, here or at the provisioner's service, is not free yet.
+    pub fn is_leaving(&self) -> bool {
+        match self.state {
+            State::JobDone { .. } | State::Retiring { .. } => true,
+            State::Ended { .. } | State::Failed { .. } => self.remove_record.open(),
+            _ => false,
+        }
+    }
+
     /// The agents list would tell news of it: whether it is online, and where nothing else tells, whether it is busy.
     pub fn is_unconfirmed(&self) -> bool {
         match self.state {

@@ -1,5 +1,7 @@
 //! Who gets the next place (B45).
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn counts(world: &World, names: [&str; 2]) -> [usize; 2] {
@@ -48,7 +50,7 @@ fn b48_a_hurdle_of_one_provisioner_stops_no_other() {
         ..set("b")
     };
     let mut world = world([set("a").with(0, assigned(2)), other.with(0, assigned(2))]);
-    let scope = crate::plan::limits::Scope::Provisioner("gharts".into());
+    let scope = Scope::Provisioner("gharts".into());
     let reason = Reason::new(Code::Unreachable, "no route");
     world.refused(at(0), at(0), scope, reason, 1.0, None);
     assert_eq!(counts(&world, ["a", "b"]), [0, 2]);
@@ -76,4 +78,212 @@ fn no_configuration_is_asked_for_while_as_many_wait_for_their_pods() {
     }
     let plan = plan_of(&world([set]), "a", 1);
     assert_eq!((plan.create.len(), codes(&plan)), (0, vec!["starting"]));
+}
+
+fn quota(world: &mut World, now: i64) {
+    let scope = Scope::Provisioner("gharts".into());
+    world.refused(
+        at(now),
+        at(now),
+        scope,
+        Reason::new(Code::QuotaExceeded, "no"),
+        1.0,
+        None,
+    );
+}
+
+fn with_spares(name: &str, min: u32, idle: u32) -> SetWorld {
+    let spare = SetWorld {
+        min_runners: min,
+        ..set(name)
+    };
+    spare.with(0, assigned(0)).with_idle(idle, 0)
+}
+
+fn retired(world: &World, name: &str) -> usize {
+    plan_of(world, name, 1).retire.len()
+}
+
+#[test]
+fn b45_jobs_come_before_spare_runners_of_anybody() {
+    let mut world = world([with_spares("a", 5, 0), set("b").with(0, assigned(2)).with_idle(1, 0)]);
+    world.max_runners = Some(2);
+    assert_eq!(counts(&world, ["a", "b"]), [0, 1]);
+    world.max_runners = Some(4);
+    assert_eq!(counts(&world, ["a", "b"]), [2, 1]);
+}
+
+#[test]
+fn b45_a_scarce_place_goes_where_most_waits_assigned_or_not() {
+    let waiting = |name: &str, n: i64| {
+        let set = SetWorld {
+            max_runners: 100,
+            ..set(name)
+        };
+        set.with(0, available(n)).with_idle(2, 0)
+    };
+    let mut world = world([waiting("a", 3), waiting("b", 90)]);
+    quota(&mut world, 0);
+    assert_eq!((created(&world, "a", 5), created(&world, "b", 5)), (0, 1));
+    let mut total = World {
+        max_runners: Some(14),
+        hurdles: BTreeMap::new(),
+        ..world
+    };
+    assert_eq!((created(&total, "a", 5), created(&total, "b", 5)), (1, 3));
+    total.sets.remove("b");
+    assert_eq!(
+        created(&total, "a", 5),
+        0,
+        "with room enough capacity is all that its jobs wait for"
+    );
+}
+
+#[test]
+fn b45_spare_runners_make_room_for_jobs_that_the_total_stops() {
+    let mut world = world([with_spares("a", 3, 3), set("b").with(0, assigned(2))]);
+    world.max_runners = Some(3);
+    assert_eq!((retired(&world, "a"), retired(&world, "b")), (2, 0));
+    world.max_runners = Some(4);
+    assert_eq!(retired(&world, "a"), 1, "one place is free");
+    let a = world.sets.get_mut("a").unwrap();
+    a.runners.values_mut().next().unwrap().retire(at(1));
+    assert_eq!(retired(&world, "a"), 0, "one is on its way out");
+    world.max_runners = None;
+    assert_eq!(retired(&world, "a"), 0);
+}
+
+#[test]
+fn b45_spare_runners_make_room_for_jobs_that_a_quota_stops_and_for_no_others() {
+    let mut world = world([with_spares("a", 3, 3), set("b").with(0, assigned(2))]);
+    quota(&mut world, 0);
+    assert_eq!(retired(&world, "a"), 2);
+    let forbidden = Reason::new(Code::LabelPolicy, "no");
+    world.refused(at(0), at(0), Scope::Set(SetName::new("b")), forbidden, 1.0, None);
+    assert_eq!(retired(&world, "a"), 0, "a place would be of no use to it");
+    world.hurdles.clear();
+    quota(&mut world, 0);
+    world.sets.get_mut("b").unwrap().provisioner = "github".into();
+    assert_eq!(retired(&world, "a"), 0, "the quota is not its own");
+}
+
+#[test]
+fn b45_a_runner_made_for_a_job_that_waits_at_github_is_not_spare() {
+    let one = set("a").with(0, available(3)).with_idle(1, 0);
+    let mut world = world([one, set("b").with(0, available(5))]);
+    quota(&mut world, 0);
+    assert_eq!((retired(&world, "a"), retired(&world, "b")), (0, 0));
+}
+
+#[test]
+fn b45_runners_that_a_sets_own_jobs_need_make_no_room() {
+    let own = SetWorld {
+        min_runners: 1,
+        ..set("a")
+    };
+    let own = own.with(0, assigned(2)).with_idle(3, 0);
+    let mut world = world([own, set("b").with(0, assigned(5))]);
+    world.max_runners = Some(3);
+    assert_eq!(retired(&world, "a"), 1);
+}
+
+#[test]
+fn b8_one_of_several_sets_leaves_part_of_the_window_to_the_others() {
+    let mut world = world([set("a").with(0, assigned(9)), set("b").with(0, assigned(0))]);
+    assert_eq!(created(&world, "a", 0), 3);
+    world.sets.remove("b");
+    assert_eq!(created(&world, "a", 0), 4);
+}
+
+#[test]
+fn b8_a_refusal_that_may_be_one_sets_own_is_everybodys_once_three_are_refused_alike() {
+    let names = ["a", "b", "c", "d"].map(SetName::new);
+    let mut world = world(["a", "b", "c", "d"].map(|name| set(name).with(0, assigned(1))));
+    let refuse = |world: &mut World, now: i64, set: usize, code: Code| {
+        let scope = world.concerned(&names[set], code, Scope::Provisioner("gharts".into()));
+        world.refused(at(now), at(now), scope.clone(), Reason::new(code, "no"), 1.0, None);
+        scope
+    };
+    let everybody = Scope::Provisioner("gharts".into());
+    assert_eq!(
+        refuse(&mut world, 1, 0, Code::NotAuthorized),
+        Scope::Set(names[0].clone())
+    );
+    assert_eq!(refuse(&mut world, 2, 1, Code::Upstream), Scope::Set(names[1].clone()));
+    assert_eq!(
+        refuse(&mut world, 3, 2, Code::UnknownOutcome),
+        Scope::Set(names[2].clone()),
+        "not alike"
+    );
+    world.granted(at(4), &names[3]);
+    assert_eq!(
+        refuse(&mut world, 5, 0, Code::Upstream),
+        Scope::Set(names[0].clone()),
+        "somebody is served"
+    );
+    assert_eq!(refuse(&mut world, 6, 1, Code::Upstream), Scope::Set(names[1].clone()));
+    assert_eq!(refuse(&mut world, 7, 2, Code::UnknownOutcome), everybody);
+    assert_eq!(
+        refuse(&mut world, 8, 3, Code::NotAuthorized),
+        everybody,
+        "it stands in everybody's way now"
+    );
+}
+
+#[test]
+fn b8_where_there_is_one_set_a_refusal_is_the_provisioners() {
+    let world = world([set("a")]);
+    assert_eq!(
+        world.concerned(
+            &SetName::new("a"),
+            Code::UnknownOutcome,
+            Scope::Provisioner("gharts".into())
+        ),
+        Scope::Provisioner("gharts".into())
+    );
+}
+
+fn demand() -> impl Strategy<Value = SetWorld> {
+    (0_i64..30, 0_i64..30, 0_u32..6, 0_u32..6, 1_u32..20).prop_map(|(assigned, available, idle, decided, max)| {
+        let reading = Reading {
+            available,
+            assigned,
+            ..Reading::default()
+        };
+        let set = SetWorld {
+            max_runners: max,
+            in_flight_max: 20,
+            ..set("x")
+        };
+        set.with(0, reading)
+            .with_idle(idle.min(max), 0)
+            .with_decided(decided.min(max - idle.min(max)), 0)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Together the sets promise the total, and beyond it at most one place each that nobody is known to need.
+    #[test]
+    fn b6_b45_what_sets_under_one_total_announce_is_the_total_or_a_place_each_beyond(
+        sets in prop::collection::vec(demand(), 1..6),
+        max in 1_u32..60,
+    ) {
+        let named = |(n, set): (usize, SetWorld)| SetWorld { name: SetName::new(&format!("s{n}")), ..set };
+        let mut world = world(sets.into_iter().enumerate().map(named));
+        world.max_runners = Some(max);
+        let plans = plan(&world, at(0));
+        let live: u32 = world.sets.values().map(|set| Tally::of(set).live).sum();
+        let announced: u32 = plans.values().map(|p| p.capacity).sum();
+        let made: u32 = plans.values().map(|p| u32::try_from(p.create.len()).unwrap()).sum();
+        let all = u32::try_from(plans.len()).unwrap();
+        prop_assert!(announced <= max.max(live + made) + all, "{announced} announced of {max}, {live} live");
+        let jobs_wait = |set: &SetWorld, plan: &Plan| {
+            let tally = Tally::of(set);
+            set.could_use(&tally).min(set.max_runners) > plan.capacity.max(tally.live)
+        };
+        let lacks = world.sets.iter().any(|(name, set)| jobs_wait(set, &plans[name]));
+        prop_assert!(!lacks || announced >= max.min(live + made), "{announced} announced of {max} while jobs wait");
+    }
 }

@@ -31,10 +31,11 @@ proptest! {
         seed in any::<u64>(),
         steps in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        // Spare runners that fill a shared limit are the operator's choice: one place is left for jobs.
+        // Spare runners may fill the total: they make room for jobs. The quota here is one of several provisioners
+        // together, which no real one is: a place is left beside the spare runners of those that it does not stop.
         let spare: u32 = sets.iter().map(|s| s.min_runners.min(s.max_runners)).sum();
         let quota = places + usize::try_from(spare).unwrap();
-        let world = World { max_runners: room.map(|room| room + spare), ..world(sets) };
+        let world = World { max_runners: room, ..world(sets) };
         let mut outside = Outside::new(world, quota, seed);
         for step in steps {
             outside.step(step);
