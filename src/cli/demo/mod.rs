@@ -54,6 +54,8 @@ const QUICK_JOB: Duration = Duration::from_millis(200);
 const SLOW_JOB: Duration = Duration::from_secs(2);
 /// Longest wait until nothing is left of any runner.
 const CLEAN_UP: Duration = Duration::from_secs(30);
+/// The same where runners stand idle that no job will ever end: their idle time, and the looks before it.
+const ATTRITION: Duration = Duration::from_mins(5);
 /// The reasons that no waiting will cure.
 const HOPELESS: [&str; 2] = ["binding_unsupported", "runners_do_not_match_jobs"];
 
@@ -177,7 +179,8 @@ impl Demo {
             }
         }
         let last = self.status.ask().await;
-        self.until_clean().await;
+        let patience = if unserved.is_empty() { CLEAN_UP } else { ATTRITION };
+        self.until_clean(patience).await;
         view.say("\nDraining the daemon.\n");
         self.stop.cancel();
         let ended = match self.daemon.lock().await.take() {
@@ -248,10 +251,10 @@ impl Demo {
     }
 
     /// Waits until nothing is left of any runner, or until it is clear that something is.
-    async fn until_clean(&self) {
+    async fn until_clean(&self, patience: Duration) {
         let world = &self.served.world;
         let begun = self.clock.instant();
-        while begun.elapsed() < CLEAN_UP {
+        while begun.elapsed() < patience {
             match crate::sim::world::Leaks::count(&world.services, &world.admin).await {
                 Ok(leaks) if leaks.without_sessions().is_clean() => return,
                 _ => tokio::time::sleep(TICK).await,
