@@ -13,7 +13,9 @@ use super::{
 use crate::{
     admission::gate::Gate,
     clock::Clock,
-    config::{Config, Gharts, Kubernetes, LabelsDemand, Limits, Oidc, ProvisionerKind, RunnerBinding, ScaleSet, Scope},
+    config::{
+        Config, Gharts, Kubernetes, LabelsDemand, Limits, Oidc, ProvisionerKind, Retry, RunnerBinding, ScaleSet, Scope,
+    },
     control::{ClusterGates, ScopeLabels, SetParts, SetSetup, Setup},
     gharts::{Broker, Client as GhartsClient, broker},
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
@@ -352,6 +354,10 @@ fn set_setup(
         min_runners: set.min_runners,
         max_runners: set.max_runners,
         timeouts: set.timeouts.clone(),
+        retry: match (set.provisioner, &config.gharts) {
+            (ProvisionerKind::Gharts, Some(gharts)) => gharts.retry.clone(),
+            _ => Retry::default(),
+        },
         in_flight_max,
         kind: Kind {
             has_record: set.provisioner == ProvisionerKind::Gharts,

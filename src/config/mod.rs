@@ -195,6 +195,8 @@ pub enum AuthStyle {
     Json,
 }
 
+/// How a service that fails is tried again. Nobody gives up for good: after so many tries in a row with growing pauses
+/// there is one every `max_backoff`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     pub max_retries: u32,
@@ -344,10 +346,23 @@ impl Limits {
     }
 }
 
+impl Retry {
+    /// The pause after a failure that `step` others in a row came before, without jitter.
+    pub fn pause(&self, step: u32) -> Duration {
+        if step >= self.max_retries {
+            return self.max_backoff;
+        }
+        let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+        let seconds = self.initial_backoff.as_secs_f64() * self.multiplier.powi(exponent);
+        Duration::try_from_secs_f64(seconds).map_or(self.max_backoff, |pause| pause.min(self.max_backoff))
+    }
+}
+
 impl Default for Retry {
+    /// Five growing pauses reach the longest one without a leap.
     fn default() -> Self {
         Self {
-            max_retries: 3,
+            max_retries: 5,
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(30),
             multiplier: 2.0,

@@ -283,7 +283,8 @@ pub(super) enum RawAuthStyle {
     Json,
 }
 
-/// Repetition of calls that may be repeated.
+/// How a GHARTS that fails is tried again: after `initialBackoff`, then later and later by `multiplier`, `maxRetries` times
+/// in a row; from then on once every `maxBackoff`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "Retry")]

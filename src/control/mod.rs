@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    config::Timeouts,
+    config::{Retry, Timeouts},
     ids::{RunnerName, SetName},
     plan::{
         Moment, Plan,
@@ -86,6 +86,7 @@ pub struct SetSetup {
     pub min_runners: u32,
     pub max_runners: u32,
     pub timeouts: Timeouts,
+    pub retry: Retry,
     /// JIT requests that the provisioner takes at once.
     pub in_flight_max: u32,
     pub kind: Kind,
@@ -277,6 +278,7 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         min_runners: setup.min_runners,
         max_runners: setup.max_runners,
         timeouts: setup.timeouts.clone(),
+        retry: setup.retry.clone(),
         provisioner: setup.parts.provisioner_key.clone(),
         account: setup.parts.account.clone(),
         in_flight_max: setup.in_flight_max,

@@ -10,6 +10,7 @@ use super::{
     Moment,
     reason::{Code, Reason},
 };
+use crate::config::Retry;
 
 /// Retry slowly what repeating cannot cure (B18).
 pub const RECHECK: Duration = Duration::from_mins(5);
@@ -17,8 +18,6 @@ pub const RECHECK: Duration = Duration::from_mins(5);
 pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 /// Steps between tries while a quota is used up: a place that becomes free is found within the last one.
 const QUOTA_STEPS: [u64; 4] = [5, 10, 20, 30];
-/// A service that fails: exponential, from 1 s to 30 s (B20).
-const FAULT_STEPS: [u64; 6] = [1, 2, 4, 8, 16, 30];
 /// A template, image or cluster that fails every pod.
 const PODS_STEPS: [u64; 6] = [5, 10, 30, 60, 120, 300];
 /// Clocks differ by seconds, seldom by more.
@@ -56,31 +55,54 @@ pub struct Hurdle {
     freed: Option<Moment>,
 }
 
-/// Where a refusal belongs and how it is retried.
-pub fn steps(code: Code) -> &'static [u64] {
+/// The pauses between tries after a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Steps {
+    /// Seconds; the last one stays.
+    Fixed(&'static [u64]),
+    /// As the file's `retry` says: a service that fails (B20).
+    BackOff,
+    Recheck,
+}
+
+impl Steps {
+    /// After `step` refusals in a row before this one.
+    fn pause(self, step: u32, retry: &Retry) -> Duration {
+        match self {
+            Self::Fixed(seconds) => usize::try_from(step)
+                .ok()
+                .and_then(|i| seconds.get(i).or(seconds.last()))
+                .map_or(RECHECK, |s| Duration::from_secs(*s)),
+            Self::BackOff => retry.pause(step),
+            Self::Recheck => RECHECK,
+        }
+    }
+}
+
+fn steps(code: Code) -> Steps {
     match code {
-        Code::QuotaExceeded | Code::ResourceQuota => &QUOTA_STEPS,
-        Code::ClockSkew => &SKEW_STEPS,
-        Code::PodsFailing | Code::SetFailed => &PODS_STEPS,
+        Code::QuotaExceeded | Code::ResourceQuota => Steps::Fixed(&QUOTA_STEPS),
+        Code::ClockSkew => Steps::Fixed(&SKEW_STEPS),
+        Code::PodsFailing | Code::SetFailed => Steps::Fixed(&PODS_STEPS),
         Code::Upstream
         | Code::UnknownOutcome
         | Code::Unreachable
         | Code::IssuerDown
         | Code::RateLimited
         | Code::ClusterUnavailable
-        | Code::NameTaken => &FAULT_STEPS,
-        _ => &[],
+        | Code::NameTaken => Steps::BackOff,
+        _ => Steps::Recheck,
     }
 }
 
 /// Whether two refusals are met in the same way, so that they count as one row.
 pub fn alike(one: Code, other: Code) -> bool {
-    one == other || (!steps(one).is_empty() && steps(one) == steps(other))
+    one == other || (steps(one) != Steps::Recheck && steps(one) == steps(other))
 }
 
 impl Hurdle {
     /// After a refusal of a call that was begun at `began`. `jitter` in 0..1 spreads the tries of many;
-    /// `retry_after` is the server's own word.
+    /// `retry_after` is the server's own word; `retry`: the file's back-off for a service that fails.
     pub fn raise(
         old: Option<&Self>,
         now: Moment,
@@ -88,6 +110,7 @@ impl Hurdle {
         reason: Reason,
         jitter: f64,
         retry_after: Option<Duration>,
+        retry: &Retry,
     ) -> Self {
         let same = old.filter(|h| h.reason.code == reason.code);
         let told = now + retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
@@ -115,11 +138,7 @@ impl Hurdle {
         // A service that fails now so, now otherwise fails in one row.
         let row = old.filter(|h| alike(h.reason.code, reason.code));
         let step = row.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
-        let steps = steps(reason.code);
-        let base = usize::try_from(step)
-            .ok()
-            .and_then(|i| steps.get(i).or(steps.last()))
-            .map_or(RECHECK, |s| Duration::from_secs(*s));
+        let base = steps(reason.code).pause(step, retry);
         let pause = base.mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0));
         Self {
             since: same.map_or(now, |h| h.since),

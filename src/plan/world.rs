@@ -15,7 +15,7 @@ use super::{
     want,
 };
 use crate::{
-    config::Timeouts,
+    config::{Retry, Timeouts},
     ids::{RunnerName, SetName},
 };
 
@@ -113,7 +113,13 @@ impl World {
         jitter: f64,
         retry_after: Option<Duration>,
     ) {
-        let hurdle = Hurdle::raise(self.hurdles.get(&scope), now, began, reason, jitter, retry_after);
+        let default = Retry::default();
+        let stopped = self.sets.values().find(|set| set.scopes().contains(&scope));
+        let retry = match &scope {
+            Scope::Cluster => &default,
+            _ => stopped.map_or(&default, |set| &set.retry),
+        };
+        let hurdle = Hurdle::raise(self.hurdles.get(&scope), now, began, reason, jitter, retry_after, retry);
         self.hurdles.insert(scope, hurdle);
     }
 
@@ -233,6 +239,8 @@ pub struct SetWorld {
     pub min_runners: u32,
     pub max_runners: u32,
     pub timeouts: Timeouts,
+    /// How its provisioner's service is tried again when it fails.
+    pub retry: Retry,
     /// Which provisioner serves it: sets with the same key share its limits.
     pub provisioner: String,
     /// In whose name it is asked there: sets with the same account share its quota.

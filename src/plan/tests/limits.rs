@@ -295,3 +295,25 @@ fn b43_a_sensor_takes_no_job_and_reads_the_statistics_sooner_when_a_runner_has_e
     );
     assert_eq!(plan.listen_every, Some(Duration::from_secs(3)));
 }
+
+#[test]
+fn b20_a_service_that_fails_is_tried_again_as_the_file_says() {
+    let retry = Retry {
+        max_retries: 2,
+        initial_backoff: Duration::from_secs(3),
+        max_backoff: Duration::from_secs(40),
+        multiplier: 3.0,
+    };
+    let mut world = world([SetWorld { retry, ..set("a") }]);
+    let scope = Scope::Provisioner("gharts".into());
+    let mut now = 0;
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        let reason = Reason::new(Code::Unreachable, "no route");
+        world.refused(at(now), at(now), scope.clone(), reason, 1.0, None);
+        let until = world.hurdles[&scope].until;
+        pauses.push(until.since(at(now)).as_secs());
+        now = until.millis() / 1000;
+    }
+    assert_eq!(pauses, [3, 9, 40, 40]);
+}

@@ -8,7 +8,7 @@ mod walk;
 
 use super::*;
 use crate::{
-    config::Timeouts,
+    config::{Retry, Timeouts},
     plan::{
         demand::{Demand, Reading},
         runner::{Hearing, Kind, Meets, PodFacts, PodProgress, Runner},
@@ -42,6 +42,7 @@ fn set(name: &str) -> SetWorld {
         min_runners: 0,
         max_runners: 10,
         timeouts: Timeouts::default(),
+        retry: Retry::default(),
         provisioner: "gharts".into(),
         account: "gharts, team".into(),
         in_flight_max: 4,
