@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    GhartsOverrides, GitHub, LabelsDemand, ProvisionerKind, RunnerBinding, ScaleSet, Timeouts,
+    GhartsOverrides, GitHub, LabelsDemand, ProvisionerKind, RunnerBinding, ScaleSet, Scope, Timeouts,
     duration::DurationText,
     place::Place,
     raw::{RawBinding, RawConfig, RawLabelsDemand, RawProvisioner, RawScaleSet, RawTimeouts},
@@ -15,6 +15,8 @@ use crate::ids::{self, SetName};
 /// As the established controller: longer names do not fit beside what GitHub adds.
 const LONGEST_NAME: usize = 45;
 const LONGEST_LABEL: usize = 255;
+/// What every self-hosted runner is called, whoever registers it.
+const SELF_HOSTED: &str = "self-hosted";
 /// One process and one namespace: far above what either serves.
 const MOST_RUNNERS: u32 = 10_000;
 /// A JIT configuration lives an hour; a pod must not start with a dead one.
@@ -96,13 +98,24 @@ fn scale_set(
     let template = template::validate(pass, raw.template.as_ref(), &place.key("template"));
     let bounds = bounds(pass, raw, place);
     let github = pass.github_of_set(&raw.github, github, &place.key("github"));
+    let binding = binding(pass, raw, provisioner, place);
+    if let (RunnerBinding::Labels(_), Some(github)) = (binding, &github)
+        && !matches!(github.config_url.scope, Scope::Organization { .. })
+    {
+        pass.refuse(
+            &place.key("runnerBinding"),
+            "is labels, and GHARTS registers ordinary runners in an organization, where a repository's or an enterprise's \
+             lists may not show them",
+            "use an organization's configUrl for this set, or another binding",
+        );
+    }
     Some(ScaleSet {
         name: SetName::new(name?),
         labels,
         min_runners: raw.min_runners.unwrap_or(0),
         max_runners: bounds?,
         provisioner,
-        binding: binding(pass, raw, provisioner, place),
+        binding,
         gharts: GhartsOverrides {
             team: raw.gharts.team.clone(),
             runner_group_id: raw.gharts.runner_group_id,
@@ -148,6 +161,13 @@ fn binding(pass: &mut Pass<'_>, raw: &RawScaleSet, provisioner: ProvisionerKind,
                 &place.key("gharts").key("team"),
                 "names a team of GHARTS, and this set's runners come from GitHub itself",
                 "remove it, or use provisioner: gharts",
+            );
+        }
+        if raw.gharts.labels.is_some() {
+            pass.refuse(
+                &place.key("gharts").key("labels"),
+                "are for GHARTS, and this set's runners come from GitHub itself",
+                "remove them, or use provisioner: gharts",
             );
         }
     }
@@ -196,7 +216,9 @@ fn labels_are_the_sets(pass: &mut Pass<'_>, raw: &RawScaleSet, place: &Place) {
     let Some(asked) = &raw.gharts.labels else { return };
     let own = raw.labels.as_deref().filter(|labels| !labels.is_empty());
     let own = own.unwrap_or(raw.name.as_slice());
-    if let Some(missing) = own.iter().find(|label| !asked.contains(label)) {
+    // GHARTS adds `self-hosted` by itself.
+    let lacks = |label: &&String| *label != SELF_HOSTED && !asked.contains(label);
+    if let Some(missing) = own.iter().find(lacks) {
         pass.refuse(
             &place.key("gharts").key("labels"),
             format!("lacks {missing:?}: with runnerBinding: labels they are the runner's own labels"),
@@ -213,7 +235,10 @@ fn labels(
     name_is_sound: bool,
     place: &Place,
 ) -> Vec<String> {
-    let for_policy = provisioner == ProvisionerKind::Gharts && raw.gharts.labels.is_none();
+    // With registration tokens no labels are asked for.
+    let for_policy = provisioner == ProvisionerKind::Gharts
+        && raw.gharts.labels.is_none()
+        && raw.runner_binding != Some(RawBinding::RegistrationToken);
     match (&raw.labels, &raw.name) {
         (Some(labels), _) if !labels.is_empty() => {
             for (n, label) in labels.iter().enumerate() {

@@ -324,7 +324,7 @@ impl Parts {
         }
         let began = self.timeline.clock().instant();
         let result = set.provisioner.provision(&request).await;
-        let refused = result.as_ref().err();
+        let refused = result.as_ref().err().filter(|refusal| !refusal.by_github);
         if let Some(refusal) = refused {
             set.heed(refusal);
         }

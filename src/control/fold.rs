@@ -6,6 +6,7 @@ use super::{
     Control, LastError,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
     execute::is_template_fault,
+    trouble,
 };
 use crate::{
     ids::{RunnerName, SetName},
@@ -396,6 +397,9 @@ impl Control {
             }
             let jitter = self.rng.f64();
             let began = self.world.runner(set, name).map_or(now, |r| r.created);
+            if let Some(world) = self.world.sets.get_mut(set) {
+                world.refused = Some(now);
+            }
             self.world.refused(now, began, scope, reason, jitter, retry_after);
         }
         let happening = self
@@ -420,11 +424,16 @@ impl Control {
             Concerns::Set => None,
         });
         let scope = match all {
+            _ if refusal.by_github => Scope::Set(set.clone()),
             Some(all) if refusal.class.may_concern_one_set() => self.world.concerned(set, refusal.class.into(), all),
             Some(all) => all,
             None => Scope::Set(set.clone()),
         };
-        let reason = Reason::new(refusal.class.into(), refusal.message.clone());
+        let mut reason = Reason::new(refusal.class.into(), refusal.message.clone());
+        // The general remedies are GHARTS'.
+        if refusal.by_github || world.is_some_and(|world| !world.kind.has_record) {
+            reason.remedy = trouble::remedy_at_github(refusal.class);
+        }
         (scope, reason, refusal.retry_after)
     }
 

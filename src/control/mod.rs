@@ -44,7 +44,6 @@ use crate::{
     plan::{
         Moment, Plan,
         demand::{Demand, Source},
-        limits::Scope,
         plan,
         reason::{Code, Reason},
         runner::{Kind, Runner},
@@ -290,6 +289,7 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         hearing: None,
         deaf: false,
         mismatched: None,
+        refused: None,
         surplus_since: None,
     }
 }
@@ -529,11 +529,8 @@ impl Control {
             changed
         });
         let parts = &state.setup.parts;
-        let scopes = [
-            Scope::Provisioner(parts.provisioner_key.clone()),
-            Scope::Account(parts.account.clone()),
-        ];
-        let one_by_one = scopes.iter().any(|scope| self.world.hurdles.contains_key(scope));
+        let one_by_one = self.world.asks_one_by_one(&parts.provisioner_key);
+        // The gate is one for every set behind it, and so is the answer.
         if std::mem::replace(&mut state.one_by_one, one_by_one) != one_by_one {
             let limit = one_by_one.then_some(1);
             state.setup.parts.provisioner_gate.set_create_limit(limit);

@@ -8,6 +8,7 @@ use crate::{
         Moment,
         reason::{Code, Reason},
     },
+    provision::Class,
     scaleset::{Error, Missing},
 };
 
@@ -47,6 +48,18 @@ const REFUSED: &str = "GitHub refuses the scale set as the file describes it: se
 const LIMIT: &str = "nothing to do once: it is tried again when the limit is over. Where it comes often, find out who \
                      else calls GitHub with this credential, or give this daemon one of its own";
 const NETWORK: &str = "check github.configUrl, github.proxy, github.tls and the network's way out";
+
+/// What mends a refusal of GitHub's to configure a runner, where the general remedy speaks of GHARTS.
+pub(super) fn remedy_at_github(class: Class) -> Option<&'static str> {
+    match class {
+        Class::Credentials => Some(CREDENTIAL),
+        Class::NotAuthorized => Some(RIGHTS),
+        Class::InvalidRequest => Some(REFUSED),
+        Class::RateLimited => Some(LIMIT),
+        Class::Unreachable => Some(NETWORK),
+        _ => None,
+    }
+}
 
 fn no_token(error: &TokenError) -> (Code, Option<&'static str>) {
     match error {

@@ -57,6 +57,7 @@ pub fn allocate(
             unmet: want.missing,
             jobs: want.jobs,
             under_way: tally.provisioning,
+            refused: set.refused.filter(|_| tries_in_turn(world, set)),
             live: tally.live,
             granted: 0,
         })
@@ -86,12 +87,15 @@ struct Candidate<'a> {
     /// Those of them that jobs wait for.
     jobs: u32,
     under_way: u32,
+    /// Where the sets take turns at trying: when this one was last refused.
+    refused: Option<Moment>,
     live: u32,
     granted: u32,
 }
 
 /// The place in `open` whose unmet demand per runner (had or granted) is greatest: whoever has none comes before
-/// all who have some. Spare runners come after every job. Ties: the greater need, then by name.
+/// all who have some. Spare runners come after every job; while a service fails, whoever was refused comes after
+/// those who were not, or longer ago. Ties: the greater need, then by name.
 fn best(open: &[Candidate<'_>]) -> Option<usize> {
     let need = |c: &Candidate<'_>| {
         let wanted = if c.jobs > 0 { c.jobs } else { c.unmet };
@@ -101,10 +105,20 @@ fn best(open: &[Candidate<'_>]) -> Option<usize> {
         let ((ua, la), (ub, lb)) = (need(&open[*a]), need(&open[*b]));
         (open[*a].jobs > 0)
             .cmp(&(open[*b].jobs > 0))
+            .then(open[*b].refused.cmp(&open[*a].refused))
             .then((ua * lb).cmp(&(ub * la)))
             .then(ua.cmp(&ub))
             .then_with(|| open[*b].set.name.cmp(&open[*a].set.name))
     })
+}
+
+/// While everybody behind a failing service waits for one try after the other, the sets take turns: a set whose own
+/// requests always fail would keep the others out for ever. Places that are scarce go by need instead.
+fn tries_in_turn(world: &World, set: &SetWorld) -> bool {
+    let scopes = set.scopes();
+    let hurdles = scopes.iter().filter(|scope| !matches!(scope, Scope::Set(_)));
+    let mut hurdles = hurdles.filter_map(|scope| world.hurdles.get(scope));
+    hurdles.any(|hurdle| !hurdle.reason.code.is_scarcity())
 }
 
 /// What is left of every shared limit.

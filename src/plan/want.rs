@@ -7,6 +7,7 @@ use super::{
     allocate::Total,
     demand::MISMATCH_AFTER,
     reason::{Code, Reason},
+    runner::Meets,
     tally::Tally,
     world::{Session, SetWorld, World},
 };
@@ -81,7 +82,10 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
                 MISMATCH_AFTER.as_secs()
             ),
         ));
-        stopped = true;
+        // Ordinary runners of which not one has a job: more of them would stand there as well. Elsewhere it may be
+        // this one runner that is ill, and the others' jobs must not wait for it.
+        let running = set.demand.reading().is_some_and(|r| r.running > 0);
+        stopped |= set.kind.meets == Meets::ByLabels && tally.busy.all == 0 && !running;
     }
     if !world.synced {
         reasons.push(Reason::new(

@@ -103,6 +103,21 @@ impl World {
         }
     }
 
+    /// Whether creations that wait for `provisioner` go one at a time: it refused whoever asks, or the one account in
+    /// whose name everybody does. What one of several teams is refused slows nobody else.
+    pub fn asks_one_by_one(&self, provisioner: &str) -> bool {
+        if self.hurdles.contains_key(&Scope::Provisioner(provisioner.to_owned())) {
+            return true;
+        }
+        let behind = |account: &str| {
+            let mut sets = self.sets.values().filter(|set| set.provisioner == provisioner);
+            sets.all(|set| set.account == account)
+        };
+        self.hurdles
+            .keys()
+            .any(|scope| matches!(scope, Scope::Account(account) if behind(account)))
+    }
+
     /// A refusal of a call that was begun at `began` stops everybody in `scope`.
     pub fn refused(
         &mut self,
@@ -150,6 +165,9 @@ impl World {
 
     /// A JIT configuration was granted: nothing at the provisioner, and nothing that it says of the set, stops.
     pub fn granted(&mut self, now: Moment, set: &SetName) {
+        if let Some(world) = self.sets.get_mut(set) {
+            world.refused = None;
+        }
         let Some(world) = self.sets.get(set) else { return };
         let scopes = [
             Scope::Provisioner(world.provisioner.clone()),
@@ -261,6 +279,8 @@ pub struct SetWorld {
     pub mismatched: Option<Moment>,
     pub demand: Demand,
     pub runners: BTreeMap<RunnerName, Runner>,
+    /// When a start of its was last refused, with none granted since.
+    pub refused: Option<Moment>,
     /// Since when there have been more runners than demand wants, without a break.
     pub surplus_since: Option<Moment>,
 }

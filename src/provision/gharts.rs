@@ -352,6 +352,7 @@ fn refusal(class: Class, message: String) -> Refusal {
         code: None,
         message,
         retry_after: None,
+        by_github: false,
     }
 }
 
@@ -383,6 +384,7 @@ impl From<Failure> for Refusal {
             code: failure.code,
             message: failure.message,
             retry_after: failure.retry_after,
+            by_github: false,
         }
     }
 }

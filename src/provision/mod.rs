@@ -177,6 +177,8 @@ pub struct Refusal {
     pub code: Option<String>,
     pub message: String,
     pub retry_after: Option<Duration>,
+    /// GitHub's answer to us, while the provisioner is another service: that one is not to blame.
+    pub by_github: bool,
 }
 
 /// What became of a call that takes a registration back.

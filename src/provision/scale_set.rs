@@ -74,5 +74,6 @@ pub fn refusal(error: &Error) -> Refusal {
         code: None,
         message: error.to_string(),
         retry_after: error.retry_after(),
+        by_github: false,
     }
 }

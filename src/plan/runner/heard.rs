@@ -253,6 +253,15 @@ impl Runner {
             AgentSight::Online { busy: false } => Some((self.idle_lists.map_or(began, |(first, _)| first), began)),
             _ => None,
         };
+        self.listed |= sight != AgentSight::Absent;
+        if self.kind.meets == Meets::ByLabels && self.is_busy() {
+            self.busy_ordinary_seen(now, began, sight);
+            return None;
+        }
+        // Whether this list shows ordinary runners of ours at all is known only once it has shown one.
+        if sight == AgentSight::Absent && self.kind.meets == Meets::ByLabels && !self.listed {
+            return None;
+        }
         match (sight, &self.state) {
             (AgentSight::Absent, State::Pending { .. } | State::Idle { .. }) => {
                 if self.pod_since.is_none_or(|since| since >= began) {
@@ -287,6 +296,24 @@ impl Runner {
                 None
             }
             _ => None,
+        }
+    }
+
+    /// Of an ordinary runner's job nothing but the list tells: neither its start nor its end.
+    fn busy_ordinary_seen(&mut self, now: Moment, began: Moment, sight: AgentSight) {
+        match sight {
+            AgentSight::Absent if self.listed && self.pod_since.is_some_and(|since| since < began) => {
+                self.absent = self.absent.saturating_add(1);
+                if self.absent >= LISTS_TO_LOSE {
+                    self.job_completed(now);
+                }
+            }
+            AgentSight::Online { busy: false } if self.is_seen_idle() => {
+                self.absent = 0;
+                self.state = State::Idle { since: now };
+                self.mark_busy.give_up();
+            }
+            _ => self.absent = 0,
         }
     }
 

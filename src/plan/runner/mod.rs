@@ -117,6 +117,8 @@ pub struct Runner {
     kind: Kind,
     /// [`Meets::ByLabels`]: the first and the newest agents list of an unbroken row that showed it idle.
     idle_lists: Option<(Moment, Moment)>,
+    /// Some agents list has shown it.
+    listed: bool,
     /// Nobody can prove that it is idle: it stays until its own end.
     unprovable: bool,
     /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
@@ -156,6 +158,7 @@ impl Runner {
             check_secret: Todo::No,
             kind,
             idle_lists: None,
+            listed: false,
             unprovable: false,
             starting: true,
         }
@@ -261,7 +264,7 @@ impl Runner {
     pub fn is_unconfirmed(&self) -> bool {
         match self.state {
             State::Pending { .. } => self.pod_runs(),
-            State::Idle { .. } | State::Retiring { .. } => self.kind.meets == Meets::ByLabels,
+            State::Idle { .. } | State::Busy { .. } | State::Retiring { .. } => self.kind.meets == Meets::ByLabels,
             _ => false,
         }
     }
@@ -309,7 +312,7 @@ impl Runner {
     /// The call whose success proves that it executes no job.
     fn proof(&self) -> Call {
         match (self.kind.meets, &self.state) {
-            (Meets::ByLabels, State::Retiring { .. }) => Call::RemoveRecord,
+            (Meets::ByLabels, State::Retiring { .. } | State::Failed { .. }) => Call::RemoveRecord,
             _ => Call::RemoveAgent,
         }
     }

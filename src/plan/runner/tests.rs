@@ -841,7 +841,7 @@ fn b43_an_ordinary_runner_is_asked_after_as_long_as_only_the_list_tells_of_its_j
     let mut life = ordinary();
     assert!(life.runner.is_unconfirmed());
     life.listed(35, AgentSight::Online { busy: true });
-    assert_eq!((life.state(), life.runner.is_unconfirmed()), ("busy", false));
+    assert_eq!((life.state(), life.runner.is_unconfirmed()), ("busy", true));
     assert!(
         !Life::idle().runner.is_unconfirmed(),
         "of the set's own the queue tells"
@@ -899,4 +899,48 @@ fn b33_an_ordinary_runner_that_ends_well_had_a_job_of_which_nobody_tells() {
     assert_eq!(life.due(40), [Call::DeletePod, Call::RemoveRecord]);
     life.passes(9000);
     assert_eq!((life.state(), life.counts()), ("ended", OVER));
+}
+
+#[test]
+fn b43_of_a_busy_ordinary_runner_the_lists_tell_the_end_of_its_job() {
+    let mut life = ordinary();
+    life.listed(35, AgentSight::Online { busy: true });
+    life.listed(50, AgentSight::Absent);
+    assert_eq!(life.state(), "busy", "one list may be wrong");
+    life.listed(65, AgentSight::Absent);
+    assert_eq!((life.state(), life.counts()), ("jobDone", (true, false)));
+    life.passes(65 + 5 * 60);
+    assert!(
+        life.due(65 + 5 * 60).contains(&Call::DeletePod),
+        "it hangs after its job"
+    );
+
+    let mut life = ordinary();
+    life.listed(35, AgentSight::Online { busy: true });
+    life.listed(50, AgentSight::Online { busy: false });
+    life.listed(65, AgentSight::Online { busy: false });
+    assert_eq!(life.state(), "busy");
+    life.listed(80, AgentSight::Online { busy: false });
+    assert_eq!(life.state(), "idle", "it was called busy for another reason");
+}
+
+#[test]
+fn b12_an_ordinary_runner_that_no_list_ever_showed_is_not_lost() {
+    let mut life = Life::running();
+    life.runner.kind = BY_LABELS;
+    for secs in [20, 35, 50, 65] {
+        assert_eq!(life.listed(secs, AgentSight::Absent), None);
+    }
+    assert_eq!((life.state(), life.due(65)), ("pending", vec![]), "it may be at work");
+}
+
+#[test]
+fn b12_an_ordinary_runner_that_fails_while_it_may_work_goes_by_its_provisioners_word() {
+    let mut life = ordinary();
+    life.listed(35, AgentSight::Absent);
+    life.listed(50, AgentSight::Absent);
+    assert_eq!(life.state(), "failed");
+    assert_eq!(life.due(50), [Call::RemoveRecord]);
+    life.call(50, Call::RemoveRecord, CallResult::Busy);
+    assert_eq!((life.state(), life.due(51)), ("busy", vec![]));
 }

@@ -54,6 +54,7 @@ fn set(name: &str) -> SetWorld {
         hearing: Some(Hearing::default()),
         deaf: false,
         mismatched: None,
+        refused: None,
         surplus_since: None,
     }
 }

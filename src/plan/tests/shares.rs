@@ -287,3 +287,42 @@ proptest! {
         prop_assert!(!lacks || announced >= max.min(live + made), "{announced} announced of {max} while jobs wait");
     }
 }
+
+#[test]
+fn b45_while_a_service_fails_the_sets_take_turns_at_trying() {
+    let mut world = world([
+        set("a").with(0, assigned(9)).with_idle(4, 0),
+        set("bad").with(0, assigned(9)),
+    ]);
+    let scope = Scope::Provisioner("gharts".into());
+    let reason = Reason::new(Code::Unreachable, "no route");
+    world.refused(at(0), at(0), scope, reason, 1.0, None);
+    assert_eq!(counts(&world, ["a", "bad"]), [0, 0]);
+    // It has no runner at all, so that by need it would take every try.
+    world.sets.get_mut("bad").unwrap().refused = Some(at(0));
+    let tries = |world: &World, now| ["a", "bad"].map(|name| created(world, name, now));
+    assert_eq!(tries(&world, 60), [1, 0]);
+    world.sets.get_mut("a").unwrap().refused = Some(at(60));
+    assert_eq!(tries(&world, 60), [0, 1]);
+    world.granted(at(61), &SetName::new("a"));
+    assert_eq!(world.sets["a"].refused, None);
+}
+
+#[test]
+fn b18_what_one_of_several_teams_is_refused_slows_no_other_at_the_gate() {
+    let of_team = |name: &str, team: &str| SetWorld {
+        account: team.into(),
+        ..set(name)
+    };
+    let refused = |sets: [SetWorld; 2], scope| {
+        let mut world = world(sets);
+        let reason = Reason::new(Code::QuotaExceeded, "full");
+        world.refused(at(0), at(0), scope, reason, 1.0, None);
+        world.asks_one_by_one("gharts")
+    };
+    let account = || Scope::Account("one".into());
+    assert!(!refused([of_team("a", "one"), of_team("b", "two")], account()));
+    assert!(refused([of_team("a", "one"), of_team("b", "one")], account()));
+    let all = Scope::Provisioner("gharts".into());
+    assert!(refused([of_team("a", "one"), of_team("b", "two")], all));
+}

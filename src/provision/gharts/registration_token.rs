@@ -100,7 +100,10 @@ impl GhartsProvisioner {
         let jit = connection
             .generate_jit_config(request.scale_set_id, request.name.as_str(), &request.work_folder)
             .await
-            .map_err(|error| scale_set::refusal(&error))?;
+            .map_err(|error| Refusal {
+                by_github: true,
+                ..scale_set::refusal(&error)
+            })?;
         Ok(Granted {
             jit_config: jit.config,
             agent_id: Some(jit.agent_id),
