@@ -228,6 +228,69 @@ fn b44_access_without_a_credential_of_githubs_needs_a_gharts() {
 }
 
 #[test]
+fn b43_a_binding_that_cannot_be_meant_so_is_refused_with_what_to_do() {
+    let folder = Folder::new();
+    let sound = folder.sound();
+    let with = |lines: &str| sound.replace("    maxRunners: 50\n", &format!("    maxRunners: 50\n{lines}"));
+    for (lines, path, words) in [
+        (
+            "    labelsDemand: assigned\n",
+            "labelsDemand",
+            "is for runnerBinding: labels only",
+        ),
+        (
+            "    gharts: { runnerGroupId: 3 }\n",
+            "gharts.runnerGroupId",
+            "is for runnerBinding: labels only",
+        ),
+        (
+            "    provisioner: scaleSet\n    runnerBinding: registrationToken\n",
+            "runnerBinding",
+            "come from GitHub itself",
+        ),
+        (
+            "    provisioner: scaleSet\n    gharts: { team: a }\n",
+            "gharts.team",
+            "come from GitHub itself",
+        ),
+        (
+            "    provisioner: scaleSet\n    gharts: { labels: [a] }\n",
+            "gharts.labels",
+            "come from GitHub itself",
+        ),
+        (
+            "    runnerBinding: registrationToken\n    gharts: { labels: [a] }\n",
+            "gharts",
+            "can ask for neither",
+        ),
+        (
+            "    runnerBinding: labels\n    gharts: { labels: [other] }\n",
+            "gharts.labels",
+            "lacks \"linux-large\"",
+        ),
+        (
+            "    runnerBinding: labels\n    github: { configUrl: \"https://github.com/acme/web\" }\n",
+            "runnerBinding",
+            "an organization",
+        ),
+    ] {
+        let told = refused(&folder, &with(lines));
+        assert!(told.starts_with(&format!("scaleSets[0].{path}: ")), "{lines}{told}");
+        assert!(told.contains(words), "{lines}{told}");
+        assert_eq!(told.lines().count(), 2, "one problem: {told}");
+    }
+    for lines in [
+        "    runnerBinding: registrationToken\n    labels: [x.y]\n",
+        "    runnerBinding: labels\n    labels: [linux, self-hosted]\n    gharts: { labels: [linux, arc], runnerGroupId: 3 }\n",
+        "    runnerBinding: labels\n    labelsDemand: assigned\n    gharts: { team: data }\n",
+    ] {
+        let config = load(&with(lines)).unwrap_or_else(|problems| panic!("{lines}{}", folder.told(&problems)));
+        let shown = config::show(&config).unwrap();
+        assert_eq!(load(&shown).unwrap(), config, "{shown}");
+    }
+}
+
+#[test]
 fn b23_secrets_travel_over_https_or_stay_on_this_machine() {
     let folder = Folder::new();
     folder.file("secret", "s");
