@@ -149,26 +149,20 @@ fn provisioner(pass: &mut Pass<'_>, raw: &RawScaleSet, has_gharts: bool, place: 
 fn binding(pass: &mut Pass<'_>, raw: &RawScaleSet, provisioner: ProvisionerKind, place: &Place) -> RunnerBinding {
     let asked = raw.runner_binding.unwrap_or(RawBinding::Auto);
     if provisioner == ProvisionerKind::ScaleSet {
-        if matches!(asked, RawBinding::Labels | RawBinding::RegistrationToken) {
-            pass.refuse(
-                &place.key("runnerBinding"),
-                "is a binding of GHARTS' runners, and this set's come from GitHub itself",
-                "leave runnerBinding out, or use provisioner: gharts",
-            );
-        }
-        if raw.gharts.team.is_some() {
-            pass.refuse(
-                &place.key("gharts").key("team"),
-                "names a team of GHARTS, and this set's runners come from GitHub itself",
-                "remove it, or use provisioner: gharts",
-            );
-        }
-        if raw.gharts.labels.is_some() {
-            pass.refuse(
-                &place.key("gharts").key("labels"),
-                "are for GHARTS, and this set's runners come from GitHub itself",
-                "remove them, or use provisioner: gharts",
-            );
+        let gharts = place.key("gharts");
+        let other_binding = matches!(asked, RawBinding::Labels | RawBinding::RegistrationToken);
+        for (is_set, place) in [
+            (other_binding, place.key("runnerBinding")),
+            (raw.gharts.team.is_some(), gharts.key("team")),
+            (raw.gharts.labels.is_some(), gharts.key("labels")),
+        ] {
+            if is_set {
+                pass.refuse(
+                    &place,
+                    "is for runners that GHARTS registers, and this set's come from GitHub itself",
+                    "leave it out, or use provisioner: gharts",
+                );
+            }
         }
     }
     if asked != RawBinding::Labels {
