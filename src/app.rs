@@ -1,4 +1,4 @@
-//! Composition root: the only file that knows every concrete type.
+//! Composition root: the only folder that knows every concrete type.
 
 mod checks;
 mod compose;

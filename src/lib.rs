@@ -15,15 +15,15 @@
 //! | folder | what it is |
 //! | --- | --- |
 //! | [`cli`] | one file per command; the only users of `sim` beside tests |
-//! | [`app`] | composition root: the only file that knows every concrete type |
+//! | [`app`] | composition root: the only folder that knows every concrete type |
 //! | [`control`] | the loop: event -> fold(state) -> plan -> execute; owns all state |
 //! | [`runner`] | pods: manifest (pure), observe (pure), cluster |
 //! | [`plan`] | PURE: the runner's life, want, allocate, plan, one reason per unserved unit |
 //! | [`provision`] | the `Provisioner` trait and what stands behind it |
-//! | [`gharts`], [`scaleset`] | the two wire protocols |
+//! | [`gharts`], [`scaleset`] | the two wire protocols, and access to the queue that a GHARTS brokers |
 //! | [`admission`] | gates in front of each destination: rate, calls in flight, round robin |
 //! | [`identity`] | tokens and who hands them out |
-//! | [`http`] | the transport seam, deadlines, redaction |
+//! | [`http`] | the transport seam, deadlines, rate limits, redaction |
 //! | [`server`] | health, metrics, status over HTTP |
 //! | [`telemetry`] | logs and metrics |
 //! | [`config`] | the file: raw -> schema -> validated |

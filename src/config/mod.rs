@@ -289,7 +289,7 @@ pub struct GhartsOverrides {
     pub work_folder: Option<String>,
 }
 
-/// Deadlines of a runner's life (design section 2, B30). `None` = off.
+/// Deadlines of a runner's life (B30). `None` = off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub scheduling: Duration,

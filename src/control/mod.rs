@@ -229,7 +229,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         queues.supervise(poller);
         sets.insert(name, SetState::new(set, announce));
     }
-    bound_beginnings(&mut world);
+    world.begin_carefully();
     let work = setup.tasks.child();
     let rounds = AllRounds::of(&sets);
     let mut control = Control {
@@ -291,19 +291,6 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         mismatched: None,
         refused: None,
         surplus_since: None,
-    }
-}
-
-/// Until a token service has shown what it can do, one request at a time finds out as much as many; and where several
-/// sets ask, a second one, should the first be of a set whose calls hang.
-fn bound_beginnings(world: &mut World) {
-    let mut sharers: BTreeMap<String, u32> = BTreeMap::new();
-    for set in world.sets.values() {
-        *sharers.entry(set.provisioner.clone()).or_default() += 1;
-    }
-    for set in world.sets.values_mut().filter(|set| set.kind.has_record) {
-        let shared = sharers.get(&set.provisioner).is_some_and(|sets| *sets > 1);
-        set.in_flight_max = set.in_flight_max.min(if shared { 2 } else { 1 });
     }
 }
 

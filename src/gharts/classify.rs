@@ -242,7 +242,6 @@ fn message(operation: Operation, status: u16, verdict: Verdict, said: &Said) -> 
     text + remedy
 }
 
-/// Longest piece of a stranger's text that goes into a message.
 /// The server's words for a person: a database's statement says nothing to one, and much to a stranger.
 pub(crate) fn words(text: &str) -> String {
     let text = text.split("[SQL:").next().unwrap_or_default();

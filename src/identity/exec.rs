@@ -115,18 +115,6 @@ impl TokenCommand {
                 ))
             })
     }
-
-    fn refused(&self, what: &str) -> TokenError {
-        TokenError::Refused {
-            message: format!("{}: {what}", self.describe()),
-        }
-    }
-
-    fn unavailable(&self, what: &str) -> TokenError {
-        TokenError::Unavailable {
-            message: format!("{}: {what}", self.describe()),
-        }
-    }
 }
 
 impl TokenSource for TokenCommand {

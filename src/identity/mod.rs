@@ -30,6 +30,18 @@ pub trait TokenSource: Send + Sync + fmt::Debug {
 
     /// For messages: what hands out the token and to whom, never a secret.
     fn describe(&self) -> String;
+
+    fn refused(&self, what: &str) -> TokenError {
+        TokenError::Refused {
+            message: format!("{}: {what}", self.describe()),
+        }
+    }
+
+    fn unavailable(&self, what: &str) -> TokenError {
+        TokenError::Unavailable {
+            message: format!("{}: {what}", self.describe()),
+        }
+    }
 }
 
 /// Why no token could be had. `message` is fit for logs and status: redacted, with what mends it where known.

@@ -147,18 +147,6 @@ impl ClientCredentials {
             )),
         }
     }
-
-    fn refused(&self, what: &str) -> TokenError {
-        TokenError::Refused {
-            message: format!("{}: {what}", self.describe()),
-        }
-    }
-
-    fn unavailable(&self, what: &str) -> TokenError {
-        TokenError::Unavailable {
-            message: format!("{}: {what}", self.describe()),
-        }
-    }
 }
 
 impl TokenSource for ClientCredentials {

@@ -103,6 +103,19 @@ impl World {
         }
     }
 
+    /// Until a token service has shown what it can do, one request at a time finds out as much as many; and where
+    /// several sets ask, a second one, should the first be of a set whose calls hang.
+    pub fn begin_carefully(&mut self) {
+        let mut sharers: BTreeMap<String, u32> = BTreeMap::new();
+        for set in self.sets.values() {
+            *sharers.entry(set.provisioner.clone()).or_default() += 1;
+        }
+        for set in self.sets.values_mut().filter(|set| set.kind.has_record) {
+            let shared = sharers.get(&set.provisioner).is_some_and(|sets| *sets > 1);
+            set.in_flight_max = set.in_flight_max.min(if shared { 2 } else { 1 });
+        }
+    }
+
     /// Whether creations that wait for `provisioner` go one at a time: it refused whoever asks, or the one account in
     /// whose name everybody does. What one of several teams is refused slows nobody else.
     pub fn asks_one_by_one(&self, provisioner: &str) -> bool {

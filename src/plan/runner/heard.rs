@@ -295,6 +295,15 @@ impl Runner {
                 self.found_busy(now);
                 None
             }
+            // Two lists were wrong about its end.
+            (AgentSight::Online { busy: true }, State::JobDone { .. })
+                if self.kind.meets == Meets::ByLabels && !self.delete_pod.begun() =>
+            {
+                self.job_completed = false;
+                self.absent = 0;
+                self.found_busy(now);
+                None
+            }
             _ => None,
         }
     }

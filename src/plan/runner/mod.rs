@@ -264,7 +264,9 @@ impl Runner {
     pub fn is_unconfirmed(&self) -> bool {
         match self.state {
             State::Pending { .. } => self.pod_runs(),
-            State::Idle { .. } | State::Busy { .. } | State::Retiring { .. } => self.kind.meets == Meets::ByLabels,
+            State::Idle { .. } | State::Busy { .. } | State::JobDone { .. } | State::Retiring { .. } => {
+                self.kind.meets == Meets::ByLabels
+            }
             _ => false,
         }
     }

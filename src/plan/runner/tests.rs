@@ -909,6 +909,7 @@ fn b43_of_a_busy_ordinary_runner_the_lists_tell_the_end_of_its_job() {
     assert_eq!(life.state(), "busy", "one list may be wrong");
     life.listed(65, AgentSight::Absent);
     assert_eq!((life.state(), life.counts()), ("jobDone", (true, false)));
+    assert!(life.runner.is_unconfirmed(), "the lists go on being asked for");
     life.passes(65 + 5 * 60);
     assert!(
         life.due(65 + 5 * 60).contains(&Call::DeletePod),
@@ -943,4 +944,18 @@ fn b12_an_ordinary_runner_that_fails_while_it_may_work_goes_by_its_provisioners_
     assert_eq!(life.due(50), [Call::RemoveRecord]);
     life.call(50, Call::RemoveRecord, CallResult::Busy);
     assert_eq!((life.state(), life.due(51)), ("busy", vec![]));
+}
+
+#[test]
+fn b12_a_busy_ordinary_runner_that_the_lists_left_out_for_a_while_is_not_killed() {
+    let mut life = ordinary();
+    life.listed(35, AgentSight::Online { busy: true });
+    life.listed(50, AgentSight::Absent);
+    life.listed(65, AgentSight::Absent);
+    life.listed(80, AgentSight::Online { busy: true });
+    assert_eq!((life.state(), life.counts()), ("busy", LIVE));
+    life.passes(9000);
+    assert!(!life.due(9000).contains(&Call::DeletePod), "{:?}", life.due(9000));
+    life.exits(9001, 0, "Completed");
+    assert_eq!((life.state(), life.counts()), ("ended", OVER_FOR_A_JOB));
 }
