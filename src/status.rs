@@ -63,6 +63,52 @@ pub struct SetStatus {
     pub degraded: bool,
 }
 
+/// States in the order of a runner's life, each with its word.
+const STATES: [(&str, &str); 6] = [
+    ("provisioning", "provisioning"),
+    ("pending", "pending"),
+    ("idle", "idle"),
+    ("busy", "busy"),
+    ("jobDone", "job done"),
+    ("retiring", "retiring"),
+];
+
+impl Status {
+    /// `ready`, `not ready` or `draining`.
+    pub fn condition(&self) -> &'static str {
+        match (self.draining, self.ready) {
+            (true, _) => "draining",
+            (false, true) => "ready",
+            (false, false) => "not ready",
+        }
+    }
+}
+
+impl SetStatus {
+    /// How many runners are in each state, in the order of their life; states without any are left out.
+    pub fn runners_by_state(&self) -> impl Iterator<Item = (u32, &'static str)> {
+        let count = |(key, word): (&str, &'static str)| Some((*self.runners.get(key)?, word));
+        STATES.into_iter().filter_map(count).filter(|(count, _)| *count > 0)
+    }
+
+    /// What is wrong, in a few words each; empty where nothing is.
+    pub fn flags(&self) -> Vec<&'static str> {
+        let all = [
+            (self.degraded, "degraded"),
+            (self.quota_exceeded, "quota exceeded"),
+            (self.policy_violation, "policy violation"),
+        ];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, flag)| flag).collect()
+    }
+
+    /// The last refusal, unless it is history: then a later try succeeded.
+    pub fn standing_error(&self) -> Option<&str> {
+        // RFC 3339 in UTC orders as text.
+        let is_history = self.last_provision_success > self.last_provision_error_at;
+        self.last_provision_error.as_deref().filter(|_| !is_history)
+    }
+}
+
 /// Newest statistics of GitHub.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

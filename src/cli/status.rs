@@ -15,16 +15,6 @@ use crate::status::{SetStatus, Status};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Three hundred scale sets are less than one MiB.
 const LARGEST: usize = 16 << 20;
-/// States in the order of a runner's life.
-const STATES: [(&str, &str); 6] = [
-    ("provisioning", "provisioning"),
-    ("pending", "pending"),
-    ("idle", "idle"),
-    ("busy", "busy"),
-    ("jobDone", "job done"),
-    ("retiring", "retiring"),
-];
-
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// The daemon's address, such as http://127.0.0.1:8080. By default the port of the file, on this host.
@@ -130,7 +120,7 @@ fn render(status: &Status) -> String {
         "gharts-listener {}, since {}: {}\n",
         status.version,
         status.started_at,
-        condition(status)
+        status.condition()
     );
     for line in &status.not_ready {
         let _ = writeln!(text, "  {}", clean(line));
@@ -151,26 +141,9 @@ fn render(status: &Status) -> String {
     text
 }
 
-fn condition(status: &Status) -> &'static str {
-    match (status.draining, status.ready) {
-        (true, _) => "draining",
-        (false, true) => "ready",
-        (false, false) => "not ready",
-    }
-}
-
 fn row(set: &SetStatus) -> Vec<String> {
     let demand = &set.demand;
-    let mut flags = Vec::new();
-    for (on, flag) in [
-        (set.degraded, "degraded"),
-        (set.quota_exceeded, "quota exceeded"),
-        (set.policy_violation, "policy violation"),
-    ] {
-        if on {
-            flags.push(flag);
-        }
-    }
+    let flags = set.flags();
     vec![
         clean(&set.name),
         format!("{} assigned, {} running", demand.assigned, demand.running),
@@ -186,9 +159,8 @@ fn row(set: &SetStatus) -> Vec<String> {
 }
 
 fn runners(set: &SetStatus) -> String {
-    let parts: Vec<String> = STATES
-        .iter()
-        .filter_map(|(key, word)| Some((set.runners.get(*key).filter(|n| **n > 0)?, word)))
+    let parts: Vec<String> = set
+        .runners_by_state()
         .map(|(count, word)| format!("{count} {word}"))
         .collect();
     if parts.is_empty() {
@@ -231,9 +203,7 @@ fn last_try(set: &SetStatus) -> String {
         let success = set.last_provision_success.as_deref().unwrap_or("none");
         let _ = writeln!(text, "  last try {attempt}, last success {success}");
     }
-    // RFC 3339 in UTC orders as text.
-    let is_history = set.last_provision_success > set.last_provision_error_at;
-    if let Some(error) = set.last_provision_error.as_ref().filter(|_| !is_history) {
+    if let Some(error) = set.standing_error() {
         let class = set.last_provision_error_class.as_deref().unwrap_or("unknown");
         let code = set.last_provision_error_code.as_deref().filter(|code| *code != class);
         let code = code.map(|code| format!(", {}", clean(code))).unwrap_or_default();

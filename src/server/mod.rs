@@ -1,9 +1,10 @@
-//! The daemon's own port: `/livez`, `/readyz`, `/metrics`, `/api/v1/status`.
+//! The daemon's own port: `/livez`, `/readyz`, `/metrics`, `/api/v1/status`, and a page for people at `/`.
 //!
 //! Reads only: one snapshot of the status, the heartbeat of the control loop, the metrics. It holds no state
 //! of its own and answers even while the loop is stuck, which is how `/livez` can say so.
 
 mod heartbeat;
+mod page;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +41,7 @@ pub struct Sources {
 /// The routes, also for calling them in process.
 pub fn router(sources: Sources) -> Router {
     Router::new()
+        .route("/", get(page))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
@@ -101,6 +103,11 @@ async fn metrics_text(State(sources): State<Sources>) -> Response {
 async fn status(State(sources): State<Sources>) -> Json<Status> {
     let status = Arc::clone(&sources.status.borrow());
     Json(Status::clone(&status))
+}
+
+async fn page(State(sources): State<Sources>) -> impl IntoResponse {
+    let status = Arc::clone(&sources.status.borrow());
+    (page::HEADERS, page::render(&status))
 }
 
 #[cfg(test)]
@@ -167,5 +174,22 @@ mod tests {
         assert_eq!(status.not_ready, ["the watch is not synced"]);
         let (_, text) = ask(&sources, "/metrics").await;
         assert!(text.contains("# TYPE gharts_listener_build_info gauge"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn b39_the_page_loads_nothing_and_runs_nothing() {
+        let (sources, _sender) = sources();
+        let request = http::Request::get("/").body(Body::empty()).unwrap();
+        let answer = router(sources).oneshot(request).await.unwrap();
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
+        let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        let page = String::from_utf8(bytes.to_vec()).unwrap();
+        assert!(page.contains("the watch is not synced"), "{page}");
+        assert!(
+            !page.contains("src=") && !page.contains("<script") && !page.contains("<link"),
+            "{page}"
+        );
     }
 }
