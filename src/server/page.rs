@@ -181,7 +181,7 @@ mod tests {
         let mut set = set(evil);
         set.reasons[0].message = evil.to_owned();
         set.reasons[0].remedy = Some(evil.to_owned());
-        set.last_provision_error = Some(evil.to_owned());
+        set.last_provision_error = Some(format!("again {evil}"));
         set.last_provision_error_at = Some(evil.to_owned());
         set.provisioner = evil.to_owned();
         let status = Status {
