@@ -28,7 +28,7 @@ use gharts_listener::{
     http::{IDLE_LONG, reqwest_transport},
     identity::github_token_source,
     ids::RunnerName,
-    plan::runner::Purpose,
+    plan::runner::{Meets, Purpose},
     runner::{keys, manifest::Blueprint},
 };
 use kube::api::{DeleteParams, ListParams, PostParams, Request, WatchEvent, WatchParams};
@@ -355,7 +355,13 @@ impl Program {
         let _permit = self.starts.acquire().await?;
         let name = format!("least-{:016x}", fastrand::u64(..));
         let jit = self.actions.jit(set, &name).await?;
-        let pod = blueprint.pod(&RunnerName::new(&name), Purpose::Demand, Some(jit.runner.id), None);
+        let pod = blueprint.pod(
+            &RunnerName::new(&name),
+            Purpose::Demand,
+            Meets::InSet,
+            Some(jit.runner.id),
+            None,
+        );
         let labels = json!({keys::MANAGED_BY: keys::MANAGED_BY_VALUE, keys::COMPONENT: keys::COMPONENT_VALUE});
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": labels},

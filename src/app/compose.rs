@@ -16,7 +16,7 @@ use crate::{
     config::{
         Config, Gharts, Kubernetes, LabelsDemand, Limits, Oidc, ProvisionerKind, Retry, RunnerBinding, ScaleSet, Scope,
     },
-    control::{ClusterGates, ScopeLabels, SetParts, SetSetup, Setup},
+    control::{ClusterGates, ScopeLabels, Service, SetParts, SetSetup, Setup},
     gharts::{Broker, Client as GhartsClient, broker},
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, exec, file, kubernetes, oauth2},
@@ -25,7 +25,6 @@ use crate::{
         demand::Source,
         runner::{Kind, Meets},
     },
-    provision::Provisioner,
     runner::{
         cluster::{Cluster, ClusterError},
         manifest::Blueprint,
@@ -310,31 +309,24 @@ fn set_setup(
 ) -> Result<SetSetup, Error> {
     let github = githubs.of(&set.github);
     let blueprint = Blueprint::new(&set.name, &set.template);
-    let (provisioner, gate, breaker, key, account, in_flight_max, word) = match set.provisioner {
-        ProvisionerKind::ScaleSet => (
-            github.provisioner.clone(),
-            github.gate.clone(),
-            github.breaker.clone(),
-            github.key.clone(),
-            github.key.clone(),
-            github.jits_in_flight,
-            "scaleSet",
-        ),
+    let gharts_in_flight = gharts.as_ref().map_or(0, |gharts| gharts.max_in_flight);
+    let records = gharts.map(|gharts| gharts.service(set));
+    let (service, in_flight_max, word) = match set.provisioner {
+        ProvisionerKind::ScaleSet => {
+            let service = Service {
+                provisioner: github.provisioner.clone(),
+                key: github.key.clone(),
+                account: github.key.clone(),
+                gate: github.gate.clone(),
+                breaker: github.breaker.clone(),
+            };
+            (service, github.jits_in_flight, "scaleSet")
+        }
         ProvisionerKind::Gharts => {
-            let gharts = gharts.ok_or_else(|| {
+            let service = records.clone().ok_or_else(|| {
                 Error::Temporary(format!("scale set {} wants GHARTS, and the file names none", set.name))
             })?;
-            let account = gharts.account(set);
-            let provisioner: Arc<dyn Provisioner> = gharts.provisioner(&account);
-            (
-                provisioner,
-                gharts.gate.clone(),
-                gharts.breaker.clone(),
-                gharts.key.clone(),
-                gharts.quota_key(&account),
-                gharts.max_in_flight,
-                "gharts",
-            )
+            (service, gharts_in_flight, "gharts")
         }
     };
     let work_folder = set
@@ -384,11 +376,8 @@ fn set_setup(
             blueprint,
             labels: set.gharts.labels.clone().unwrap_or_else(|| set.labels.clone()),
             work_folder,
-            provisioner,
-            provisioner_key: key,
-            account,
-            provisioner_gate: gate,
-            provisioner_breaker: breaker,
+            service,
+            records,
             github: github.key.clone(),
             connection: github.connection.clone(),
             github_gate: github.gate.clone(),

@@ -7,6 +7,7 @@ use crate::{
     admission::{SharedBreaker, gate::Gate},
     clock::Clock,
     config::{ConfigUrl, Gharts, RunnerBinding, ScaleSet},
+    control::Service,
     gharts::Client,
     http::SharedTransport,
     identity::Cached,
@@ -60,6 +61,18 @@ impl TokenService {
             binding: set.binding,
             runner_group_id: set.gharts.runner_group_id,
             scope: set.github.config_url.clone(),
+        }
+    }
+
+    /// What it is to one set.
+    pub(super) fn service(&mut self, set: &ScaleSet) -> Service {
+        let account = self.account(set);
+        Service {
+            provisioner: self.provisioner(&account),
+            key: self.key.clone(),
+            account: self.quota_key(&account),
+            gate: self.gate.clone(),
+            breaker: self.breaker.clone(),
         }
     }
 

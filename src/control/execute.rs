@@ -17,23 +17,18 @@ use tokio::sync::mpsc;
 
 use super::{
     event::{Cause, Event, StartError, StartEvent},
+    service::Service,
     sweep,
     timeline::Timeline,
 };
 use crate::{
-    admission::{
-        SharedBreaker,
-        gate::{Gate, Urgency},
-    },
+    admission::gate::{Gate, Urgency},
     http::redact,
     ids::{Namer, RunnerName, SetName},
-    plan::{
-        limits::RETRY_AFTER_MAX,
-        runner::{Call, CallResult, Failure, Job, Purpose},
-    },
-    provision::{Class, Granted, JitRequest, Provisioner, Refusal, Registration, ReleaseError, Released},
+    plan::runner::{Call, CallResult, Failure, Job, Meets, Purpose},
+    provision::{Class, Granted, JitRequest, Refusal, Registration, ReleaseError, Released},
     runner::{
-        cluster::{Cluster, ClusterError, Kind},
+        cluster::{Cluster, ClusterError},
         manifest::{self, Blueprint},
     },
     scaleset::{Connection, Removal},
@@ -50,16 +45,11 @@ pub struct SetParts {
     /// What GHARTS' policy sees.
     pub labels: Vec<String>,
     pub work_folder: String,
-    pub provisioner: Arc<dyn Provisioner>,
-    /// Sets with the same key share one provisioner and its limits.
-    pub provisioner_key: String,
-    /// In whose name it is asked there: sets with the same one share its quota.
-    pub account: String,
-    /// In front of the provisioner's service.
-    pub provisioner_gate: Gate,
-    /// Of the provisioner's service. Creations have their back-off in the planner and count as probes; removals
-    /// and lists, which each runner would repeat by itself, wait while it is open.
-    pub provisioner_breaker: SharedBreaker,
+    /// Registers its runners.
+    pub service: Service,
+    /// Keeps records of runners: that service, or the file's GHARTS, which may have registered runners of this set
+    /// before its provisioner was changed.
+    pub records: Option<Service>,
     /// Sets with the same key share one credential, one scope, and with them the connection.
     pub github: String,
     pub connection: Arc<Connection>,
@@ -99,6 +89,7 @@ pub(super) struct Start {
     pub(super) name: RunnerName,
     pub(super) scale_set_id: i64,
     pub(super) purpose: Purpose,
+    pub(super) meets: Meets,
     /// Which try of the set's this is since one was granted.
     pub(super) attempt: u32,
     /// Set when the runner's deadline passed: its registration must not become a pod any more.
@@ -133,27 +124,6 @@ impl From<CallResult> for Answered {
             result,
             place_freed: false,
             refusal: None,
-        }
-    }
-}
-
-impl SetParts {
-    /// Takes a registration back at the provisioner's service, once its breaker has admitted the call.
-    pub(super) async fn release(&self, registration: &Registration) -> Result<Released, ReleaseError> {
-        let released = self.provisioner.release(registration).await;
-        if let Err(ReleaseError::Failed(refusal)) = &released {
-            self.heed(refusal);
-        }
-        let failed = matches!(released, Err(ReleaseError::Failed(_)));
-        self.provisioner_breaker.report(!failed);
-        released
-    }
-
-    /// A service that says when to come back is left alone until then, whatever the next call is about. To be
-    /// called while the refused call's permit is held still, or the next one slips through.
-    pub(super) fn heed(&self, refusal: &Refusal) {
-        if let Some(pause) = refusal.retry_after {
-            self.provisioner_gate.hold(pause.min(RETRY_AFTER_MAX));
         }
     }
 }
@@ -313,7 +283,7 @@ impl Parts {
             labels: set.labels.clone(),
             work_folder: set.work_folder.clone(),
         };
-        let permit = set.provisioner_gate.enter(Urgency::Create, &set.name).await;
+        let permit = set.service.gate.enter(Urgency::Create, &set.name).await;
         if start.given_up.load(Ordering::Acquire) {
             // Its deadline passed while it waited for its turn: nothing has been asked for yet.
             return Err(StartError {
@@ -323,13 +293,14 @@ impl Parts {
             });
         }
         let began = self.timeline.clock().instant();
-        let result = set.provisioner.provision(&request).await;
+        let result = set.service.provisioner.provision(&request).await;
         let refused = result.as_ref().err().filter(|refusal| !refusal.by_github);
         if let Some(refusal) = refused {
-            set.heed(refusal);
+            set.service.heed(refusal);
         }
         drop(permit);
-        set.provisioner_breaker
+        set.service
+            .breaker
             .report(!refused.is_some_and(|refusal| refusal.class.is_outage()));
         let took = self.timeline.clock().instant().duration_since(began);
         self.tell_of_provisioning(set, start, &result, took);
@@ -342,7 +313,7 @@ impl Parts {
 
     /// One line and one count for each try, as the seed asked: an operator reads there who refused what, and why.
     fn tell_of_provisioning(&self, set: &SetParts, start: &Start, result: &Result<Granted, Refusal>, took: Duration) {
-        let gharts_url = set.provisioner.gharts_url();
+        let gharts_url = set.service.provisioner.gharts_url();
         let labels = set.labels.join(",");
         let (runner, attempt, seconds) = (&start.name, start.attempt, took.as_secs_f64());
         let (status, error_code) = match result {
@@ -373,6 +344,7 @@ impl Parts {
         let pod = set.blueprint.pod(
             &start.name,
             start.purpose,
+            start.meets,
             granted.agent_id,
             granted.gharts_id.as_deref(),
         );
@@ -390,30 +362,7 @@ impl Parts {
                 let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
                 remove_agent(set, order).await.into()
             }
-            Call::RemoveRecord if !set.provisioner_breaker.admits() => CallResult::Failed.into(),
-            Call::RemoveRecord => {
-                let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
-                let registration = Registration {
-                    name: order.name.clone(),
-                    agent_id: order.agent_id,
-                    gharts_id: order.gharts_id.clone(),
-                };
-                match set.release(&registration).await {
-                    Ok(Released::Removed) => Answered {
-                        place_freed: true,
-                        ..CallResult::Done.into()
-                    },
-                    Ok(Released::AlreadyGone) => CallResult::Gone.into(),
-                    Err(ReleaseError::Busy) => CallResult::Busy.into(),
-                    Err(ReleaseError::Failed(refusal)) => {
-                        tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");
-                        Answered {
-                            refusal: Some(refusal),
-                            ..CallResult::Failed.into()
-                        }
-                    }
-                }
-            }
+            Call::RemoveRecord => remove_record(set, order).await,
             Call::DeletePod | Call::MarkBusy | Call::CheckSecret => {
                 let urgency = match order.call {
                     Call::DeletePod => Urgency::Remove,
@@ -449,6 +398,37 @@ impl Parts {
             tracing::warn!(runner = %order.name, %error, "a Kubernetes call failed; it is tried again");
             CallResult::Failed
         })
+    }
+}
+
+async fn remove_record(set: &SetParts, order: &CallOrder) -> Answered {
+    let Some(service) = &set.records else {
+        tracing::warn!(runner = %order.name, "its record stays where it is: the file names no GHARTS any more");
+        return CallResult::Gone.into();
+    };
+    if !service.breaker.admits() {
+        return CallResult::Failed.into();
+    }
+    let _permit = service.gate.enter(Urgency::Remove, &set.name).await;
+    let registration = Registration {
+        name: order.name.clone(),
+        agent_id: order.agent_id,
+        gharts_id: order.gharts_id.clone(),
+    };
+    match service.release(&registration).await {
+        Ok(Released::Removed) => Answered {
+            place_freed: true,
+            ..CallResult::Done.into()
+        },
+        Ok(Released::AlreadyGone) => CallResult::Gone.into(),
+        Err(ReleaseError::Busy) => CallResult::Busy.into(),
+        Err(ReleaseError::Failed(refusal)) => {
+            tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");
+            Answered {
+                refusal: Some(refusal),
+                ..CallResult::Failed.into()
+            }
+        }
     }
 }
 
@@ -499,9 +479,4 @@ fn panicked(panic: String) -> StartError {
 /// served, and looking for what is not there would be no slower.
 fn may_be_registered(class: Class) -> bool {
     matches!(class, Class::NameTaken | Class::Upstream | Class::UnknownOutcome)
-}
-
-/// Whose fault a Kubernetes refusal is, for the set's and the cluster's hurdles.
-pub(super) fn is_template_fault(error: &ClusterError) -> bool {
-    error.kind == Kind::Invalid
 }

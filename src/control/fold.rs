@@ -5,19 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Control, LastError,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
-    execute::is_template_fault,
+    service::Service,
     trouble,
 };
 use crate::{
     ids::{RunnerName, SetName},
     plan::{
         Moment,
+        blame::{self, Asked},
         limits::Scope,
         reason::{Code, Reason},
         runner::{AgentSight, CallResult, Failure, Happening, Hearing, Job, Runner},
         world::{self, Session, SetWorld},
     },
-    provision::{Concerns, Refusal},
+    provision::Refusal,
     runner::{
         cluster::{ClusterError, Kind, Sighting},
         observe,
@@ -98,8 +99,10 @@ impl Control {
     }
 
     fn place_freed(&mut self, now: Moment, set: &SetName) {
-        let Some(world) = self.world.sets.get(set) else { return };
-        let scope = Scope::Account(world.account.clone());
+        let Some(service) = self.sets.get(set).and_then(|s| s.setup.parts.records.as_ref()) else {
+            return;
+        };
+        let scope = Scope::Account(service.account.clone());
         self.world.place_freed(now, &scope);
     }
 
@@ -279,13 +282,7 @@ impl Control {
         }
         let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
             tracing::info!(set = %seen.set, runner = %seen.name, "a running pod is adopted");
-            Runner::adopted(
-                seen.name.clone(),
-                seen.purpose,
-                now,
-                seen.adopted.clone(),
-                state.setup.kind,
-            )
+            Runner::adopted(seen.name.clone(), seen.purpose, now, seen.adopted.clone(), set.kind)
         });
         let happening = runner.pod_seen(now, seen.adopted.pod);
         Folded::happening(&seen.set, &seen.name, happening)
@@ -366,7 +363,10 @@ impl Control {
 
     fn start_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, error: &StartError) -> Folded {
         let raised = match &error.cause {
-            Cause::Refused(refusal) => Some(self.refused_by(set, refusal)),
+            Cause::Refused(refusal) => {
+                let service = self.sets.get(set).map(|s| &s.setup.parts.service);
+                service.map(|service| self.refused_by(set, service, refusal))
+            }
             Cause::Cluster(error) => Some(cluster_hurdle(set, error)),
             Cause::GivenUp => None,
             Cause::Panicked(panic) => {
@@ -411,27 +411,28 @@ impl Control {
 
     /// A removal was told when to come back: a creation would be told the same.
     fn told_to_wait(&mut self, now: Moment, set: &SetName, refusal: &Refusal) {
-        let (scope, reason, retry_after) = self.refused_by(set, refusal);
+        let Some(service) = self.sets.get(set).and_then(|s| s.setup.parts.records.as_ref()) else {
+            return;
+        };
+        let (scope, reason, retry_after) = self.refused_by(set, service, refusal);
         let jitter = self.rng.f64();
         self.world.told_to_wait(now, scope, reason, jitter, retry_after);
     }
 
-    fn refused_by(&self, set: &SetName, refusal: &Refusal) -> (Scope, Reason, Option<std::time::Duration>) {
-        let world = self.world.sets.get(set);
-        let all = world.and_then(|world| match refusal.class.concerns() {
-            Concerns::Service => Some(Scope::Provisioner(world.provisioner.clone())),
-            Concerns::Account => Some(Scope::Account(world.account.clone())),
-            Concerns::Set => None,
-        });
-        let scope = match all {
-            _ if refusal.by_github => Scope::Set(set.clone()),
-            Some(all) if refusal.class.may_concern_one_set() => self.world.concerned(set, refusal.class.into(), all),
-            Some(all) => all,
-            None => Scope::Set(set.clone()),
+    fn refused_by(
+        &self,
+        set: &SetName,
+        service: &Service,
+        refusal: &Refusal,
+    ) -> (Scope, Reason, Option<std::time::Duration>) {
+        let asked = Asked {
+            provisioner: &service.key,
+            account: &service.account,
         };
+        let scope = self.world.stopped_by(set, asked, refusal.class, refusal.by_github);
         let mut reason = Reason::new(refusal.class.into(), refusal.message.clone());
         // The general remedies are GHARTS'.
-        if refusal.by_github || world.is_some_and(|world| !world.kind.has_record) {
+        if refusal.by_github || service.provisioner.gharts_url().is_none() {
             reason.remedy = trouble::remedy_at_github(refusal.class);
         }
         (scope, reason, refusal.retry_after)
@@ -514,7 +515,7 @@ fn heard(now: Moment, set: &mut SetWorld) {
     set.heard = Some(now);
 }
 
-/// Whom a refusal of the API server stops.
+/// What a refusal of the API server means to the planner.
 fn cluster_hurdle(set: &SetName, error: &ClusterError) -> (Scope, Reason, Option<std::time::Duration>) {
     let code = match error.kind {
         Kind::Invalid => Code::InvalidTemplate,
@@ -523,11 +524,7 @@ fn cluster_hurdle(set: &SetName, error: &ClusterError) -> (Scope, Reason, Option
         Kind::Gone => Code::Configuration,
         Kind::Exists | Kind::Conflict | Kind::Unavailable => Code::ClusterUnavailable,
     };
-    let scope = if is_template_fault(error) {
-        Scope::Set(set.clone())
-    } else {
-        Scope::Cluster
-    };
+    let scope = blame::at_cluster(set, code);
     (scope, Reason::new(code, error.to_string()), None)
 }
 

@@ -10,6 +10,7 @@ mod fold;
 mod poller;
 mod report;
 mod rounds;
+mod service;
 mod sweep;
 mod timeline;
 mod trouble;
@@ -29,6 +30,7 @@ use fold::Folded;
 use futures::StreamExt as _;
 use poller::{Announce, Held, Poller};
 pub use report::ScopeLabels;
+pub use service::Service;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -278,8 +280,8 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         max_runners: setup.max_runners,
         timeouts: setup.timeouts.clone(),
         retry: setup.retry.clone(),
-        provisioner: setup.parts.provisioner_key.clone(),
-        account: setup.parts.account.clone(),
+        provisioner: setup.parts.service.key.clone(),
+        account: setup.parts.service.account.clone(),
         in_flight_max: setup.in_flight_max,
         kind: setup.kind,
         session: Session::Registering,
@@ -516,11 +518,11 @@ impl Control {
             changed
         });
         let parts = &state.setup.parts;
-        let one_by_one = self.world.asks_one_by_one(&parts.provisioner_key);
+        let one_by_one = self.world.asks_one_by_one(&parts.service.key);
         // The gate is one for every set behind it, and so is the answer.
         if std::mem::replace(&mut state.one_by_one, one_by_one) != one_by_one {
             let limit = one_by_one.then_some(1);
-            state.setup.parts.provisioner_gate.set_create_limit(limit);
+            state.setup.parts.service.gate.set_create_limit(limit);
         }
         for purpose in &plan.create {
             self.create(name, *purpose, now);
@@ -552,10 +554,8 @@ impl Control {
         let name = state.setup.parts.namer.next(&mut self.rng);
         let attempt = state.refused_in_row.saturating_add(1);
         state.last_attempt = Some(now);
-        world.runners.insert(
-            name.clone(),
-            Runner::decided(name.clone(), purpose, now, state.setup.kind),
-        );
+        let runner = Runner::decided(name.clone(), purpose, now, world.kind);
+        world.runners.insert(name.clone(), runner);
         let given_up = Arc::new(AtomicBool::new(false));
         self.starts.insert(name.clone(), given_up.clone());
         self.executor.start(Start {
@@ -563,6 +563,7 @@ impl Control {
             name,
             scale_set_id,
             purpose,
+            meets: world.kind.meets,
             attempt,
             given_up,
         });

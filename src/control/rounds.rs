@@ -76,8 +76,8 @@ impl AllRounds {
             let parts = &set.setup.parts;
             let github = all.githubs.entry(parts.github.clone()).or_default();
             github.sets.push(name.clone());
-            if set.setup.kind.has_record {
-                let service = all.services.entry(parts.provisioner_key.clone()).or_default();
+            if let Some(service) = &parts.records {
+                let service = all.services.entry(service.key.clone()).or_default();
                 service.sets.push(name.clone());
             }
         }

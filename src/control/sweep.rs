@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::execute::{Parts, SetParts};
+use super::{
+    execute::{Parts, SetParts},
+    service::Service,
+};
 use crate::{
     admission::gate::Urgency,
     ids::{RunnerName, SetName},
@@ -139,20 +142,21 @@ async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[A
 /// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
 async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
     let first = sets.first()?;
-    if !first.provisioner_breaker.admits() {
+    let service = first.records.as_ref()?;
+    if !service.breaker.admits() {
         return None;
     }
-    let permit = first.provisioner_gate.enter(Urgency::Remove, &first.name).await;
-    let records = first.provisioner.records().await;
+    let permit = service.gate.enter(Urgency::Remove, &first.name).await;
+    let records = service.provisioner.records().await;
     if let Err(refusal) = &records {
-        first.heed(refusal);
+        service.heed(refusal);
     }
     drop(permit);
-    first.provisioner_breaker.report(records.is_ok());
+    service.breaker.report(records.is_ok());
     let records = match records {
         Ok(records) => records.unwrap_or_default(),
         Err(refusal) => {
-            tracing::warn!(provisioner = first.provisioner_key, %refusal, "orphaned records cannot be looked for");
+            tracing::warn!(provisioner = service.key, %refusal, "orphaned records cannot be looked for");
             return None;
         }
     };
@@ -164,20 +168,20 @@ async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) 
     let views: Vec<RecordView> = records.into_iter().map(view).collect();
     for set in sets {
         for record in orphan_records(&owner(set, order), &views) {
-            remove_record(parts, set, record).await;
+            remove_record(parts, set, service, record).await;
         }
     }
     Some(BTreeMap::new())
 }
 
-async fn remove_record(parts: &Parts, set: &SetParts, record: &RecordView) {
+async fn remove_record(parts: &Parts, set: &SetParts, service: &Service, record: &RecordView) {
     let registration = Registration {
         name: RunnerName::new(&record.name),
         agent_id: None,
         gharts_id: Some(record.gharts_id.clone()),
     };
-    let _permit = set.provisioner_gate.enter(Urgency::Remove, &set.name).await;
-    match set.release(&registration).await {
+    let _permit = service.gate.enter(Urgency::Remove, &set.name).await;
+    match service.release(&registration).await {
         Ok(_) => {
             tracing::info!(runner = record.name, "an orphaned record at GHARTS is removed");
             parts.metrics.orphan_removed(set.name.as_str(), "record");

@@ -52,6 +52,8 @@ pub struct Demand {
     /// First and newest of an unbroken row of zero readings.
     zeros: Option<(Moment, Moment)>,
     last_nonzero: u32,
+    /// [`Source::Available`]: first and newest of an unbroken row of readings without a stranded job.
+    none_stranded: Option<(Moment, Moment)>,
     /// Jobs of `JobAssigned` messages that have neither started nor ended.
     ledger: BTreeMap<String, Moment>,
 }
@@ -127,6 +129,10 @@ impl Demand {
             let first = self.zeros.map_or(now, |(first, _)| first);
             self.zeros = Some((first, now));
         }
+        self.none_stranded = match stranded(&reading) {
+            0 => Some((self.none_stranded.map_or(now, |(first, _)| first), now)),
+            _ => None,
+        };
         self.began = self.began.max(began);
         self.reading = Some(reading);
     }
@@ -246,11 +252,32 @@ impl Demand {
         }
     }
 
+    /// Jobs that were assigned to a set before it became a sensor: only runners registered with it get them. Until the
+    /// readings agree that there are none nobody knows how many. `busy`: those of such runners that have a job.
+    pub fn stranded(&self, busy: u32) -> u32 {
+        match (self.source, &self.reading) {
+            (Source::Assigned, _) => 0,
+            (Source::Available, None) => u32::MAX,
+            (Source::Available, Some(reading)) if stranded(reading) > 0 => {
+                stranded(reading).min(count(reading.assigned).saturating_sub(busy))
+            }
+            (Source::Available, Some(_)) => match self.none_stranded {
+                Some((first, newest)) if newest.since(first) >= ZERO_CONFIRMATION => 0,
+                _ => u32::MAX,
+            },
+        }
+    }
+
     /// When [`Self::pass_time`] has something to do.
     pub fn wake_at(&self, now: Moment, idle_since: Option<Moment>) -> Option<Moment> {
         let ledger = self.ledger.values().map(|at| *at + LEDGER_LIFE);
         ledger.chain(self.ghost_at(idle_since)).filter(|at| *at > now).min()
     }
+}
+
+/// Assigned jobs that no runner has.
+fn stranded(reading: &Reading) -> u32 {
+    count(reading.assigned).saturating_sub(count(reading.running))
 }
 
 fn count(n: i64) -> u32 {
@@ -303,6 +330,27 @@ mod tests {
         );
         demand.job_assigned(at(11), "a");
         assert_eq!(demand.to_create(busy(1)), 1);
+    }
+
+    #[test]
+    fn b43_what_was_assigned_before_a_set_became_a_sensor_is_stranded_until_two_readings_agree() {
+        let of = |assigned, running| Reading {
+            assigned,
+            running,
+            ..Reading::default()
+        };
+        let mut demand = Demand::of(Source::Available);
+        assert_eq!(demand.stranded(0), u32::MAX, "nothing is known yet");
+        demand.read(at(0), at(0), of(3, 1));
+        assert_eq!(demand.stranded(1), 2);
+        assert_eq!(demand.stranded(2), 1, "we know better");
+        demand.read(at(10), at(10), of(3, 3));
+        assert_eq!(demand.stranded(3), u32::MAX, "one reading may be wrong");
+        demand.read(at(40), at(40), of(1, 1));
+        assert_eq!(demand.stranded(1), 0);
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), of(3, 1));
+        assert_eq!(demand.stranded(0), 0, "they are the demand");
     }
 
     #[test]

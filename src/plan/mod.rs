@@ -5,6 +5,7 @@
 //! that can be decided is decided here; the property tests aim at it.
 
 pub mod allocate;
+pub mod blame;
 pub mod demand;
 pub mod limits;
 mod moment;
@@ -120,7 +121,7 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
     };
     let had = live.saturating_add(share.granted);
     let of_total = given.headroom.map_or(u32::MAX, |headroom| had.saturating_add(headroom));
-    let capacity = capacity.min(set.max_runners).min(of_total);
+    let capacity = capacity.min(set.max_runners).min(of_total).saturating_sub(tally.apart);
     let without_room = given.headroom == Some(0) && had < set.max_runners;
 
     let mut calls: Vec<(RunnerName, Call)> = Vec::new();

@@ -32,36 +32,45 @@ pub struct Tally {
     pub has_spare: bool,
     /// On their way out: each gives a place back soon.
     pub leaving: u32,
+    /// Live ones that get none of the set's jobs ([`SetWorld::is_served_by`]): all that they count for is limits. And
+    /// how many of them are busy.
+    pub apart: u32,
+    pub apart_busy: u32,
 }
 
 impl Tally {
     pub fn of(set: &SetWorld) -> Self {
         let mut tally = Self::default();
         for runner in set.runners.values() {
-            tally.count(runner, set.demand.began());
+            tally.count(set, runner);
         }
         tally
     }
 
-    fn count(&mut self, runner: &Runner, statistics_began: Moment) {
+    fn count(&mut self, set: &SetWorld, runner: &Runner) {
         let (live, covers) = (runner.is_live(), runner.covers_job());
         let provisioning = matches!(runner.state, State::Provisioning { .. });
         let pending = matches!(runner.state, State::Pending { .. });
         self.live += u32::from(live);
+        self.awaiting_grant += u32::from(runner.awaits_grant());
+        self.provisioning += u32::from(provisioning);
+        self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());
+        self.leaving += u32::from(runner.is_leaving());
+        if !set.is_served_by(runner) {
+            self.apart += u32::from(live);
+            self.apart_busy += u32::from(runner.is_busy());
+            return;
+        }
         self.covering += u32::from(covers);
         self.staying += u32::from(live && covers);
         if let State::Busy { since } = runner.state {
             self.busy.all += 1;
-            self.busy.news += u32::from(since > statistics_began);
+            self.busy.news += u32::from(since > set.demand.began());
             self.started = self.started.max(Some(since));
         }
-        self.awaiting_grant += u32::from(runner.awaits_grant());
-        self.provisioning += u32::from(provisioning);
-        self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());
         if let Some(since) = runner.idle_since() {
             self.idle_since = Some(self.idle_since.map_or(since, |other| other.min(since)));
         }
-        self.leaving += u32::from(runner.is_leaving());
         self.has_spare |= runner.spare_since().is_some();
     }
 }

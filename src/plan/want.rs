@@ -87,6 +87,7 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
         let running = set.demand.reading().is_some_and(|r| r.running > 0);
         stopped |= set.kind.meets == Meets::ByLabels && tally.busy.all == 0 && !running;
     }
+    reasons.extend(stranded(set, tally));
     if !world.synced {
         reasons.push(Reason::new(
             Code::NotSynced,
@@ -109,13 +110,32 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     }
 }
 
+/// Jobs that were assigned to a set before it became a sensor, and more than the runners of then can take.
+fn stranded(set: &SetWorld, tally: &Tally) -> Option<Reason> {
+    let jobs = set.demand.reading().map(|_| set.demand.stranded(tally.apart_busy))?;
+    let runners = tally.apart.saturating_sub(tally.apart_busy);
+    if jobs == u32::MAX || jobs <= runners {
+        return None;
+    }
+    let message = format!(
+        "{} jobs are assigned to the scale set from before its binding was changed, and only runners registered with it \
+         get them",
+        jobs - runners
+    );
+    Some(Reason {
+        remedy: Some("give the set its former binding back until they have run, or cancel them"),
+        ..Reason::new(Code::RunnersDoNotMatchJobs, message)
+    })
+}
+
 /// Runners to retire now: what has been surplus for long enough, or so many as must `make_room` for the jobs of
 /// another set. Those not yet registered first, then the youngest idle.
 pub fn retire(set: &SetWorld, tally: &Tally, make_room: u32, now: Moment) -> Vec<RunnerName> {
+    let mut leaving = retire_former(set, tally);
     let due = retire_at(set, tally).is_some_and(|at| at <= now);
     let surplus = if due { surplus(set, tally) } else { 0 };
     if surplus == 0 && make_room == 0 {
-        return Vec::new();
+        return leaving;
     }
     let mut candidates: Vec<_> = candidates(set).collect();
     candidates.sort_by_key(|c| (c.online, std::cmp::Reverse(c.since), c.name));
@@ -130,7 +150,21 @@ pub fn retire(set: &SetWorld, tally: &Tally, make_room: u32, now: Moment) -> Vec
         goes
     };
     candidates.retain(|candidate| leaves(candidate));
-    candidates.into_iter().map(|c| c.name.clone()).collect()
+    leaving.extend(candidates.into_iter().map(|c| c.name.clone()));
+    leaving
+}
+
+/// Runners of a former binding go at once, but for as many as there are jobs that only they can run.
+fn retire_former(set: &SetWorld, tally: &Tally) -> Vec<RunnerName> {
+    if tally.apart == 0 {
+        return Vec::new();
+    }
+    let former = set.runners.values().filter(|r| !set.is_served_by(r));
+    let mut idle: Vec<_> = former.filter_map(|r| Some((r.may_leave()?, &r.name))).collect();
+    idle.sort_by_key(|((online, since), name)| (*online, std::cmp::Reverse(*since), *name));
+    let kept = usize::try_from(set.demand.stranded(tally.apart_busy)).unwrap_or(usize::MAX);
+    idle.truncate(idle.len().saturating_sub(kept));
+    idle.into_iter().map(|(_, name)| name.clone()).collect()
 }
 
 /// Idle runners that no job of the set itself needs, assigned or waiting for one of them.
@@ -187,7 +221,8 @@ struct Candidate<'a> {
 }
 
 fn candidates(set: &SetWorld) -> impl Iterator<Item = Candidate<'_>> {
-    set.runners.values().filter_map(|r| {
+    let serving = set.runners.values().filter(|r| set.is_served_by(r));
+    serving.filter_map(|r| {
         let (online, since) = r.spare_since()?;
         Some(Candidate {
             name: &r.name,

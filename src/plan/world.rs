@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     Moment,
-    demand::{Demand, Reading},
-    limits::{Hurdle, Scope, alike},
+    demand::{Demand, Reading, Source},
+    limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Failure, Happening, Hearing, Kind, Runner},
+    runner::{Failure, Happening, Hearing, Kind, Meets, Runner},
     tally::Tally,
     want,
 };
@@ -33,9 +33,6 @@ pub struct World {
     /// When each provisioner, and each account there, last granted a runner.
     pub granted: BTreeMap<Scope, Moment>,
 }
-
-/// Sets that must be refused alike before it is the provisioner that refuses.
-const PROOF: usize = 3;
 
 /// One step in the life of a runner of a set.
 pub type Event = (SetName, RunnerName, Happening);
@@ -76,31 +73,6 @@ impl World {
             let concerned = |set: &&SetWorld| set.scopes().contains(scope) && set.session.blocks().is_none();
             !hurdle.recovering || sets.values().filter(concerned).any(lacks)
         });
-    }
-
-    /// Whom a refusal stops that may be about this set alone or about everybody: its own failing creations must not
-    /// stop those of others. So it is about the set, until as many sets as prove it ([`PROOF`]) are refused alike
-    /// while nobody within `all` is granted anything.
-    pub fn concerned(&self, set: &SetName, code: Code, all: Scope) -> Scope {
-        let own = Scope::Set(set.clone());
-        if self.hurdles.contains_key(&all) {
-            return all;
-        }
-        let granted = self.granted.get(&all).copied().unwrap_or(Moment::START);
-        let sharers = || self.sets.values().filter(|other| other.scopes().contains(&all));
-        let refused = |other: &&SetWorld| {
-            other.name != *set
-                && self
-                    .hurdles
-                    .get(&Scope::Set(other.name.clone()))
-                    .is_some_and(|h| h.raised > granted && alike(h.reason.code, code))
-        };
-        let proof = PROOF.min(sharers().count());
-        if 1 + sharers().filter(refused).count() >= proof {
-            all
-        } else {
-            own
-        }
     }
 
     /// Until a token service has shown what it can do, one request at a time finds out as much as many; and where
@@ -341,6 +313,19 @@ impl Session {
 }
 
 impl SetWorld {
+    /// Whether this runner gets the jobs that the set's demand counts. One that was made before the set's binding was
+    /// changed may get none of them, and an ordinary one may have taken another.
+    pub fn is_served_by(&self, runner: &Runner) -> bool {
+        match (self.demand.source(), runner.meets()) {
+            (Source::Assigned, Meets::InSet) | (Source::Available, Meets::ByLabels) => true,
+            // What is assigned to the set is not asked for any more.
+            (Source::Available, Meets::InSet) => false,
+            (Source::Assigned, Meets::ByLabels) if self.kind.meets == Meets::ByLabels => !runner.is_elsewhere(),
+            // What the queue names is assigned, whichever runner it went to.
+            (Source::Assigned, Meets::ByLabels) => runner.has_named_job(),
+        }
+    }
+
     /// Runners that the jobs and the spare places need, within the set's own limit.
     pub fn wants_to_create(&self, tally: &Tally) -> u32 {
         let jobs = self.demand.to_create(tally.busy);

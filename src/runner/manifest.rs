@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::keys;
 use crate::{
     ids::{RunnerName, SetName, slug},
-    plan::runner::{Job, Purpose},
+    plan::runner::{Job, Meets, Purpose},
 };
 
 /// The container that runs jobs; every other one is a sidecar.
@@ -101,7 +101,14 @@ impl Blueprint {
     }
 
     /// The pod of runner `name`.
-    pub fn pod(&self, name: &RunnerName, purpose: Purpose, agent_id: Option<i64>, gharts_id: Option<&str>) -> Pod {
+    pub fn pod(
+        &self,
+        name: &RunnerName,
+        purpose: Purpose,
+        meets: Meets,
+        agent_id: Option<i64>,
+        gharts_id: Option<&str>,
+    ) -> Pod {
         let mut pod = self.pod.clone();
         pod.metadata.name = Some(name.to_string());
         let annotations = pod.metadata.annotations.get_or_insert_default();
@@ -112,6 +119,7 @@ impl Blueprint {
             annotations.insert(keys::GHARTS_ID.into(), cut(id, ANNOTATION_MAX).to_owned());
         }
         annotations.insert(keys::PURPOSE.into(), purpose_word(purpose).into());
+        annotations.insert(keys::MEETS.into(), meets_word(meets).into());
         annotations.extend(evictable(purpose == Purpose::Spare));
         if let Some(spec) = &mut pod.spec {
             add_jit(spec, name);
@@ -211,6 +219,20 @@ pub fn purpose_word(purpose: Purpose) -> &'static str {
     }
 }
 
+fn meets_word(meets: Meets) -> &'static str {
+    match meets {
+        Meets::InSet => "set",
+        Meets::ByLabels => "labels",
+    }
+}
+
+/// The reverse of what a pod says; `None`: it does not say.
+pub fn meets_of(word: Option<&str>) -> Option<Meets> {
+    [Meets::InSet, Meets::ByLabels]
+        .into_iter()
+        .find(|meets| word == Some(meets_word(*meets)))
+}
+
 fn is_label_value(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
@@ -239,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_empty_template_gets_every_default() {
-        let pod = blueprint(json!({})).pod(&name(), Purpose::Demand, Some(7), Some("uuid"));
+        let pod = blueprint(json!({})).pod(&name(), Purpose::Demand, Meets::InSet, Some(7), Some("uuid"));
         insta::assert_snapshot!(serde_json::to_string_pretty(&pod).unwrap());
     }
 
@@ -249,7 +271,7 @@ mod tests {
             "containers": [{"name": "side", "image": "s"}, {"name": "runner", "image": "r"}],
             "initContainers": [{"name": "init", "image": "i"}],
         }}))
-        .pod(&name(), Purpose::Demand, None, None);
+        .pod(&name(), Purpose::Demand, Meets::InSet, None, None);
         let spec = serde_json::to_value(pod.spec).unwrap();
         let refers = |c: &Value| c.to_string().contains(JIT_ENV);
         assert!(!refers(&spec["containers"][0]));
@@ -263,7 +285,7 @@ mod tests {
     #[test]
     fn b34_only_spare_runners_start_safe_to_evict() {
         let safe = |purpose| {
-            let pod = blueprint(json!({})).pod(&name(), purpose, None, None);
+            let pod = blueprint(json!({})).pod(&name(), purpose, Meets::InSet, None, None);
             pod.metadata.annotations.unwrap()[keys::SAFE_TO_EVICT].clone()
         };
         assert_eq!(safe(Purpose::Demand), "false");

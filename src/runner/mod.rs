@@ -18,6 +18,8 @@ pub mod keys {
     pub const GHARTS_ID: &str = "gharts-listener/gharts-runner-id";
     /// `demand` or `spare`.
     pub const PURPOSE: &str = "gharts-listener/purpose";
+    /// `set` or `labels`: how it meets its job, whatever the file says of its set later.
+    pub const MEETS: &str = "gharts-listener/meets-jobs-by";
     // Set when the runner becomes busy; ids as labels too, full values as annotations only.
     pub const JOB_ID: &str = "gharts-listener/job-id";
     pub const RUN_ID: &str = "gharts-listener/workflow-run-id";

@@ -10,7 +10,10 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Deserializer};
 
-use super::{keys, manifest::RUNNER_CONTAINER};
+use super::{
+    keys,
+    manifest::{RUNNER_CONTAINER, meets_of},
+};
 use crate::{
     ids::{RunnerName, SetName},
     plan::{
@@ -160,6 +163,7 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
             agent_id: annotation(keys::AGENT_ID).and_then(|v| v.parse().ok()),
             gharts_id: annotation(keys::GHARTS_ID).map(str::to_owned),
             job,
+            meets: meets_of(annotation(keys::MEETS)),
         },
     })
 }

@@ -17,6 +17,7 @@ mod pace;
 mod pods;
 mod queue;
 mod quota;
+mod rebinding;
 mod registration;
 mod restarts;
 mod teams;

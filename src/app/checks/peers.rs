@@ -22,7 +22,10 @@ use crate::{
     http::{SharedTransport, send},
     identity::Cached,
     ids::RunnerName,
-    plan::{reason::Code, runner::Purpose},
+    plan::{
+        reason::Code,
+        runner::{Meets, Purpose},
+    },
     runner::manifest::Blueprint,
     scaleset::{Connection, GroupAccess},
     shutdown::Tasks,
@@ -290,7 +293,7 @@ fn template(config: &Config, set: &ScaleSet, client: kube::Client) -> Check {
         run: async move {
             let pods: Api<Pod> = Api::namespaced(client, &namespace);
             let name = RunnerName::new("gharts-listener-check-0123456789");
-            let pod = blueprint.pod(&name, Purpose::Demand, None, None);
+            let pod = blueprint.pod(&name, Purpose::Demand, Meets::InSet, None, None);
             let dry = PostParams {
                 dry_run: true,
                 ..PostParams::default()

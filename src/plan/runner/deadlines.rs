@@ -1,8 +1,8 @@
 //! What time does to a runner: deadlines that pass, calls that fall due, and when to look again.
 
 use super::{
-    super::Moment, Call, Failure, Happening, PENDING_TOTAL, PROVISIONING, PodProgress, RETIRING, Runner, State, Todo,
-    VERDICT,
+    super::Moment, Call, Failure, Happening, Meets, PENDING_TOTAL, PROVISIONING, PodProgress, RETIRING, Runner, State,
+    Todo, VERDICT,
 };
 use crate::config::Timeouts;
 
@@ -12,6 +12,7 @@ enum Deadline {
     AfterJob,
     RetryRemoval,
     Verdict,
+    Elsewhere,
 }
 
 impl Runner {
@@ -34,6 +35,7 @@ impl Runner {
                 let proof = self.proof();
                 self.todo(proof).hurry(now);
             }
+            Deadline::Elsewhere => self.elsewhere = true,
             Deadline::Verdict => {
                 self.covers = false;
                 if std::mem::take(&mut self.suspect) {
@@ -52,7 +54,13 @@ impl Runner {
                 let (at, failure) = self.pending_deadline(since, t);
                 fail(at, failure)
             }
-            State::Busy { .. } => t.total.and_then(|d| fail(self.created + d, Failure::TotalLifetime)),
+            State::Busy { since } => {
+                let total = t
+                    .total
+                    .map(|d| (self.created + d, Deadline::Fail(Failure::TotalLifetime)));
+                let elsewhere = self.elsewhere_at(since).map(|at| (at, Deadline::Elsewhere));
+                total.into_iter().chain(elsewhere).min_by_key(|(at, _)| *at)
+            }
             State::JobDone { since } if self.delete_pod == Todo::No && self.pod.is_some() => {
                 Some((since + t.after_job, Deadline::AfterJob))
             }
@@ -69,6 +77,13 @@ impl Runner {
             | State::Ended { .. }
             | State::Failed { .. } => None,
         }
+    }
+
+    /// When it is clear that an ordinary runner has a job of which its set's queue never tells.
+    fn elsewhere_at(&self, busy: Moment) -> Option<Moment> {
+        let unnamed = self.kind.meets == Meets::ByLabels && self.job.is_none() && !self.elsewhere;
+        let heard = self.hearing.filter(|h| unnamed && h.last >= busy)?;
+        Some(busy.max(heard.since) + VERDICT)
     }
 
     /// A pod that runs has registered unless an agents list says otherwise: while there is none, nobody knows,

@@ -120,7 +120,7 @@ pub enum Purpose {
     Spare,
 }
 
-/// What is the same for every runner of a set.
+/// How a runner was made: the same for every runner of a set, until its binding or provisioner is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// The provisioner keeps records of its own, which must be taken back.
@@ -189,6 +189,25 @@ pub struct Adopted {
     pub agent_id: Option<i64>,
     pub gharts_id: Option<String>,
     pub job: Option<Job>,
+    /// `None`: made before pods said so.
+    pub meets: Option<Meets>,
+}
+
+impl Adopted {
+    /// How it was made; what its pod does not say is as its set's runners are made now.
+    pub(super) fn kind(&self, of_set: Kind) -> Kind {
+        let recorded = self.gharts_id.is_some();
+        match self.meets {
+            Some(meets) => Kind {
+                has_record: recorded,
+                meets,
+            },
+            None => Kind {
+                has_record: recorded || of_set.has_record,
+                ..of_set
+            },
+        }
+    }
 }
 
 /// How well a set's queue is heard: an ended runner is judged by what its queue does not say, so only while it

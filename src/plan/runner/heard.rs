@@ -170,6 +170,7 @@ impl Runner {
         let first = self.job.is_none();
         self.job.get_or_insert(job);
         self.suspect = false;
+        self.elsewhere = false;
         match self.state {
             State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
                 self.state = State::Busy { since: now };
@@ -320,6 +321,7 @@ impl Runner {
             AgentSight::Online { busy: false } if self.is_seen_idle() => {
                 self.absent = 0;
                 self.state = State::Idle { since: now };
+                self.elsewhere = false;
                 self.mark_busy.give_up();
             }
             _ => self.absent = 0,

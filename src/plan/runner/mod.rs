@@ -119,6 +119,8 @@ pub struct Runner {
     idle_lists: Option<(Moment, Moment)>,
     /// Some agents list has shown it.
     listed: bool,
+    /// Busy with a job that no set's queue tells of.
+    elsewhere: bool,
     /// Nobody can prove that it is idle: it stays until its own end.
     unprovable: bool,
     /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
@@ -159,14 +161,15 @@ impl Runner {
             kind,
             idle_lists: None,
             listed: false,
+            elsewhere: false,
             unprovable: false,
             starting: true,
         }
     }
 
-    /// A runner found through its pod after a restart.
-    pub fn adopted(name: RunnerName, purpose: Purpose, now: Moment, found: Adopted, kind: Kind) -> Self {
-        let mut runner = Self::decided(name, purpose, now, kind);
+    /// A runner found through its pod after a restart; `of_set`: how its set's runners are made now.
+    pub fn adopted(name: RunnerName, purpose: Purpose, now: Moment, found: Adopted, of_set: Kind) -> Self {
+        let mut runner = Self::decided(name, purpose, now, found.kind(of_set));
         runner.adopted = true;
         runner.starting = false;
         runner.created = found.pod.created;
@@ -243,6 +246,27 @@ impl Runner {
             State::Idle { since } if self.kind.meets == Meets::InSet || self.is_seen_idle() => Some((true, since)),
             _ => None,
         }
+    }
+
+    /// As [`Self::spare_since`], for one that is of no more use: it goes at once, but an ordinary one whose pod runs may
+    /// be busy for all that is known, until the lists show it idle.
+    pub fn may_leave(&self) -> Option<(bool, Moment)> {
+        let may_be_busy = |online: bool| !online && self.kind.meets == Meets::ByLabels && self.pod_runs();
+        self.spare_since().filter(|(online, _)| !may_be_busy(*online))
+    }
+
+    pub fn meets(&self) -> Meets {
+        self.kind.meets
+    }
+
+    /// The queue has named its job.
+    pub fn has_named_job(&self) -> bool {
+        self.job.is_some()
+    }
+
+    /// An ordinary runner with a job that was taken past its set: no queue tells of it.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere && self.is_busy()
     }
 
     /// Two lists, far enough apart, have shown it idle, and none in between busy.

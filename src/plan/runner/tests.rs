@@ -73,6 +73,7 @@ impl Life {
             agent_id: Some(7),
             gharts_id: None,
             job,
+            meets: None,
         };
         let mut life = Self::new(Runner::adopted(
             RunnerName::new("r"),
@@ -958,4 +959,23 @@ fn b12_a_busy_ordinary_runner_that_the_lists_left_out_for_a_while_is_not_killed(
     assert!(!life.due(9000).contains(&Call::DeletePod), "{:?}", life.due(9000));
     life.exits(9001, 0, "Completed");
     assert_eq!((life.state(), life.counts()), ("ended", OVER_FOR_A_JOB));
+}
+
+#[test]
+fn b9_an_ordinary_runner_whose_job_no_queue_tells_of_works_for_somebody_else() {
+    let mut life = ordinary();
+    life.listed(35, AgentSight::Online { busy: true });
+    life.passes(94);
+    assert!(!life.runner.is_elsewhere(), "the news may be on its way");
+    assert_eq!(life.runner.wake_at(at(94), &life.timeouts), Some(at(95)));
+    life.passes(95);
+    assert!(life.runner.is_elsewhere());
+    life.job_starts(96);
+    assert!(!life.runner.is_elsewhere(), "it came late");
+
+    let mut life = ordinary();
+    life.runner.hears(None);
+    life.listed(35, AgentSight::Online { busy: true });
+    life.passes(900);
+    assert!(!life.runner.is_elsewhere(), "nothing is heard at all");
 }

@@ -271,6 +271,7 @@ fn b15_every_limit_has_its_reason() {
 #[test]
 fn b43_a_sensor_takes_no_job_and_reads_the_statistics_sooner_when_a_runner_has_ended() {
     let mut sensor = set("a");
+    sensor.kind.meets = Meets::ByLabels;
     sensor.demand = Demand::of(Source::Available);
     let mut world = world([sensor.with(0, available(2)).with_idle(1, 0)]);
     let plan = plan_of(&world, "a", 1);

@@ -1,5 +1,7 @@
 //! The whole planner: shared limits, hurdles and reasons one by one, then random walks.
 
+mod blame;
+mod former;
 mod limits;
 mod outside;
 mod shares;
@@ -83,7 +85,7 @@ impl SetWorld {
     fn with_decided(mut self, n: u32, now: i64) -> Self {
         for _ in 0..n {
             let name = RunnerName::new(&format!("{}-{}", self.name, self.runners.len()));
-            let runner = Runner::decided(name.clone(), Purpose::Demand, at(now), KIND);
+            let runner = Runner::decided(name.clone(), Purpose::Demand, at(now), self.kind);
             self.runners.insert(name, runner);
         }
         self

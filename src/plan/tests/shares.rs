@@ -195,54 +195,6 @@ fn b8_one_of_several_sets_leaves_part_of_the_window_to_the_others() {
     assert_eq!(created(&world, "a", 0), 4);
 }
 
-#[test]
-fn b8_a_refusal_that_may_be_one_sets_own_is_everybodys_once_three_are_refused_alike() {
-    let names = ["a", "b", "c", "d"].map(SetName::new);
-    let mut world = world(["a", "b", "c", "d"].map(|name| set(name).with(0, assigned(1))));
-    let refuse = |world: &mut World, now: i64, set: usize, code: Code| {
-        let scope = world.concerned(&names[set], code, Scope::Provisioner("gharts".into()));
-        world.refused(at(now), at(now), scope.clone(), Reason::new(code, "no"), 1.0, None);
-        scope
-    };
-    let everybody = Scope::Provisioner("gharts".into());
-    assert_eq!(
-        refuse(&mut world, 1, 0, Code::NotAuthorized),
-        Scope::Set(names[0].clone())
-    );
-    assert_eq!(refuse(&mut world, 2, 1, Code::Upstream), Scope::Set(names[1].clone()));
-    assert_eq!(
-        refuse(&mut world, 3, 2, Code::UnknownOutcome),
-        Scope::Set(names[2].clone()),
-        "not alike"
-    );
-    world.granted(at(4), &names[3]);
-    assert_eq!(
-        refuse(&mut world, 5, 0, Code::Upstream),
-        Scope::Set(names[0].clone()),
-        "somebody is served"
-    );
-    assert_eq!(refuse(&mut world, 6, 1, Code::Upstream), Scope::Set(names[1].clone()));
-    assert_eq!(refuse(&mut world, 7, 2, Code::UnknownOutcome), everybody);
-    assert_eq!(
-        refuse(&mut world, 8, 3, Code::NotAuthorized),
-        everybody,
-        "it stands in everybody's way now"
-    );
-}
-
-#[test]
-fn b8_where_there_is_one_set_a_refusal_is_the_provisioners() {
-    let world = world([set("a")]);
-    assert_eq!(
-        world.concerned(
-            &SetName::new("a"),
-            Code::UnknownOutcome,
-            Scope::Provisioner("gharts".into())
-        ),
-        Scope::Provisioner("gharts".into())
-    );
-}
-
 fn demand() -> impl Strategy<Value = SetWorld> {
     (0_i64..30, 0_i64..30, 0_u32..6, 0_u32..6, 1_u32..20).prop_map(|(assigned, available, idle, decided, max)| {
         let reading = Reading {

@@ -40,6 +40,8 @@ struct State {
     live: HashMap<String, String>,
     max_live: usize,
     max_live_by_set: BTreeMap<String, usize>,
+    /// Pods that get none of their set's jobs any more: they count against the limits alone.
+    aside: HashSet<String>,
     /// When each pod was first seen, and when it was gone.
     pods: HashMap<String, PodTimes>,
     exceeded: Vec<Excess>,
@@ -144,6 +146,13 @@ impl Counters {
             .collect()
     }
 
+    /// The binding of their sets is changed, so that the live pods stand for no job from now on.
+    pub fn stand_aside(&self) {
+        let mut state = self.lock();
+        let live: Vec<String> = state.live.keys().cloned().collect();
+        state.aside.extend(live);
+    }
+
     /// What was seen of a pod.
     pub fn pod(&self, name: &str) -> Option<PodTimes> {
         self.lock().pods.get(name).copied()
@@ -202,7 +211,8 @@ impl State {
             .map_or((0, 0), |s| (s.min_runners as usize, s.max_runners as usize));
         let total = options.max_runners.map_or(usize::MAX, |max| max as usize);
         // A runner whose job is over, or was taken past the set, stands for none of its jobs, though its pod still counts against the limits.
-        let covering = services.github.standing_for_sets(of_set.iter().copied());
+        let standing = of_set.iter().filter(|pod| !self.aside.contains(**pod));
+        let covering = services.github.standing_for_sets(standing.copied());
         let wanted = least + services.github.demand_as_delivered(&set);
         if of_set.len() > limit || self.live.len() > total || covering > wanted {
             let (live, allowed) = (of_set.len(), limit.min(total).min(wanted));

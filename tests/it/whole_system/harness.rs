@@ -94,14 +94,9 @@ impl Stage {
         let clock = Clock::simulated("2026-11-23T00:00:00Z".parse().unwrap());
         let seed = options.seed;
         let world = World::start(options, clock, &tasks).await.unwrap();
-        let dir = scratch();
-        let text = edit(world.config(&dir).unwrap());
-        let file = dir.join("config.yaml");
-        std::fs::write(&file, text).unwrap();
-        let config = config::load(&file, &config::Environment::new()).unwrap();
         Self {
+            config: read_file(&world, edit),
             world,
-            config,
             tasks,
             seed,
         }
@@ -223,6 +218,11 @@ impl Running {
         Stage::set_with(options, edit).await.start()
     }
 
+    /// The next daemon reads the file as `edit` leaves it.
+    pub fn edit_file(&mut self, edit: impl FnOnce(String) -> String) {
+        self.config = read_file(&self.world, edit);
+    }
+
     /// What the daemon says of a set; `None` before its first word.
     pub fn said_of(&self, set: &str) -> Option<SetStatus> {
         let status = self.sources.status.borrow().clone();
@@ -327,6 +327,15 @@ impl Running {
         self.tasks.finished().await;
         self.world
     }
+}
+
+/// The daemon's file as `edit` leaves it, read.
+fn read_file(world: &World, edit: impl FnOnce(String) -> String) -> Config {
+    let dir = scratch();
+    let text = edit(world.config(&dir).unwrap());
+    let file = dir.join("config.yaml");
+    std::fs::write(&file, text).unwrap();
+    config::load(&file, &config::Environment::new()).unwrap()
 }
 
 fn scratch() -> PathBuf {

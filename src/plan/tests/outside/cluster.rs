@@ -120,6 +120,7 @@ impl Outside {
             agent_id: None,
             gharts_id: None,
             job: None,
+            meets: None,
         };
         assert!(
             world.runners.contains_key(name) || !self.world.synced,
