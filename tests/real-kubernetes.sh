@@ -3,6 +3,7 @@
 #
 #   tests/real-kubernetes.sh get         get or build the binaries; prints their folder
 #   tests/real-kubernetes.sh start DIR   start them on free ports, data and logs in DIR; prints lines to `eval`
+#   tests/real-kubernetes.sh restart DIR end the API server of `start DIR` and start it again, on the same port and data
 #   tests/real-kubernetes.sh stop DIR    stop what `start DIR` started
 #
 # The binaries come from $KUBEBUILDER_ASSETS if that is set (the convention of setup-envtest), else from a cache
@@ -107,15 +108,31 @@ free_port() {
     done
 }
 
-# launch NAME COMMAND...: in the background, log and pid in $dir.
+# launch NAME COMMAND...: in the background; log, pid and the command in $dir.
 launch() {
     local name=$1
     shift
-    "$@" >"$dir/$name.log" 2>&1 </dev/null 9>&- &
+    "$@" >>"$dir/$name.log" 2>&1 </dev/null 9>&- &
     echo $! >"$dir/$name.pid"
+    printf '%s\0' "$@" >"$dir/$name.command"
 }
 
 alive() { kill -0 "$(<"$dir/$1.pid")" 2>/dev/null; }
+
+# until_ready PORT: waits for the API server of $dir.
+until_ready() {
+    local i
+    for ((i = 0; ; i++)); do
+        if curl -sf --max-time 2 --cacert "$dir/certs/apiserver.crt" -H "Authorization: Bearer $TOKEN" \
+            "https://127.0.0.1:$1/readyz" >/dev/null 2>&1; then break; fi
+        if ! alive etcd || ! alive kube-apiserver || ((i > 300)); then
+            tail -n 5 "$dir/etcd.log" "$dir/kube-apiserver.log" >&2
+            stop "$dir"
+            die "the API server did not become ready"
+        fi
+        sleep 0.2
+    done
+}
 
 start() {
     local dir=$1 etcd_port peer_port port i
@@ -141,16 +158,7 @@ start() {
         --disable-admission-plugins ServiceAccount --endpoint-reconciler-type none \
         --audit-policy-file "$dir/audit-policy.yaml" --audit-log-path "$dir/audit.log"
 
-    for ((i = 0; ; i++)); do
-        if curl -sf --max-time 2 --cacert "$dir/certs/apiserver.crt" -H "Authorization: Bearer $TOKEN" \
-            "https://127.0.0.1:$port/readyz" >/dev/null 2>&1; then break; fi
-        if ! alive etcd || ! alive kube-apiserver || ((i > 300)); then
-            tail -n 5 "$dir/etcd.log" "$dir/kube-apiserver.log" >&2
-            stop "$dir"
-            die "the API server did not become ready"
-        fi
-        sleep 0.2
-    done
+    until_ready "$port"
     cat >"$dir/kubeconfig" <<YAML
 apiVersion: v1
 kind: Config
@@ -164,9 +172,25 @@ YAML
     echo "export GHARTS_TEST_KUBECONFIG=$dir/kubeconfig GHARTS_TEST_AUDIT_LOG=$dir/audit.log GHARTS_TEST_ETCD=$client"
 }
 
+restart() {
+    local dir command
+    dir=$(cd "$1" && pwd)
+    [[ -f $dir/kube-apiserver.pid ]] || die "$dir: no API server of ours runs there"
+    mapfile -d '' -t command <"$dir/kube-apiserver.command"
+    end "$dir" kube-apiserver
+    launch kube-apiserver "${command[@]}"
+    until_ready "$(sed -n 's/.*127.0.0.1:\([0-9]*\)".*/\1/p' "$dir/kubeconfig")"
+}
+
 stop() {
+    end "$1" kube-controller-manager kube-apiserver etcd
+}
+
+# end DIR NAME...: ends these, in this order.
+end() {
     local dir=$1 name pid i
-    for name in kube-controller-manager kube-apiserver etcd; do
+    shift
+    for name in "$@"; do
         [[ -f $dir/$name.pid ]] || continue
         pid=$(<"$dir/$name.pid")
         # A pid may have been given to somebody else since: only a process of that name is ours.
@@ -185,6 +209,7 @@ stop() {
 case "${1:-} $#" in
     "get 1") get ;;
     "start 2") start "$2" ;;
+    "restart 2") restart "$2" ;;
     "stop 2") stop "$2" ;;
-    *) die "usage: $0 get | start DIR | stop DIR" ;;
+    *) die "usage: $0 get | start DIR | restart DIR | stop DIR" ;;
 esac

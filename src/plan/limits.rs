@@ -83,7 +83,8 @@ fn steps(code: Code) -> Steps {
     match code {
         Code::QuotaExceeded | Code::ResourceQuota => Steps::Fixed(&QUOTA_STEPS),
         Code::ClockSkew => Steps::Fixed(&SKEW_STEPS),
-        Code::PodsFailing | Code::SetFailed => Steps::Fixed(&PODS_STEPS),
+        // An API server that has just started forbids everything until it has read its Roles.
+        Code::PodsFailing | Code::SetFailed | Code::Forbidden => Steps::Fixed(&PODS_STEPS),
         Code::Upstream
         | Code::UnknownOutcome
         | Code::Unreachable

@@ -20,14 +20,14 @@ use gharts_listener::{
 use serde_json::{Value, json};
 
 const JOBS: u64 = 100;
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(400);
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub const PATIENCE: Duration = Duration::from_secs(400);
 
 /// A process that does not outlive its test.
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Process {
-    fn start(dir: &Path, log: &str, arguments: &[&str]) -> Self {
+    pub fn start(dir: &Path, log: &str, arguments: &[&str]) -> Self {
         let log = fs::File::create(dir.join(log)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_gharts-listener"))
             .args(arguments)
@@ -39,13 +39,13 @@ impl Process {
     }
 
     /// Ends it by SIGTERM; its exit code.
-    fn terminate(&mut self) -> Option<i32> {
+    pub fn terminate(&mut self) -> Option<i32> {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.0.wait().unwrap().code()
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -58,13 +58,13 @@ impl Drop for Process {
     }
 }
 
-struct Control {
-    transport: SharedTransport,
-    url: String,
+pub struct Control {
+    pub transport: SharedTransport,
+    pub url: String,
 }
 
 impl Control {
-    async fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+    pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
         let request = http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -75,7 +75,7 @@ impl Control {
         serde_json::from_slice(answer.unwrap().body()).unwrap()
     }
 
-    async fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let waiting = async {
             loop {
                 let state = self.ask("GET", "/state", &Value::Null).await;
@@ -95,12 +95,12 @@ impl Control {
     }
 }
 
-fn nothing_left(state: &Value) -> bool {
+pub fn nothing_left(state: &Value) -> bool {
     let left = state["left"].as_object().unwrap();
     left.iter().all(|(what, n)| n == 0 || what == "sessions")
 }
 
-fn scratch(name: &str) -> PathBuf {
+pub fn scratch(name: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();

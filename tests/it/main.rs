@@ -11,6 +11,7 @@
 )]
 
 mod architecture;
+mod chart;
 mod checks;
 mod commands;
 mod config;
@@ -20,4 +21,5 @@ mod github_protocol;
 mod killed;
 mod kubernetes_model;
 mod scale_set_client;
+mod systemd;
 mod whole_system;

@@ -386,6 +386,22 @@ async fn b31_b35_without_its_role_it_says_forbidden_and_recovers_with_it() {
     assert!(running.world.counters.created() <= 4);
 }
 
+/// A real API server that has just started answers so until it has read its Roles.
+#[tokio::test(start_paused = true)]
+async fn b36_an_api_server_that_forbids_everything_for_a_moment_costs_seconds() {
+    let running = Running::start(scale_set()).await;
+    running.queue(&jobs(0)).await;
+    let kubernetes = &running.world.kubernetes;
+    kubernetes.delete("roles", RUNNER_NAMESPACE, "gharts-listener").unwrap();
+    let jobs = running.queue(&jobs(3)).await;
+    running
+        .until("the reason", |_| running.has_reason("linux", "forbidden"))
+        .await;
+    install(&running.world.admin_client()).await.unwrap();
+    running.until_ended(&jobs, MINUTE).await;
+    running.settle(0, 10 * MINUTE).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn b31_a_full_resource_quota_is_told_and_never_exceeded_and_places_are_used_as_they_come() {
     let running = Running::start(scale_set()).await;
