@@ -37,6 +37,19 @@ impl Clock {
         }
     }
 
+    /// A clock that is so many seconds ahead of this one: another machine's. The machine's own clock stays as it is.
+    #[must_use]
+    pub fn ahead(&self, seconds: i64) -> Self {
+        let kind = match &self.kind {
+            Kind::System => Kind::System,
+            Kind::Simulated { base, origin } => Kind::Simulated {
+                base: *base + jiff::SignedDuration::from_secs(seconds),
+                origin: *origin,
+            },
+        };
+        Self { kind }
+    }
+
     /// Wall time, for what leaves the process: tokens, annotations, logs.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the real wall clock")]
     pub fn now(&self) -> Timestamp {

@@ -4,6 +4,8 @@ mod check;
 mod config_cmd;
 #[cfg(feature = "sim")]
 mod demo;
+#[cfg(feature = "sim")]
+pub mod hunt;
 mod output;
 mod run;
 #[cfg(feature = "sim")]
@@ -86,6 +88,11 @@ enum Command {
     /// `run --config DIR/config.yaml` works with it unchanged, in another terminal.
     #[cfg(feature = "sim")]
     Sim(sim::SimArgs),
+    /// Hunt for faults: the daemon in thousands of simulated worlds under virtual time, each from a seed. For developers.
+    ///
+    /// Exit code 1 if an invariant was broken; each failing seed is printed with the shortest plan that still fails.
+    #[cfg(feature = "sim")]
+    Hunt(hunt::HuntArgs),
     /// The configuration file: an example, its JSON schema, or what is in effect.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -137,6 +144,10 @@ fn dispatch(command: Command) -> Exit {
     if let Command::Config(command) = &command {
         return config_cmd::run(command);
     }
+    #[cfg(feature = "sim")]
+    if let Command::Hunt(args) = &command {
+        return hunt::run_command(args);
+    }
     let workers = std::thread::available_parallelism().map_or(WORKERS, |cores| cores.get().min(WORKERS));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -160,6 +171,9 @@ fn dispatch(command: Command) -> Exit {
         Command::Demo(args) => runtime.block_on(demo::run(&args)),
         #[cfg(feature = "sim")]
         Command::Sim(args) => runtime.block_on(sim::run(&args)),
+        // Done already, without a runtime.
+        #[cfg(feature = "sim")]
+        Command::Hunt(_) => Exit::Well,
         Command::Config(command) => config_cmd::run(&command),
     }
 }

@@ -343,6 +343,9 @@ impl Poller {
         if let Err(gone) = self.heard(course).await {
             return Ok(Some(gone.into()));
         }
+        // What comes next may have a lower id: GitHub's sequence can begin anew under a living session, and would be
+        // skipped for ever. What was handled is deleted, so the cursor keeps nothing away that matters.
+        course.last_message_id = None;
         if let Err(gone) = self.tell(QueueEvent::Polled).await {
             return Ok(Some(gone.into()));
         }

@@ -41,6 +41,42 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every one, in their order.
+    pub const ALL: [Self; 32] = [
+        Self::Draining,
+        Self::NotSynced,
+        Self::SetFailed,
+        Self::SetNotRegistered,
+        Self::SessionOpening,
+        Self::SessionConflict,
+        Self::SessionFailed,
+        Self::BindingUnsupported,
+        Self::RunnersDoNotMatchJobs,
+        Self::RunnerDeprecated,
+        Self::InvalidTemplate,
+        Self::Forbidden,
+        Self::LabelPolicy,
+        Self::NotAuthorized,
+        Self::InvalidRequest,
+        Self::Configuration,
+        Self::Credentials,
+        Self::QuotaExceeded,
+        Self::ResourceQuota,
+        Self::ClusterUnavailable,
+        Self::IssuerDown,
+        Self::ClockSkew,
+        Self::RateLimited,
+        Self::Unreachable,
+        Self::UnknownOutcome,
+        Self::Upstream,
+        Self::NameTaken,
+        Self::PodsFailing,
+        Self::MaxRunnersTotal,
+        Self::MaxRunners,
+        Self::Starting,
+        Self::DemandMet,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",

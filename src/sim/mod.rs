@@ -6,10 +6,12 @@
 //! `sim` and `demo` serve the same routers on sockets. Nothing outside `sim`, `cli` and tests imports this,
 //! and this shares no protocol code with the daemon: two halves that agree by construction prove nothing.
 
+pub mod cable;
 pub mod control;
 pub mod fleet;
 pub mod gharts;
 pub mod github;
+pub mod hunt;
 pub mod keys;
 pub mod kubernetes;
 pub mod network;

@@ -18,6 +18,7 @@ mod config;
 mod contract;
 mod gharts_recorded;
 mod github_protocol;
+mod hunt;
 mod killed;
 mod kubernetes_model;
 mod scale_set_client;

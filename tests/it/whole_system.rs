@@ -1,7 +1,6 @@
 //! The daemon, unchanged, in the simulated world under virtual time.
 
 mod bindings;
-mod cable;
 mod errors;
 mod gharts;
 mod github;

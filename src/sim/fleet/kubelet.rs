@@ -1,6 +1,6 @@
 //! One pod's life: scheduler and kubelet in one.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::{
@@ -49,6 +49,9 @@ pub(super) struct Kubelet {
     pub(super) github: SharedTransport,
     pub(super) clock: Clock,
     pub(super) rule: watch::Receiver<Rule>,
+    pub(super) struck: watch::Receiver<HashMap<String, Behaviour>>,
+    /// How long a pod that is being deleted stays.
+    pub(super) lingering: watch::Receiver<Duration>,
     pub(super) settings: FleetSettings,
 }
 
@@ -94,6 +97,8 @@ impl Kubelet {
             process.terminate().await;
         }
         if told.has_changed().is_ok() && !life.lost {
+            let lingers = *self.lingering.borrow();
+            tokio::time::sleep(lingers).await;
             // Gone already, or about to be.
             let _ = life.release().await;
         }
@@ -161,7 +166,11 @@ impl Life<'_> {
             let exit_delay = self.stretched(self.kubelet.settings.exit_delay);
             let status = running_status(&self.pod, &started);
             tokio::join!(self.patch(status), async {
-                let end = run(process.as_deref(), behaviour).await;
+                let end = tokio::select! {
+                    biased;
+                    end = run(process.as_deref(), behaviour) => end,
+                    end = self.struck() => end,
+                };
                 tokio::time::sleep(exit_delay).await;
                 end
             })
@@ -228,6 +237,22 @@ impl Life<'_> {
         let status = waiting_status(&self.pod, ("CreateContainerConfigError", &message), &self.now());
         self.patch(status).await?;
         Ok(secrets.value(name, key).await)
+    }
+
+    /// Ends when somebody strikes the pod.
+    async fn struck(&self) -> Option<End> {
+        let mut struck = self.kubelet.struck.clone();
+        let blow = match struck.wait_for(|all| all.contains_key(&self.name)).await {
+            Ok(all) => all.get(&self.name).copied(),
+            Err(_) => None,
+        };
+        match blow {
+            Some(Behaviour::Evicted(_)) => Some(End::evicted()),
+            Some(Behaviour::OutOfMemory(_)) => Some(End::out_of_memory()),
+            Some(Behaviour::Crashes(code)) => Some(End::code(code)),
+            Some(Behaviour::NodeLost(_)) => None,
+            _ => std::future::pending().await,
+        }
     }
 
     async fn ended(&self, end: &End) -> Result<(), Gone> {

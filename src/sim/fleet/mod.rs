@@ -79,6 +79,8 @@ impl Default for FleetSettings {
 #[derive(Clone)]
 pub struct Fleet {
     rule: watch::Sender<Rule>,
+    blows: watch::Sender<HashMap<String, Behaviour>>,
+    lingers: watch::Sender<Duration>,
 }
 
 impl fmt::Debug for Fleet {
@@ -98,6 +100,8 @@ impl Fleet {
         tasks: &Tasks,
     ) -> Self {
         let (rule, ruled) = watch::channel(behaviour::ordinary());
+        let (blows, struck) = watch::channel(HashMap::new());
+        let (lingers, lingering) = watch::channel(Duration::ZERO);
         let secrets = Arc::new(Secrets::new(Api::namespaced(client.clone(), namespace)));
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let kubelet = Arc::new(Kubelet {
@@ -107,6 +111,8 @@ impl Fleet {
             github,
             clock,
             rule: ruled,
+            struck,
+            lingering,
             settings,
         });
         let secrets_api: Api<Secret> = Api::namespaced(client.clone(), namespace);
@@ -125,13 +131,26 @@ impl Fleet {
             })
             .await;
         });
-        Self { rule }
+        Self { rule, blows, lingers }
     }
 
     /// How pods behave from now on, where their own annotation does not say. Pods that wait for a node or an
     /// image are looked at again.
     pub fn behave(&self, rule: impl Fn(&Pod) -> Behaviour + Send + Sync + 'static) {
         self.rule.send_replace(Arc::new(rule));
+    }
+
+    /// Strikes a pod, as soon as it runs: evicted, out of memory, its node lost, its process ended with a code. What
+    /// `blow` says of a time does not count.
+    pub fn strike(&self, pod: &str, blow: Behaviour) {
+        self.blows.send_modify(|all| {
+            all.insert(pod.to_owned(), blow);
+        });
+    }
+
+    /// How long a pod that is being deleted stays, from now on.
+    pub fn linger(&self, time: Duration) {
+        self.lingers.send_replace(time);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     ADMINISTRATOR, Database, Deactivation, Gharts, GithubTrouble, Latency, Policy, SecurityEvent, Status, Team,
     TeamSpec, User, UserSpec,
     account::Account,
-    model::{MachineClient, Membership},
+    model::{Kind, MachineClient, Membership, Record},
 };
 use crate::sim::oidc::Ailment;
 
@@ -248,6 +248,32 @@ impl Gharts {
     /// What GHARTS meets when it asks GitHub about runners.
     pub fn trouble_github(&self, trouble: Option<GithubTrouble>) {
         self.inner.upstream.set_trouble(trouble);
+    }
+
+    /// Writes down a runner that somebody else had registered in this account's name, and says the record's id.
+    pub fn add_record(&self, account: &str, runner: &str) -> String {
+        let (now, team) = (self.inner.clock.now(), self.team(account).map(|team| team.id));
+        let mut model = self.lock();
+        let id = model.uuid();
+        model.records.add(Record {
+            id: id.clone(),
+            name: runner.to_owned(),
+            status: Status::Offline,
+            github_id: None,
+            group: 1,
+            labels: Vec::new(),
+            ephemeral: true,
+            kind: Kind::Jit,
+            provisioned_by: account.to_owned(),
+            oidc_sub: Some(account.to_owned()),
+            team,
+            scale_set: None,
+            created: now,
+            updated: now,
+            registered: Some(now),
+            deleted: None,
+        });
+        id
     }
 
     /// What a sync with GitHub or a webhook would have found out, by the runner's name.

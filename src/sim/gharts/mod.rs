@@ -205,6 +205,11 @@ impl Gharts {
         self.lock().faults.push((operation, fault));
     }
 
+    /// Calls meet none of the injected faults any more.
+    pub fn heal(&self) {
+        self.lock().faults.clear();
+    }
+
     /// Every record, oldest first.
     pub fn records(&self) -> Vec<Record> {
         self.lock().records.all().to_vec()

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use crate::{clock::Clock, shutdown::Tasks};
 
 use super::{
+    agents::{Agent, NewAgent},
     jobs::{Job, NewJobs, Stage},
-    sets::{ScaleSet, Statistics},
-    settings::{GroupAccess, Limit, Limited, Pat, Settings, Setup},
+    sets::{ScaleSet, SetRequest, Statistics},
+    settings::{GroupAccess, Lie, Limit, Limited, Pat, Settings, Setup},
     world::{AgentId, Now, SetId, Violation, World},
 };
 
@@ -287,16 +288,7 @@ impl GitHub {
     pub fn runners(&self) -> Vec<RunnerView> {
         self.with(|world, _| {
             let agents = world.tenants.iter().flat_map(|t| t.agents.values());
-            agents
-                .map(|a| RunnerView {
-                    id: a.id,
-                    name: a.name.clone(),
-                    set: a.set,
-                    labels: a.labels.clone(),
-                    online: a.online,
-                    job: a.job.and_then(|key| world.jobs.get(&key)).map(|job| job.id.clone()),
-                })
-                .collect()
+            agents.map(|agent| runner_view(world, agent)).collect()
         })
     }
 
@@ -313,6 +305,84 @@ impl GitHub {
     /// The service forgets the set's session.
     pub fn lose_session(&self, set: &str) -> bool {
         self.on_session(set, World::end_session)
+    }
+
+    /// Somebody else has the set's session from now on, without a poll: until it counts as abandoned.
+    pub fn steal_session(&self, set: &str, thief: &str) -> bool {
+        self.lose_session(set);
+        self.change(|world, now| {
+            let found = find_set(world, set).map(|s| (s.tenant, s.id));
+            found.is_some_and(|(tenant, id)| world.open_session(tenant, id, thief, now).is_ok())
+        })
+    }
+
+    /// The set's newest job messages come once more.
+    pub fn say_again(&self, set: &str) -> bool {
+        self.change(|world, _| {
+            let found = find_set(world, set).map(|s| (s.tenant, s.id));
+            if let Some((tenant, id)) = found {
+                world.say_again(tenant, id);
+            }
+            found.is_some()
+        })
+    }
+
+    /// What every set's statistics say instead of the truth; `None`: the truth.
+    pub fn lie(&self, lie: Option<Lie>) {
+        self.change(|world, _| {
+            for tenant in 0..world.tenants.len() {
+                let sets = world.tenants[tenant].sets.values();
+                let now: Vec<(SetId, Statistics)> = sets.map(|set| (set.id, world.statistics_of(set))).collect();
+                for (id, statistics) in now {
+                    if let Ok(set) = world.set_mut(tenant, id) {
+                        set.stuck = statistics;
+                    }
+                }
+            }
+            world.lie = lie;
+        });
+    }
+
+    /// Registers a runner that nobody asked for here: another program's. With the set `set`, or an ordinary one with
+    /// these labels. False: the name is taken, or there is no such scope or set.
+    pub fn register_runner(&self, scope: &str, set: Option<SetId>, name: &str, labels: &[&str]) -> bool {
+        self.change(|world, now| {
+            let Some(tenant) = world.tenant_by_scope(scope) else {
+                return false;
+            };
+            let new = NewAgent {
+                name: name.to_owned(),
+                work_folder: "_work".to_owned(),
+                set,
+                group: 1,
+                labels: labels.iter().map(|&l| l.to_owned()).collect(),
+            };
+            world.register(tenant, new, now).is_some()
+        })
+    }
+
+    /// A scale set that another program made. `None`: the name is taken, or there is no such scope.
+    pub fn add_set(&self, scope: &str, name: &str) -> Option<SetId> {
+        self.change(|world, now| {
+            let tenant = world.tenant_by_scope(scope)?;
+            let request = SetRequest {
+                name: Some(name.to_owned()),
+                ..SetRequest::default()
+            };
+            world.create_set(tenant, request, now).ok()?["id"].as_u64()
+        })
+    }
+
+    /// The registered runner of that name.
+    pub fn runner(&self, name: &str) -> Option<RunnerView> {
+        self.with(|world, _| {
+            let key = name.to_ascii_lowercase();
+            let agent = world
+                .tenants
+                .iter()
+                .find_map(|t| t.agents.get(t.agent_names.get(&key)?))?;
+            Some(runner_view(world, agent))
+        })
     }
 
     fn on_session(&self, set: &str, act: impl FnOnce(&mut World, &str)) -> bool {
@@ -447,6 +517,17 @@ fn find_set<'a>(world: &'a World, name: &str) -> Option<&'a ScaleSet> {
         .iter()
         .flat_map(|t| t.sets.values())
         .find(|s| s.name.eq_ignore_ascii_case(name))
+}
+
+fn runner_view(world: &World, agent: &Agent) -> RunnerView {
+    RunnerView {
+        id: agent.id,
+        name: agent.name.clone(),
+        set: agent.set,
+        labels: agent.labels.clone(),
+        online: agent.online,
+        job: agent.job.and_then(|key| world.jobs.get(&key)).map(|job| job.id.clone()),
+    }
 }
 
 fn set_view(world: &World, set: &ScaleSet) -> SetView {

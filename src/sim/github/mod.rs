@@ -44,5 +44,7 @@ mod world;
 pub use control::{GitHub, JobError, JobHandle, JobState, JobView, RunnerView, SetView};
 pub use jobs::NewJobs;
 pub use sets::Statistics;
-pub use settings::{App, AssignedJobsRunOn, Flow, GroupAccess, Limit, Limited, Pat, Repositories, Settings, Setup};
+pub use settings::{
+    App, AssignedJobsRunOn, Flow, GroupAccess, Lie, Limit, Limited, Pat, Repositories, Settings, Setup,
+};
 pub use world::{AgentId, SetId, Violation};

@@ -17,6 +17,8 @@ use super::{
 
 /// Most job messages in one body.
 const BATCH: usize = 50;
+/// Job messages that are kept to be said twice.
+const REMEMBERED: usize = 20;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -263,10 +265,12 @@ impl World {
             // Below a cursor that its keeper has from an older sequence, the message is skipped: as recorded.
             set.last_message += 1;
             let count = set.pending.len().min(BATCH);
-            set.messages.push_back(Message {
-                id: set.last_message,
-                entries: set.pending.drain(..count).collect(),
-            });
+            let (id, mut entries) = (set.last_message, set.pending.drain(..count).collect::<Vec<Value>>());
+            if self.settings.shuffled {
+                self.picks.shuffle(&mut entries);
+            }
+            let set = self.set_mut(tenant, set_id)?;
+            set.messages.push_back(Message { id, entries });
         }
         let set = self.set(tenant, set_id)?;
         let Some(message) = set.messages.iter().find(|m| m.id > poll.last_message) else {
@@ -322,7 +326,24 @@ impl World {
         };
         let entry = job_message(kind, job, self.settings.flow, &url, result);
         if let Some(set) = self.tenants[tenant].sets.get_mut(&set) {
+            if set.said.len() == REMEMBERED {
+                set.said.pop_front();
+            }
+            set.said.push_back(entry.clone());
             set.pending.push_back(entry);
+            set.wake.notify_waiters();
+        }
+        self.changed();
+    }
+
+    /// Says the set's newest job messages once more, in an order of its own.
+    pub(super) fn say_again(&mut self, tenant: TenantId, set: SetId) {
+        if let Some(set) = self.tenants[tenant].sets.get_mut(&set) {
+            // An offer is made once.
+            let again = set.said.iter().filter(|entry| entry["messageType"] != "JobAvailable");
+            let mut again: Vec<Value> = again.cloned().collect();
+            self.picks.shuffle(&mut again);
+            set.pending.extend(again);
             set.wake.notify_waiters();
         }
         self.changed();

@@ -14,7 +14,7 @@ use super::{
     demand::Told,
     jobs::Target,
     sessions::Message,
-    settings::{GroupAccess, Repositories},
+    settings::{GroupAccess, Lie, Repositories},
     wire::Fault,
     world::{AgentId, JobKey, Now, SessionId, SetId, TenantId, Violation, World},
 };
@@ -85,6 +85,10 @@ pub(super) struct ScaleSet {
     /// Delivered, or about to be, and not deleted; by ascending id.
     pub(super) messages: VecDeque<Message>,
     pub(super) last_message: u64,
+    /// The newest job messages, for those that come twice.
+    pub(super) said: VecDeque<Value>,
+    /// What its statistics were when they got stuck.
+    pub(super) stuck: Statistics,
     /// What clients were told lately.
     pub(super) told: Told,
     /// Wakes polls: something to say, or a session's end.
@@ -212,6 +216,8 @@ impl World {
             pending: VecDeque::new(),
             messages: VecDeque::new(),
             last_message: 0,
+            said: VecDeque::new(),
+            stuck: Statistics::default(),
             told: Told::default(),
             wake: Arc::new(Notify::new()),
         };
@@ -323,7 +329,18 @@ impl World {
     }
 
     pub(super) fn statistics_json(&self, set: &ScaleSet) -> Value {
-        let s = self.statistics_of(set);
+        let s = match self.lie {
+            None => self.statistics_of(set),
+            Some(Lie::Stuck) => set.stuck,
+            Some(Lie::Zero) => Statistics::default(),
+            Some(Lie::Ghosts(more)) => {
+                let true_ones = self.statistics_of(set);
+                Statistics {
+                    assigned: true_ones.assigned + more,
+                    ..true_ones
+                }
+            }
+        };
         json!({
             "totalAvailableJobs": s.available, "totalAcquiredJobs": s.acquired, "totalAssignedJobs": s.assigned,
             "totalRunningJobs": s.running, "totalRegisteredRunners": s.registered_runners,

@@ -29,7 +29,7 @@ pub enum AssignedJobsRunOn {
 }
 
 /// How a rate limit shows itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Limit {
     /// 403, nothing remaining, and when the hour is over.
@@ -43,13 +43,25 @@ pub enum Limit {
 }
 
 /// Whom it limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Limited {
     /// Every REST call.
     Rest,
     /// Every call to the Actions service.
     Service,
+}
+
+/// What statistics say instead of the truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Lie {
+    /// What they said when it began.
+    Stuck,
+    /// Nothing is there.
+    Zero,
+    /// So many assigned jobs more than there are.
+    Ghosts(usize),
 }
 
 /// Which jobs a runner group lets in.
@@ -172,6 +184,8 @@ pub struct Settings {
     pub refused_names: BTreeMap<String, String>,
     /// REST calls per hour and credential.
     pub rest_limit: u32,
+    /// The entries of a message come in any order.
+    pub shuffled: bool,
 }
 
 impl Default for Settings {
@@ -197,6 +211,7 @@ impl Default for Settings {
                 .into(),
             refused_names: BTreeMap::new(),
             rest_limit: 15_000,
+            shuffled: false,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
     jobs::Job,
     sessions::Session,
     sets::{RunnerGroup, ScaleSet},
-    settings::{GroupAccess, Limit, Limited, Settings, Setup},
+    settings::{GroupAccess, Lie, Limit, Limited, Settings, Setup},
 };
 
 /// Index of a scope (organization, repository, enterprise) in the setup.
@@ -104,6 +104,8 @@ pub(super) struct World {
     pub(super) calls: BTreeMap<(&'static str, u16), u64>,
     /// A rate limit, whom it meets, and when it ends.
     pub(super) limit: Option<(Limited, Limit, Timestamp)>,
+    /// What statistics say instead of the truth.
+    pub(super) lie: Option<Lie>,
     /// One generator per purpose, so that one call more does not reshuffle everything: ids and secrets,
     pub(super) rng: fastrand::Rng,
     /// what the service picks at random,
@@ -143,6 +145,7 @@ impl World {
             violations: Vec::new(),
             calls: BTreeMap::new(),
             limit: None,
+            lie: None,
             picks: rng.fork(),
             trace: rng.fork(),
             rng,

@@ -1,6 +1,12 @@
 //! Troubles on demand: what a test, or the simulation's fault injection, does to callers of the API.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +25,8 @@ pub enum Trouble {
     Slow(Duration),
     /// No answer, ever.
     Hang,
+    /// 409: somebody else wrote the object at the same moment.
+    Conflict,
 }
 
 /// Which requests meet which trouble, and how often.
@@ -26,9 +34,15 @@ pub enum Trouble {
 pub struct Fault {
     verb: Option<String>,
     resource: Option<String>,
+    user: Option<String>,
     left: Option<u32>,
+    met: Arc<AtomicBool>,
     trouble: Trouble,
 }
+
+/// Names a fault that is in force, so that it can be ended alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultId(u64);
 
 impl Fault {
     /// Every request, until [`Faults::clear`].
@@ -36,7 +50,9 @@ impl Fault {
         Self {
             verb: None,
             resource: None,
+            user: None,
             left: None,
+            met: Arc::default(),
             trouble,
         }
     }
@@ -55,6 +71,18 @@ impl Fault {
         self
     }
 
+    /// Only requests of this user.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self
+    }
+
+    /// Becomes true when some request meets it.
+    pub fn met(&self) -> Arc<AtomicBool> {
+        self.met.clone()
+    }
+
     /// Only the next `n` of them.
     #[must_use]
     pub fn times(mut self, n: u32) -> Self {
@@ -62,8 +90,9 @@ impl Fault {
         self
     }
 
-    fn concerns(&self, verb: &str, resource: &str) -> bool {
+    fn concerns(&self, verb: &str, resource: &str, user: &str) -> bool {
         self.left != Some(0)
+            && self.user.as_deref().is_none_or(|u| u == user)
             && self.verb.as_deref().is_none_or(|v| v == verb)
             && self.resource.as_deref().is_none_or(|r| r == resource)
     }
@@ -72,12 +101,23 @@ impl Fault {
 /// The troubles in force. The first that concerns a request is the one it meets.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    active: Vec<Fault>,
+    active: Vec<(FaultId, Fault)>,
+    next: u64,
 }
 
 impl Faults {
-    pub(super) fn add(&mut self, fault: Fault) {
-        self.active.push(fault);
+    pub(super) fn add(&mut self, fault: Fault) -> FaultId {
+        self.next += 1;
+        let id = FaultId(self.next);
+        self.active.push((id, fault));
+        id
+    }
+
+    /// False: it is over already.
+    pub(super) fn end(&mut self, id: FaultId) -> bool {
+        let before = self.active.len();
+        self.active.retain(|(other, _)| *other != id);
+        self.active.len() < before
     }
 
     pub(super) fn clear(&mut self) {
@@ -85,13 +125,15 @@ impl Faults {
     }
 
     /// What the request meets, if anything; spends one use.
-    pub(super) fn meet(&mut self, verb: &str, resource: &str) -> Option<Trouble> {
-        let fault = self.active.iter_mut().find(|f| f.concerns(verb, resource))?;
+    pub(super) fn meet(&mut self, verb: &str, resource: &str, user: &str) -> Option<Trouble> {
+        let mut active = self.active.iter_mut().map(|(_, fault)| fault);
+        let fault = active.find(|f| f.concerns(verb, resource, user))?;
         if let Some(left) = &mut fault.left {
             *left -= 1;
         }
+        fault.met.store(true, Ordering::SeqCst);
         let trouble = fault.trouble.clone();
-        self.active.retain(|f| f.left != Some(0));
+        self.active.retain(|(_, f)| f.left != Some(0));
         Some(trouble)
     }
 }
@@ -109,8 +151,12 @@ mod tests {
                 .resource("pods")
                 .times(1),
         );
-        assert_eq!(faults.meet("get", "pods"), None);
-        assert_eq!(faults.meet("create", "pods"), Some(Trouble::Unavailable));
-        assert_eq!(faults.meet("create", "pods"), None);
+        let somebody = faults.add(Fault::new(Trouble::Hang).user("b"));
+        assert_eq!(faults.meet("get", "pods", "a"), None);
+        assert_eq!(faults.meet("create", "pods", "a"), Some(Trouble::Unavailable));
+        assert_eq!(faults.meet("create", "pods", "a"), None);
+        assert_eq!(faults.meet("create", "pods", "b"), Some(Trouble::Hang));
+        assert!(faults.end(somebody) && !faults.end(somebody));
+        assert_eq!(faults.meet("create", "pods", "b"), None);
     }
 }

@@ -13,6 +13,7 @@
 //! | `decode`, `patch`, `selector`, `quantity` | rules of text |
 //! | `access` | who calls, and what they may |
 //! | `faults` | troubles on demand |
+//! | `onlooker` | who sees every request |
 //! | `request`, `router`, `watch`, `discovery` | HTTP |
 //! | `serve` | clients in process; TLS, with a CA of its own |
 
@@ -24,6 +25,7 @@ mod faults;
 mod kinds;
 mod metadata;
 mod model;
+mod onlooker;
 mod operations;
 mod patch;
 mod pods;
@@ -39,8 +41,9 @@ mod store;
 mod watch;
 
 pub use access::User;
-pub use faults::{Fault, Trouble};
+pub use faults::{Fault, FaultId, Trouble};
 pub use model::{ISSUER, Model, RequestKind};
+pub use onlooker::{Onlooker, Request};
 pub use refusal::{Cause, Refusal};
 pub use router::router;
 pub use serve::{Authority, ServeError, client, kubeconfig, serve_tls};

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use super::{
     access::{Tokens, User},
     deletion::DeleteOptions,
-    faults::{Fault, Faults, Trouble},
+    faults::{Fault, FaultId, Faults, Trouble},
     metadata::{field, uuid},
+    onlooker::{Onlooker, Request},
     operations::{Operations, Target, WriteOptions, home, stamp},
     refusal::{Cause, Refusal},
     resource::{Resource, find, of_object},
@@ -55,6 +56,7 @@ struct Inner {
     admin_token: String,
     /// Counts how often all watches were cut.
     cuts: watch::Sender<u64>,
+    onlooker: OnceLock<Onlooker>,
 }
 
 pub(super) struct State {
@@ -95,6 +97,7 @@ impl Model {
                 key,
                 admin_token,
                 cuts: watch::Sender::new(0),
+                onlooker: OnceLock::new(),
             }),
         };
         for name in ["default", "kube-system"] {
@@ -157,6 +160,19 @@ impl Model {
         Ok(())
     }
 
+    /// Forces an object away, whoever would have to let go of it.
+    pub fn purge(&self, plural: &str, namespace: &str, name: &str) -> Result<(), Refusal> {
+        let resource = resource(plural).ok_or_else(Refusal::no_such_resource)?;
+        let now = self.now();
+        let options = DeleteOptions {
+            grace_seconds: Some(0),
+            ..DeleteOptions::default()
+        };
+        let target = target(resource, namespace, name);
+        self.state().operations.delete(target, &options, now)?;
+        Ok(())
+    }
+
     /// What is stored, by resource (`pods`, `leases`, ...), namespace and name.
     pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Object> {
         let resource = home(resource(plural)?);
@@ -209,8 +225,25 @@ impl Model {
     }
 
     /// Troubles that requests meet from now on.
-    pub fn add_fault(&self, fault: Fault) {
-        self.state().faults.add(fault);
+    pub fn add_fault(&self, fault: Fault) -> FaultId {
+        self.state().faults.add(fault)
+    }
+
+    /// Ends one trouble. False: it was over already.
+    pub fn end_fault(&self, id: FaultId) -> bool {
+        self.state().faults.end(id)
+    }
+
+    /// Shows every request for a resource to `onlooker`, before it has its effect and after; there is one at most.
+    pub fn look_on(&self, onlooker: Onlooker) {
+        // A second one would miss what the first has seen.
+        let _ = self.inner.onlooker.set(onlooker);
+    }
+
+    pub(super) fn show(&self, request: &Request<'_>) {
+        if let Some(onlooker) = self.inner.onlooker.get() {
+            onlooker.sees(request);
+        }
     }
 
     /// Ends all troubles.
@@ -228,8 +261,8 @@ impl Model {
         }
     }
 
-    pub(super) fn meet_trouble(&self, verb: &str, resource: &str) -> Option<Trouble> {
-        self.state().faults.meet(verb, resource)
+    pub(super) fn meet_trouble(&self, verb: &str, resource: &str, user: &str) -> Option<Trouble> {
+        self.state().faults.meet(verb, resource, user)
     }
 
     /// Requests answered or refused since the start, or since [`Model::reset_requests`].

@@ -17,6 +17,7 @@ use super::{
     discovery,
     faults::Trouble,
     model::{Model, RequestKind},
+    onlooker,
     operations::{Page, Target, WriteOptions, Written},
     patch::PatchKind,
     pods,
@@ -98,27 +99,32 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
         Some(path) => (path.verb(&parts.method, &query), path.full_resource()),
         None => ("get", parts.uri.path().to_owned()),
     };
-    let trouble = model.meet_trouble(verb, &resource);
+    let user = model.user(bearer(&parts.headers));
+    let trouble = model.meet_trouble(verb, &resource, user.as_ref().map_or("", |user| &user.name));
     match &trouble {
         Some(Trouble::Refused) => return broken(Broken::Refused),
         Some(Trouble::Hang) => std::future::pending().await,
         Some(Trouble::Slow(delay)) => tokio::time::sleep(*delay).await,
         _ => {}
     }
-    let token = bearer(&parts.headers);
-    let user = match model.user(token) {
+    let user = match user {
         Ok(user) => user,
         Err(refusal) => return respond(Err(refusal)),
     };
     model.count(RequestKind {
         user: user.name.clone(),
         verb: verb.to_owned(),
-        resource,
+        resource: resource.clone(),
     });
     match trouble {
         Some(Trouble::Unavailable) => return respond(Err(Refusal::unavailable())),
         Some(Trouble::Internal) => return respond(Err(Refusal::internal("injected"))),
         Some(Trouble::Throttled { retry_after }) => return respond(Err(Refusal::too_many_requests(retry_after))),
+        Some(Trouble::Conflict) => {
+            let name = path.as_ref().map_or("", |path| &path.name);
+            let why = "the object has been modified; please apply your changes to the latest version and try again";
+            return respond(Err(Refusal::conflict_as(&resource, name, why)));
+        }
         _ => {}
     }
     let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
@@ -133,7 +139,27 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
         body: body.to_bytes(),
     };
     let answer = match &path {
-        Some(path) => call.resource(path, verb),
+        Some(path) => {
+            let mut shown = onlooker::Request {
+                user: &user.name,
+                verb,
+                resource: &resource,
+                namespace: &path.namespace,
+                name: &path.name,
+                body: &call.body,
+                dry_run: query.get("dryRun") == "All",
+                status: None,
+            };
+            model.show(&shown);
+            let answer = call.resource(path, verb);
+            shown.status = Some(match &answer {
+                Ok(Answer::Json(code, ..) | Answer::Text(code, _)) => code.as_u16(),
+                Ok(Answer::Watch(_)) => StatusCode::OK.as_u16(),
+                Err(refusal) => refusal.code,
+            });
+            model.show(&shown);
+            answer
+        }
         None => call.plain(parts.uri.path()),
     };
     if trouble == Some(Trouble::Lost) {

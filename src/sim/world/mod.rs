@@ -17,6 +17,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use self::{
     cluster::{ACCOUNT, DAEMON_NAMESPACE, RUNNER_NAMESPACE, account_name, install, install_runners},
     counts::{Counters, DaemonWrites, Excess, Leaks, PodTimes},
@@ -44,14 +46,16 @@ pub const TEAM: &str = "platform";
 pub const MACHINE: (&str, &str) = ("gharts-listener-machine", "machine-secret-of-the-simulation");
 
 /// Who registers the runners of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Provisioner {
     Gharts,
     ScaleSet,
 }
 
 /// How the runners that GHARTS registers meet the set's jobs, as the daemon's file says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Binding {
     #[default]
     Auto,
@@ -64,7 +68,8 @@ pub enum Binding {
 }
 
 /// What the daemon shows GitHub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Credential {
     #[default]
     Pat,
@@ -219,6 +224,8 @@ pub enum WorldError {
     Kubernetes(#[from] kube::Error),
     #[error("the API server gave no token for the daemon's service account")]
     NoToken,
+    #[error("the cluster refuses what belongs to the world: {0}")]
+    Refused(String),
     #[error("{path}: {source}")]
     File { path: String, source: std::io::Error },
 }
@@ -343,6 +350,11 @@ impl Services {
         } else {
             account_name()
         }
+    }
+
+    /// The daemon's PAT for the organization.
+    pub fn pat(&self) -> &str {
+        &self.pat
     }
 
     /// The daemon's PAT for a scope that a set of the options names.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gharts_listener::{
     ids::{Namer, SetName},
     sim::{
+        cable::Kill,
         fleet::{Fleet, FleetSettings},
         gharts::{Flavour, Latency, Status},
         github::JobState,
@@ -16,7 +17,6 @@ use gharts_listener::{
 };
 
 use super::{
-    cable::Kill,
     harness::{Run, Running, jobs, with_provisioner},
     life::Daemon,
 };

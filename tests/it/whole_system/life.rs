@@ -8,6 +8,7 @@ use gharts_listener::{
     server::{HEARTBEAT_LIMIT, Sources},
     shutdown::Tasks,
     sim::{
+        cable::{Cable, Kill},
         github::{JobHandle, JobState},
         kubernetes::Object,
         world::{RUNNER_NAMESPACE, World, account_name},
@@ -19,10 +20,7 @@ use kube::{Api, api::DeleteParams};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    cable::{Cable, Kill},
-    harness::Running,
-};
+use super::harness::Running;
 
 /// A daemon at work, or killed.
 #[derive(Debug)]

@@ -3,16 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gharts_listener::sim::{
+    cable::Spoilt,
     fleet::FleetSettings,
     gharts::Latency,
     github::{JobHandle, JobState},
     world::{Options, Provisioner, SetOptions},
 };
 
-use super::{
-    cable::Spoilt,
-    harness::{Run, Running, jobs, with_provisioner},
-};
+use super::harness::{Run, Running, jobs, with_provisioner};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use gharts_listener::sim::{
+    cable::Kill,
     fleet::{Behaviour, FleetSettings},
     github::{JobState, NewJobs},
     kubernetes::{Fault, Trouble},
     world::{Leaks, ORGANIZATION, Options, Provisioner, World},
 };
 
-use super::{
-    cable::Kill,
-    harness::{Running, with_provisioner},
-};
+use super::harness::{Running, with_provisioner};
 
 const SECOND: Duration = Duration::from_secs(1);
 

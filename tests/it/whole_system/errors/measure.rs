@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use gharts_listener::sim::github::{JobHandle, JobState};
+use gharts_listener::sim::{
+    cable::Sent,
+    github::{JobHandle, JobState},
+};
 use tokio::time::Instant;
 
 use super::super::{
-    cable::Sent,
     gharts::tokens_requested,
     harness::{Run, Running, jobs},
 };

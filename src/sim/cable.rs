@@ -5,16 +5,17 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream};
-use gharts_listener::http::{Request, Response, SharedTransport, Transport, TransportError, peer};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::http::{Request, Response, SharedTransport, Transport, TransportError, peer};
 
 /// Where a daemon is killed: at its `call`th request to anybody.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,22 @@ pub struct Cable {
     secrets: Arc<Mutex<BTreeSet<String>>>,
     log: Arc<Mutex<Vec<Sent>>>,
     spoiler: Spoiler,
+    looking: Looking,
+}
+
+/// Sees every request over HTTP as it leaves the daemon, and its answer as it arrives.
+pub trait Onlooker: Send + Sync {
+    fn asked(&self, sent: &Sent, request: &Request);
+    fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>);
+}
+
+#[derive(Clone, Default)]
+struct Looking(Arc<Mutex<Option<Arc<dyn Onlooker>>>>);
+
+impl fmt::Debug for Looking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Looking")
+    }
 }
 
 /// Chooses requests that come to no good.
@@ -94,7 +111,17 @@ impl Cable {
 
     pub fn cut_at(&self, kill: Kill) {
         self.steps.store(0, Ordering::Relaxed);
-        *self.kill.lock().unwrap() = Some(kill);
+        *lock(&self.kill) = Some(kill);
+    }
+
+    /// The same, with calls counted from now on.
+    pub fn cut_after(&self, kill: Kill) {
+        let so_far = self.calls.load(Ordering::Relaxed);
+        self.cut_at(match kill {
+            Kill::Before { call } => Kill::Before { call: so_far + call },
+            Kill::After { call } => Kill::After { call: so_far + call },
+            Kill::AtStep { .. } => kill,
+        });
     }
 
     pub fn transport(&self, inner: SharedTransport) -> SharedTransport {
@@ -119,35 +146,48 @@ impl Cable {
 
     /// Every credential shown and every secret handed out over HTTP so far.
     pub fn secrets(&self) -> BTreeSet<String> {
-        self.secrets.lock().unwrap().clone()
+        lock(&self.secrets).clone()
     }
 
     /// From now on these requests come to no good.
     pub fn spoil(&self, spoil: Spoil) {
-        *self.spoiler.0.lock().unwrap() = Some(spoil);
+        *lock(&self.spoiler.0) = Some(spoil);
     }
 
     fn spoilt(&self, request: &Request) -> Option<Spoilt> {
-        let spoil = self.spoiler.0.lock().unwrap().clone();
+        let spoil = lock(&self.spoiler.0).clone();
         spoil.and_then(|spoil| spoil(request))
+    }
+
+    /// Shows everything from now on to `onlooker`.
+    pub fn look_on(&self, onlooker: Arc<dyn Onlooker>) {
+        *lock(&self.looking.0) = Some(onlooker);
+    }
+
+    fn onlooker(&self) -> Option<Arc<dyn Onlooker>> {
+        lock(&self.looking.0).clone()
     }
 
     /// Every request over HTTP so far.
     pub fn log(&self) -> Vec<Sent> {
-        self.log.lock().unwrap().clone()
+        lock(&self.log).clone()
     }
 
-    fn note(&self, request: &Request) {
+    fn note(&self, request: &Request) -> Sent {
         let sent = Sent {
             at: Instant::now(),
             authority: peer(request),
             line: format!("{} {}", request.method(), request.uri().path()),
         };
-        self.log.lock().unwrap().push(sent);
+        lock(&self.log).push(sent.clone());
         if let Some(value) = request.headers().get(http::header::AUTHORIZATION) {
-            let (_, credential) = value.to_str().unwrap().split_once(' ').unwrap();
-            self.secrets.lock().unwrap().insert(credential.to_owned());
+            let credential = value.to_str().ok().and_then(|value| value.split_once(' '));
+            lock(&self.secrets).extend(credential.map(|(_, credential)| credential.to_owned()));
         }
+        if let Some(onlooker) = self.onlooker() {
+            onlooker.asked(&sent, request);
+        }
+        sent
     }
 
     fn note_answer(&self, answer: &Response) {
@@ -155,7 +195,7 @@ impl Cable {
             return;
         };
         let values = SECRET_FIELDS.iter().filter_map(|field| fields.get(*field)?.as_str());
-        self.secrets.lock().unwrap().extend(values.map(str::to_owned));
+        lock(&self.secrets).extend(values.map(str::to_owned));
     }
 
     /// Counts the steps of a future, and takes the last one of all.
@@ -172,7 +212,7 @@ impl Cable {
 
     fn step(&self) {
         let number = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
-        let kill = *self.kill.lock().unwrap();
+        let kill = *lock(&self.kill);
         if matches!(kill, Some(Kill::AtStep { step }) if step == number) {
             self.cut();
         }
@@ -180,7 +220,7 @@ impl Cable {
 
     async fn carry<T>(&self, call: impl Future<Output = T>) -> T {
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let kill = *self.kill.lock().unwrap();
+        let kill = *lock(&self.kill);
         if matches!(kill, Some(Kill::Before { call }) if call == number) {
             self.cut();
         }
@@ -199,14 +239,16 @@ impl Cable {
 fn until_cut(body: kube::client::Body, cut: CancellationToken) -> axum::body::Body {
     let lines = body.into_data_stream().boxed();
     axum::body::Body::from_stream(stream::unfold((lines, cut), |(mut lines, cut)| async move {
-        match cut.run_until_cancelled(lines.next()).await {
-            Some(line) => Some((line?, (lines, cut))),
-            None => {
-                drop(lines);
-                std::future::pending().await
-            }
+        if let Some(line) = cut.run_until_cancelled(lines.next()).await {
+            return Some((line?, (lines, cut)));
         }
+        drop(lines);
+        std::future::pending().await
     }))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
@@ -217,11 +259,12 @@ struct Wire {
 
 impl Transport for Wire {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
-        self.cable.note(&request);
+        let sent = self.cable.note(&request);
         match self.cable.spoilt(&request) {
             None => {}
             Some(Spoilt::Hangs) => return Box::pin(std::future::pending()),
-            Some(Spoilt::Panics) => panic!("as the test wants it"),
+            #[expect(clippy::panic, reason = "what is asked for here is a panic")]
+            Some(Spoilt::Panics) => std::panic::panic_any("as the test wants it"),
             Some(Spoilt::Forbidden) => {
                 let mut answer = Response::new(bytes::Bytes::from_static(
                     br#"{"detail":"Not for you","message":"Not for you"}"#,
@@ -232,8 +275,12 @@ impl Transport for Wire {
                 return Box::pin(std::future::ready(Ok(answer)));
             }
         }
-        Box::pin(async {
-            let answer = self.cable.carry(self.inner.send(request)).await?;
+        Box::pin(async move {
+            let answer = self.cable.carry(self.inner.send(request)).await;
+            if let Some(onlooker) = self.cable.onlooker() {
+                onlooker.answered(&sent, answer.as_ref());
+            }
+            let answer = answer?;
             self.cable.note_answer(&answer);
             Ok(answer)
         })

@@ -1,0 +1,208 @@
+//! `hunt`: thousands of simulated worlds, each with faults of its own, and the daemon in them.
+
+mod report;
+mod subject;
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use clap::Args;
+
+pub use self::report::{Failure, Report};
+use self::subject::{Daemon, Logs};
+use super::{Exit, output};
+use crate::{
+    clock::Clock,
+    config::{LogFormat, Logging},
+    sim::hunt::{Invariant, Journal, Outcome, Plan, run, shrink},
+    telemetry::logs,
+};
+
+/// Runs spent on making one failing plan shorter.
+const SHRINKING: usize = 150;
+/// What is logged in a run: all that operators see.
+const LOG_LEVEL: &str = "gharts_listener=info,gharts_listener::sim=off";
+
+#[derive(Debug, Args)]
+pub(super) struct HuntArgs {
+    /// How many seeds.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    from: u64,
+    /// Carry out this seed alone and print its timeline.
+    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "from", "plan"])]
+    seed: Option<u64>,
+    /// Carry out the plan in this file (JSON, as printed for a failing seed) and print its timeline.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from"])]
+    plan: Option<PathBuf>,
+    /// Seeds at one time [default: one per core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Print failing plans as they were drawn.
+    #[arg(long)]
+    no_shrink: bool,
+    /// One JSON object at the end instead of words.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run_command(args: &HuntArgs) -> Exit {
+    if let Some(file) = &args.plan {
+        return match read(file) {
+            Ok(plan) => replay(&plan),
+            Err(error) => {
+                output::error(&error, "give a plan as `hunt` prints it for a failing seed");
+                Exit::Usage
+            }
+        };
+    }
+    if let Some(seed) = args.seed {
+        return replay(&Plan::draw(seed));
+    }
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let report = hunt(args.from, args.seeds, args.jobs.unwrap_or(cores), !args.no_shrink);
+    output::text(&(if args.json { report.json() } else { report.text() } + "\n"));
+    if report.failures.is_empty() {
+        Exit::Well
+    } else {
+        Exit::Bad
+    }
+}
+
+fn read(file: &Path) -> Result<Plan, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn replay(plan: &Plan) -> Exit {
+    match carry_out(plan, true) {
+        Ok((outcome, timeline)) => {
+            output::text(&format!("{plan}\n{timeline}\n{}\n", report::verdict(&outcome)));
+            if outcome.breaches.is_empty() {
+                Exit::Well
+            } else {
+                Exit::Bad
+            }
+        }
+        Err(error) => {
+            output::error(&error, "see that the directory for temporary files can be written");
+            Exit::Temporary
+        }
+    }
+}
+
+/// Carries a plan out, under virtual time, in this thread: what came of it, and the timeline where it is `kept`.
+pub fn carry_out(plan: &Plan, kept: bool) -> Result<(Outcome, String), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .map_err(|error| error.to_string())?;
+    let dir = Scratch::new()?;
+    runtime.block_on(async {
+        let journal = Journal::new(kept);
+        let logs = Logs::new(&journal);
+        let logging = Logging {
+            format: LogFormat::Human,
+            level: LOG_LEVEL.to_owned(),
+        };
+        let clock = Clock::simulated(jiff::Timestamp::UNIX_EPOCH);
+        let subscriber = logs::subscriber(&logging, clock, logs.clone()).map_err(|error| error.to_string())?;
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let outcome = run(plan, &Daemon { logs }, &journal, &dir.0)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok((outcome, journal.text()))
+    })
+}
+
+/// A directory for one run's files.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("gharts-listener-hunt-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Left behind, it is a few kilobytes among the temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Hunts through `seeds` seeds from `from` on, `jobs` at one time, and makes what fails short where that is wanted.
+pub fn hunt(from: u64, seeds: u64, jobs: NonZeroUsize, shrinks: bool) -> Report {
+    let begun = Clock::system().instant();
+    let next = AtomicU64::new(from);
+    let enough = AtomicBool::new(false);
+    let report = Mutex::new(Report::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.get() {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds || enough.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let plan = Plan::draw(seed);
+                    let outcome = carry_out(&plan, false);
+                    let failure = outcome
+                        .as_ref()
+                        .ok()
+                        .and_then(|(outcome, _)| fail(&plan, outcome, shrinks));
+                    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+                    match outcome {
+                        Ok((outcome, _)) => report.count(&outcome, failure),
+                        Err(error) => {
+                            report.broken = Some(error);
+                            enough.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.failures.sort_by_key(|failure| failure.seed);
+    report.took = begun.elapsed();
+    report
+}
+
+fn fail(plan: &Plan, outcome: &Outcome, shrinks: bool) -> Option<Failure> {
+    let first = outcome.breaches.first()?;
+    let shortest = if shrinks {
+        shrink(plan, SHRINKING, |plan| breaks(plan, first.invariant))
+    } else {
+        plan.clone()
+    };
+    Some(Failure {
+        seed: plan.seed,
+        breaches: outcome.breaches.clone(),
+        plan: shortest,
+    })
+}
+
+fn breaks(plan: &Plan, invariant: Invariant) -> bool {
+    let outcome = carry_out(plan, false);
+    outcome.is_ok_and(|(outcome, _)| outcome.breaches.iter().any(|breach| breach.invariant == invariant))
+}
+
+/// Seconds with three digits.
+fn seconds(time: Duration) -> String {
+    format!("{:.3}", time.as_secs_f64())
+}

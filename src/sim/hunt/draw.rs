@@ -1,0 +1,389 @@
+//! From a seed to a plan. Each part has a generator of its own, so that one more choice in one of them reshuffles no
+//! other.
+
+use fastrand::Rng;
+
+use super::plan::{
+    ApiTrouble, Arrival, Blow, Fault, GhartsCall, GhartsTrouble, Ill, Moment, Peer, Plan, PodTrouble, SetShape, Shape,
+    Timed,
+};
+use crate::sim::{
+    gharts::Flavour,
+    github::{AssignedJobsRunOn, Flow, Lie, Limit, Limited},
+    world::{Binding, Credential, Provisioner},
+};
+
+/// Faults begin within so long.
+const TROUBLED_MS: u64 = 300_000;
+/// One fault in so many is there before the daemon is.
+const EARLY: u64 = 10;
+/// Most jobs come so long before or after a fault begins: one that nobody meets shows nothing.
+const NEAR_MS: u64 = 8_000;
+/// Most faults of one plan.
+const MOST_FAULTS: u64 = 8;
+/// One plan in so many has none: what holds only in peace is looked at there.
+const PEACE: u64 = 12;
+
+impl Plan {
+    /// The plan of this seed.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let (mut shapes, mut arrivals, mut faults) = (rng.fork(), rng.fork(), rng.fork());
+        let shape = shape(&mut shapes);
+        let count = if faults.u64(..PEACE) == 0 {
+            0
+        } else {
+            faults.u64(1..=MOST_FAULTS)
+        };
+        let mut faults: Vec<Timed> = (0..count).map(|_| timed(&mut faults, &shape)).collect();
+        faults.sort_by_key(|timed| timed.at_ms);
+        let jobs = jobs(&mut arrivals, &shape, &faults);
+        Self {
+            seed,
+            shape,
+            jobs,
+            faults,
+        }
+    }
+}
+
+fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.usize(..from.len())]
+}
+
+fn shape(rng: &mut Rng) -> Shape {
+    let flavour = pick(
+        rng,
+        &[
+            Flavour::SetAware,
+            Flavour::SetAware,
+            Flavour::SetAware,
+            Flavour::Team,
+            Flavour::User,
+            Flavour::Seed,
+        ],
+    );
+    let flow = if rng.u32(..4) == 0 { Flow::Ghes } else { Flow::GitHub };
+    let assigned_jobs_run_on = if rng.u32(..4) == 0 {
+        AssignedJobsRunOn::MatchingLabels
+    } else {
+        AssignedJobsRunOn::SetRunners
+    };
+    let credential = match rng.u32(..6) {
+        0 if flavour == Flavour::User => Credential::Brokered,
+        0 | 1 => Credential::App,
+        _ => Credential::Pat,
+    };
+    let count = pick(rng, &[1, 1, 1, 2, 2, 3]);
+    let sets: Vec<SetShape> = (0..count)
+        .map(|index| set_shape(rng, index, flavour, assigned_jobs_run_on))
+        .collect();
+    let uses_gharts = sets.iter().any(|set| set.provisioner == Provisioner::Gharts);
+    Shape {
+        flavour,
+        flow,
+        assigned_jobs_run_on,
+        credential,
+        max_runners: (rng.u32(..5) == 0).then(|| rng.u32(2..=6)),
+        quota: (uses_gharts && rng.u32(..4) == 0).then(|| rng.u32(2..=6)),
+        sets,
+        slow_gharts: rng.u32(..4) == 0,
+        start_ms: pick(rng, &[0, 0, 1_000, 5_000, 20_000]),
+        exit_ms: pick(rng, &[0, 0, 500, 5_000]),
+        skew_seconds: pick(rng, &[0, 0, 0, 0, -20, 20]),
+    }
+}
+
+/// A set that this GHARTS can serve.
+fn set_shape(rng: &mut Rng, index: usize, flavour: Flavour, run_on: AssignedJobsRunOn) -> SetShape {
+    let provisioner = if rng.u32(..5) < 3 {
+        Provisioner::Gharts
+    } else {
+        Provisioner::ScaleSet
+    };
+    let mut bindings = vec![Binding::LabelsAvailable];
+    if run_on == AssignedJobsRunOn::MatchingLabels {
+        bindings.push(Binding::LabelsAssigned);
+    }
+    match flavour {
+        Flavour::SetAware => bindings = vec![Binding::Auto, Binding::ScaleSet],
+        Flavour::User => bindings.push(Binding::RegistrationToken),
+        Flavour::Team | Flavour::Seed => {}
+    }
+    let binding = match provisioner {
+        Provisioner::Gharts => pick(rng, &bindings),
+        Provisioner::ScaleSet => Binding::Auto,
+    };
+    SetShape {
+        name: ["linux", "windows", "gpu"][index].to_owned(),
+        provisioner,
+        binding,
+        min: pick(rng, &[0, 0, 0, 1, 2]),
+        max: rng.u32(2..=5),
+    }
+}
+
+fn jobs(rng: &mut Rng, shape: &Shape, faults: &[Timed]) -> Vec<Arrival> {
+    let count = rng.usize(2..=5);
+    let moment = |rng: &mut Rng| match rng.choice(faults) {
+        Some(timed) if rng.u32(..4) > 0 => (timed.at_ms + rng.u64(..2 * NEAR_MS)).saturating_sub(NEAR_MS),
+        _ => rng.u64(..TROUBLED_MS),
+    };
+    let mut jobs: Vec<Arrival> = (0..count)
+        .map(|_| Arrival {
+            at_ms: moment(rng),
+            set: rng.usize(..shape.sets.len()),
+            count: rng.usize(1..=4),
+            lasting_ms: pick(rng, &[1_000, 5_000, 20_000, 60_000, 150_000]),
+            exit_code: i32::from(rng.u32(..6) == 0),
+        })
+        .collect();
+    jobs.sort_by_key(|jobs| jobs.at_ms);
+    jobs
+}
+
+fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
+    let at_ms = if rng.u64(..EARLY) == 0 {
+        0
+    } else {
+        rng.u64(..TROUBLED_MS)
+    };
+    let for_ms = pick(rng, &[2_000, 10_000, 30_000, 60_000, 120_000, 200_000]);
+    let uses_gharts = shape.sets.iter().any(|set| set.provisioner == Provisioner::Gharts);
+    // Twice the world's share where there is no GHARTS to ail.
+    let fault = match rng.u32(..10) {
+        0..=2 => on_the_way(rng, uses_gharts),
+        3..=4 => of_github(rng, shape),
+        7..=8 if uses_gharts => of_gharts(rng),
+        5 | 7 => of_kubernetes(rng),
+        6 | 8 => of_pods(rng),
+        _ => of_the_process(rng),
+    };
+    Timed { at_ms, for_ms, fault }
+}
+
+const GITHUB_CALLS: [&str; 9] = [
+    "",
+    "/messages",
+    "/sessions",
+    "/generatejitconfig",
+    "/acquirejobs",
+    "/agents",
+    "DELETE /",
+    "/runnerscalesets",
+    "/actions/runner-registration",
+];
+const GHARTS_CALLS: [&str; 5] = ["", "/runners/jit", "DELETE /", "GET /", "/runners/provision"];
+
+fn on_the_way(rng: &mut Rng, uses_gharts: bool) -> Fault {
+    let peer = if uses_gharts && rng.bool() {
+        Peer::Gharts
+    } else {
+        Peer::GitHub
+    };
+    let call = match peer {
+        Peer::GitHub => pick(rng, &GITHUB_CALLS),
+        Peer::Gharts => pick(rng, &GHARTS_CALLS),
+    };
+    let call = call.to_owned();
+    let times = pick(rng, &[1, 2, 5, 1_000]);
+    match rng.u32(..10) {
+        0 => Fault::Latency {
+            peer,
+            call,
+            ms: pick(rng, &[200, 2_000, 12_000, 40_000]),
+        },
+        1 => Fault::ResetBefore { peer, call, times },
+        2 => Fault::ResetAfter { peer, call, times },
+        3 => Fault::ClientError {
+            peer,
+            call,
+            status: pick(rng, &[400, 401, 403, 408, 409, 422]),
+            times,
+        },
+        4 => Fault::ServerError {
+            peer,
+            call,
+            status: pick(rng, &[500, 502, 503, 504]),
+            times,
+        },
+        5 => Fault::TooManyRequests {
+            peer,
+            call,
+            retry_after: pick(rng, &[None, Some(0), Some(7), Some(90)]),
+            times,
+        },
+        6 => Fault::ForeignBody { peer, call, times },
+        7 => Fault::TruncatedBody { peer, call, times },
+        8 => Fault::Hang { peer, call, times },
+        _ => Fault::Absent { peer },
+    }
+}
+
+fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
+    let set = rng.usize(..shape.sets.len());
+    match rng.u32(..13) {
+        0 => Fault::TokensRevoked,
+        1 => Fault::QueueTokenExpired { set },
+        2 => Fault::PatRefused,
+        3 => Fault::RateLimit {
+            whom: pick(rng, &[Limited::Rest, Limited::Service]),
+            how: pick(
+                rng,
+                &[Limit::Primary, Limit::Secondary, Limit::SecondaryUntold, Limit::TooMany],
+            ),
+        },
+        4 => Fault::SessionLost { set },
+        5 => Fault::SessionStolen { set },
+        6 => Fault::SetDeleted { set },
+        7 => Fault::MessagesTwice { set },
+        8 => Fault::MessagesReordered,
+        9 => Fault::MessageIdsRestarted { set },
+        10 => Fault::WrongStatistics {
+            lie: pick(rng, &[Lie::Stuck, Lie::Zero, Lie::Ghosts(2)]),
+        },
+        11 => Fault::JobCancelled { nth: rng.usize(..8) },
+        _ => Fault::AssignmentDropped { nth: rng.usize(..8) },
+    }
+}
+
+fn of_kubernetes(rng: &mut Rng) -> Fault {
+    match rng.u32(..7) {
+        0 => Fault::WatchCut,
+        1 => Fault::HistoryCompacted,
+        2 => Fault::ApiOutage,
+        3 => Fault::ResourceQuota { pods: rng.u32(1..=3) },
+        _ => Fault::ApiTrouble {
+            verb: pick(rng, &["create", "delete", "patch", "watch", "list", ""]).to_owned(),
+            resource: pick(rng, &["pods", "secrets", "serviceaccounts/token", ""]).to_owned(),
+            how: pick(
+                rng,
+                &[
+                    ApiTrouble::AnswerLost,
+                    ApiTrouble::Unavailable,
+                    ApiTrouble::Internal,
+                    ApiTrouble::Throttled,
+                    ApiTrouble::Slow,
+                    ApiTrouble::Hang,
+                    ApiTrouble::Conflict,
+                ],
+            ),
+            times: pick(rng, &[1, 3, 1_000]),
+            everybody: rng.u32(..3) == 0,
+        },
+    }
+}
+
+fn of_pods(rng: &mut Rng) -> Fault {
+    match rng.u32(..5) {
+        0 | 1 => Fault::PodsFail {
+            how: pick(
+                rng,
+                &[
+                    PodTrouble::Unschedulable,
+                    PodTrouble::ImagePullFails,
+                    PodTrouble::NeverRegisters,
+                    PodTrouble::Crashes,
+                    PodTrouble::EndsWell,
+                    PodTrouble::Deprecated,
+                ],
+            ),
+            percent: pick(rng, &[30, 100]),
+        },
+        2 => Fault::PodsStuckTerminating {
+            ms: pick(rng, &[5_000, 40_000, 90_000]),
+        },
+        _ => Fault::PodStruck {
+            how: pick(
+                rng,
+                &[
+                    Blow::Evicted,
+                    Blow::OutOfMemory,
+                    Blow::NodeLost,
+                    Blow::DeletedByHand,
+                    Blow::SecretDeleted,
+                    Blow::Unregistered,
+                ],
+            ),
+            nth: rng.usize(..6),
+        },
+    }
+}
+
+fn of_gharts(rng: &mut Rng) -> Fault {
+    let ill = |rng: &mut Rng| pick(rng, &[Ill::Fails, Ill::Slow, Ill::Lost]);
+    match rng.u32(..12) {
+        0 => Fault::Quota { places: rng.u32(..3) },
+        1 => Fault::PlacesTaken { places: rng.u32(1..=8) },
+        2 => Fault::PolicyChanged,
+        3 => Fault::TeamDeactivated,
+        4 => Fault::NotAMember,
+        5 => Fault::UserDeactivated,
+        6 => Fault::Frozen,
+        7 => Fault::GhartsSeesNoGitHub { how: ill(rng) },
+        8 => Fault::KeysIll { how: ill(rng) },
+        _ => Fault::GhartsFails {
+            call: pick(
+                rng,
+                &[
+                    GhartsCall::Jit,
+                    GhartsCall::Token,
+                    GhartsCall::Delete,
+                    GhartsCall::List,
+                    GhartsCall::Get,
+                ],
+            ),
+            how: pick(
+                rng,
+                &[
+                    GhartsTrouble::Refused,
+                    GhartsTrouble::AnswerLost,
+                    GhartsTrouble::AnswerSpoiled,
+                    GhartsTrouble::Unrecorded,
+                ],
+            ),
+            times: pick(rng, &[1, 2, 6]),
+        },
+    }
+}
+
+fn of_the_process(rng: &mut Rng) -> Fault {
+    match rng.u32(..4) {
+        0 => Fault::Restarted {
+            skew_seconds: pick(rng, &[0, 0, -30, 30]),
+        },
+        1 => Fault::Killed {
+            moment: Moment::BeforeCall,
+            count: rng.u64(1..=12),
+        },
+        2 => Fault::Killed {
+            moment: Moment::AfterCall,
+            count: rng.u64(1..=12),
+        },
+        _ => Fault::Killed {
+            moment: Moment::AtStep,
+            count: rng.u64(1..=300),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{super::plan::KINDS, *};
+
+    #[test]
+    fn every_kind_of_fault_is_drawn_and_a_plan_survives_being_written_down() {
+        let mut met = BTreeSet::new();
+        for seed in 0..500 {
+            let plan = Plan::draw(seed);
+            assert_eq!(plan, Plan::draw(seed));
+            let text = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{text}");
+            met.extend(plan.faults.iter().map(|timed| timed.fault.kind()));
+        }
+        let all: BTreeSet<String> = KINDS.iter().map(|&kind| kind.to_owned()).collect();
+        assert_eq!(met, all);
+    }
+}

@@ -1,0 +1,484 @@
+//! The invariants, checked on what passes between the daemon and its world and on the world itself; the daemon is never
+//! asked.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{journal::Journal, plan::Plan, strangers::Strangers};
+use crate::{
+    http::{Request, Response, TransportError},
+    sim::{
+        cable::{self, Sent},
+        kubernetes::{self, Object},
+        world::{RUNNER_NAMESPACE, World, account_name},
+    },
+};
+
+/// A runner that was called for stays so for this long after newer news: its creation waits for its turn, and for
+/// GHARTS' answer, for no longer than one deadline.
+const GRACE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Calls to one peer in a minute. Nothing that a small world calls for comes near.
+const STORM: usize = 600;
+/// Calls without any time between them: a loop that never rests, which virtual time would never end.
+const RUNAWAY: usize = 3_000;
+/// What is wrong is told so often, then no more.
+const MOST_BREACHES: usize = 20;
+/// On our pods: the full name of the set.
+const SCALE_SET: &str = "gharts-listener/scale-set";
+
+/// What must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Invariant {
+    /// Live runners stay within the file's limits.
+    Limits,
+    /// No runner is started beyond `minRunners` and the jobs that were told of.
+    Demand,
+    /// Nobody deletes the pod of a runner that has a job.
+    BusyKept,
+    /// A JIT configuration is used by one process.
+    JitOnce,
+    /// A runner's name is used by one pod.
+    NameOnce,
+    /// Jobs are acquired within what was announced, and no set is deleted.
+    Queue,
+    /// What is another installation's stays as it is.
+    Strangers,
+    /// Secrets stand in Secrets and nowhere else.
+    Secrets,
+    /// Calls to a peer are few.
+    Calm,
+    /// The daemon runs until it is told to end, and its loop moves.
+    Alive,
+    /// Every set says why there are not more runners.
+    Reasons,
+    /// When all is well again, every job ends, and new ones succeed.
+    JobsEnd,
+    /// When all is well again, nothing is left that nobody owns.
+    NothingLeft,
+    /// Told to end, the daemon ends in good time, and closes its sessions.
+    OrderlyEnd,
+}
+
+/// One invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Breach {
+    pub invariant: Invariant,
+    pub at_ms: u64,
+    pub what: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = super::plan::seconds(self.at_ms);
+        write!(f, "{:?} at {at} s: {}", self.invariant, self.what)
+    }
+}
+
+/// What the daemon has been told of one set's jobs.
+#[derive(Debug, Default)]
+struct Told {
+    /// Newest last; all but the newest are younger than [`GRACE`].
+    jobs: VecDeque<(Instant, usize)>,
+    /// Assigned by message, and neither started nor over by message.
+    ledger: HashSet<String>,
+}
+
+impl Told {
+    /// Statistics that come late, or lie, say less of the assigned ones than messages do.
+    fn hear(&mut self, assigned: usize, available: usize, now: Instant) {
+        self.jobs.push_back((now, assigned.max(self.ledger.len()) + available));
+    }
+
+    fn most(&mut self, now: Instant) -> usize {
+        while self.jobs.get(1).is_some_and(|(at, _)| *at + GRACE < now) {
+            self.jobs.pop_front();
+        }
+        self.jobs.iter().map(|(_, jobs)| *jobs).max().unwrap_or(0)
+    }
+}
+
+/// Calls to one peer.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Within the last minute.
+    recent: VecDeque<Instant>,
+    most: usize,
+    /// In this moment.
+    at_once: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    breaches: Vec<Breach>,
+    told: HashMap<String, Told>,
+    names: HashSet<String>,
+    calls: BTreeMap<String, Calls>,
+    digest: u64,
+    jits: Vec<String>,
+}
+
+/// Looks at everything. Shared by the wires of every daemon.
+pub(super) struct Judge {
+    plan: Plan,
+    world: World,
+    strangers: Strangers,
+    journal: Journal,
+    daemon: String,
+    state: Mutex<State>,
+    /// What ends a daemon that never rests.
+    runaway: OnceLock<CancellationToken>,
+}
+
+impl Judge {
+    pub(super) fn new(plan: &Plan, world: &World, strangers: Strangers, journal: &Journal) -> Self {
+        Self {
+            plan: plan.clone(),
+            world: world.clone(),
+            strangers,
+            journal: journal.clone(),
+            daemon: account_name(),
+            state: Mutex::default(),
+            runaway: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn end_by(&self, runaway: CancellationToken) {
+        // Set once, at the start of the run.
+        let _ = self.runaway.set(runaway);
+    }
+
+    pub(super) fn breach(&self, invariant: Invariant, what: String) {
+        let breach = Breach {
+            invariant,
+            at_ms: self.journal.now_ms(),
+            what,
+        };
+        self.journal.say(|| format!("BROKEN   {breach}"));
+        let mut state = self.lock();
+        let known = state
+            .breaches
+            .iter()
+            .any(|b| b.invariant == invariant && b.what == breach.what);
+        if !known && state.breaches.len() < MOST_BREACHES {
+            state.breaches.push(breach);
+        }
+    }
+
+    pub(super) fn breaches(&self) -> Vec<Breach> {
+        self.lock().breaches.clone()
+    }
+
+    pub(super) fn digest(&self) -> u64 {
+        self.lock().digest
+    }
+
+    pub(super) fn created(&self) -> usize {
+        self.lock().names.len()
+    }
+
+    /// The most calls to each peer in one minute.
+    pub(super) fn busiest(&self) -> BTreeMap<String, usize> {
+        let state = self.lock();
+        state
+            .calls
+            .iter()
+            .map(|(peer, calls)| (peer.clone(), calls.most))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self, peer: &str, line: &str) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let calls = state.calls.entry(peer.to_owned()).or_default();
+        calls.at_once = if calls.recent.back() == Some(&now) {
+            calls.at_once + 1
+        } else {
+            1
+        };
+        calls.recent.push_back(now);
+        while calls.recent.front().is_some_and(|at| *at + MINUTE <= now) {
+            calls.recent.pop_front();
+        }
+        let (storms, runs_away) = (
+            calls.recent.len() > STORM && calls.most <= STORM,
+            calls.at_once > RUNAWAY,
+        );
+        calls.most = calls.most.max(calls.recent.len());
+        drop(state);
+        if storms {
+            self.breach(
+                Invariant::Calm,
+                format!("more than {STORM} calls to {peer} in a minute: {line}"),
+            );
+        }
+        if runs_away {
+            self.breach(Invariant::Calm, format!("calls to {peer} without rest: {line}"));
+            if let Some(token) = self.runaway.get() {
+                token.cancel();
+            }
+        }
+    }
+
+    fn digest_in(&self, peer: &str, line: &str, status: u16) {
+        let at = self.journal.now_ms();
+        let mut state = self.lock();
+        let mut hasher = DefaultHasher::new();
+        (state.digest, at, peer, line, status).hash(&mut hasher);
+        state.digest = hasher.finish();
+    }
+
+    // ---- The API server -----------------------------------------------------------------------------
+
+    /// Sees one request to the API server.
+    pub(super) fn sees(&self, request: &kubernetes::Request<'_>) {
+        if request.user != self.daemon {
+            return;
+        }
+        let kubernetes::Request {
+            verb, resource, name, ..
+        } = *request;
+        let Some(status) = request.status else {
+            self.called("kubernetes", &format!("{verb} {resource}"));
+            let writes = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+            if writes && super::strangers::is_theirs(name) {
+                self.breach(Invariant::Strangers, format!("{verb} {resource} {name}"));
+            }
+            if writes && resource != "secrets" {
+                self.no_secret_in(request.body, &format!("{verb} {resource} {name}"));
+            }
+            if (verb, resource) == ("delete", "pods") && !request.dry_run {
+                self.may_be_deleted(name);
+            }
+            return;
+        };
+        let dry = if request.dry_run { " (dry run)" } else { "" };
+        self.journal
+            .say(|| format!("call     kubernetes {verb} {resource} {name}{dry} -> {status}"));
+        self.digest_in("kubernetes", &format!("{verb} {resource} {name}"), status);
+        if (verb, resource, status) == ("create", "pods", 201) && !request.dry_run {
+            let body: Value = serde_json::from_slice(request.body).unwrap_or_default();
+            self.pod_made(body["metadata"]["name"].as_str().unwrap_or_default());
+        }
+    }
+
+    fn may_be_deleted(&self, name: &str) {
+        let Some(pod) = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name) else {
+            return;
+        };
+        let job = self.world.github.runner(name).and_then(|runner| runner.job);
+        if let (true, Some(job)) = (runs(&pod), job) {
+            self.breach(
+                Invariant::BusyKept,
+                format!("pod {name} is deleted while it runs job {job}"),
+            );
+        }
+    }
+
+    fn pod_made(&self, name: &str) {
+        if !self.lock().names.insert(name.to_owned()) {
+            self.breach(Invariant::NameOnce, format!("a second pod of the name {name}"));
+        }
+        let pods: Vec<(String, String)> = self
+            .world
+            .kubernetes
+            .list("pods", RUNNER_NAMESPACE)
+            .iter()
+            .filter(|pod| is_live(pod))
+            .filter_map(|pod| Some((pod["metadata"]["name"].as_str()?.to_owned(), set_of(pod))))
+            .filter(|(name, _)| !super::strangers::is_theirs(name))
+            .collect();
+        let set = pods
+            .iter()
+            .find(|(pod, _)| pod == name)
+            .map(|(_, set)| set.clone())
+            .unwrap_or_default();
+        let Some(shape) = self.plan.shape.sets.iter().find(|shape| shape.name == set) else {
+            self.breach(Invariant::Limits, format!("pod {name} belongs to no set: {set:?}"));
+            return;
+        };
+        let of_set: Vec<&str> = pods
+            .iter()
+            .filter(|(_, of)| *of == set)
+            .map(|(pod, _)| pod.as_str())
+            .collect();
+        if of_set.len() > shape.max as usize {
+            let (live, max) = (of_set.len(), shape.max);
+            self.breach(
+                Invariant::Limits,
+                format!("{name}: {live} live runners of {set}, at most {max}"),
+            );
+        }
+        if let Some(max) = self.plan.shape.max_runners.filter(|max| pods.len() > *max as usize) {
+            self.breach(
+                Invariant::Limits,
+                format!("{name}: {} live runners in all, at most {max}", pods.len()),
+            );
+        }
+        let covering = self.world.github.standing_for_sets(of_set.iter().copied());
+        let told = self.lock().told.entry(set.clone()).or_default().most(Instant::now());
+        let wanted = shape.min as usize + told;
+        if covering > wanted {
+            self.breach(
+                Invariant::Demand,
+                format!(
+                    "{name}: {covering} runners of {set} for {wanted} (minRunners {} and {told} jobs)",
+                    shape.min
+                ),
+            );
+        }
+    }
+
+    // ---- Secrets ------------------------------------------------------------------------------------
+
+    fn no_secret_in(&self, body: &[u8], place: &str) {
+        let text = String::from_utf8_lossy(body);
+        let shown = self.lock().jits.iter().any(|jit| text.contains(jit.as_str()));
+        if shown {
+            self.breach(Invariant::Secrets, format!("a JIT configuration in {place}"));
+        }
+    }
+
+    /// None of the secrets stands in what the daemon said.
+    pub(super) fn no_secret_of<'a>(&self, secrets: impl Iterator<Item = &'a String>, said: &str, place: &str) {
+        for secret in secrets.filter(|secret| secret.len() >= 8) {
+            if let Some(at) = said.find(secret.as_str()) {
+                let before: String = said[..at]
+                    .chars()
+                    .rev()
+                    .take(60)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect();
+                self.breach(Invariant::Secrets, format!("in {place}, after {before:?}"));
+            }
+        }
+    }
+
+    // ---- The queue ----------------------------------------------------------------------------------
+
+    /// What an answer tells of a set's jobs.
+    fn hear(&self, sent: &Sent, body: &[u8]) {
+        let is_news =
+            sent.line.contains("/sessions") || (sent.line.starts_with("GET ") && sent.line.contains("/messages"));
+        let (true, Some(set)) = (is_news, self.set_in(&sent.line)) else {
+            return;
+        };
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let Ok(answer) = serde_json::from_slice::<Value>(body) else {
+            return;
+        };
+        let entries = answer["body"]
+            .as_str()
+            .and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());
+        let statistics = &answer["statistics"];
+        let count = |key: &str| usize::try_from(statistics[key].as_u64().unwrap_or(0)).unwrap_or(0);
+        let mut state = self.lock();
+        let told = state.told.entry(set).or_default();
+        for entry in entries.iter().flatten() {
+            let job = entry["jobId"].as_str().unwrap_or_default();
+            if entry["messageType"] == "JobAssigned" {
+                told.ledger.insert(job.to_owned());
+            } else {
+                told.ledger.remove(job);
+            }
+        }
+        told.hear(count("totalAssignedJobs"), count("totalAvailableJobs"), Instant::now());
+    }
+
+    /// The set whose id stands in a path.
+    fn set_in(&self, line: &str) -> Option<String> {
+        let rest = line.split("runnerscalesets/").nth(1)?;
+        let id: u64 = rest.split('/').next()?.parse().ok()?;
+        self.world
+            .github
+            .sets()
+            .into_iter()
+            .find(|set| set.id == id)
+            .map(|set| set.name)
+    }
+}
+
+impl cable::Onlooker for Judge {
+    fn asked(&self, sent: &Sent, request: &Request) {
+        self.called(&sent.authority, &sent.line);
+        if sent.line.starts_with("DELETE ") && self.strangers.own(&sent.line) {
+            self.breach(Invariant::Strangers, format!("{} {}", sent.authority, sent.line));
+        }
+        self.journal.say(|| {
+            let body = String::from_utf8_lossy(request.body());
+            let body = if body.len() > 200 || body.contains("assertion") {
+                "..."
+            } else {
+                &body
+            };
+            format!("call     {} {} {body}", sent.authority, sent.line)
+        });
+    }
+
+    fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>) {
+        let status = answer.map_or(0, |answer| answer.status().as_u16());
+        self.digest_in(&sent.authority, &sent.line, status);
+        self.journal.say(|| match answer {
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(answer.body());
+                let short: String = body.chars().take(400).collect();
+                format!("answer   {} {} -> {status} {short}", sent.authority, sent.line)
+            }
+            Err(error) => format!("answer   {} {} -> {error}", sent.authority, sent.line),
+        });
+        if let Ok(answer) = answer {
+            if status == 200 {
+                self.hear(sent, answer.body());
+            }
+            let jit = serde_json::from_slice::<Value>(answer.body()).ok().and_then(|body| {
+                let jit = body["encodedJITConfig"]
+                    .as_str()
+                    .or(body["encoded_jit_config"].as_str())?;
+                Some(jit.to_owned())
+            });
+            self.lock().jits.extend(jit);
+        }
+    }
+}
+
+fn set_of(pod: &Object) -> String {
+    pod["metadata"]["annotations"][SCALE_SET]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn has_ended(pod: &Object) -> bool {
+    let ended = |status: &Value| status["name"] == "runner" && !status["state"]["terminated"].is_null();
+    let containers = pod["status"]["containerStatuses"].as_array();
+    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+        || containers.into_iter().flatten().any(ended)
+}
+
+/// Its containers run, and nobody has told them to end.
+fn runs(pod: &Object) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null() && !has_ended(pod)
+}
+
+/// Whether a pod is capacity still: not ended, not on its way out.
+pub(super) fn is_live(pod: &Object) -> bool {
+    runs(pod)
+}

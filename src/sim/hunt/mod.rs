@@ -1,0 +1,35 @@
+//! The hunt: thousands of worlds, each drawn from a seed, each with faults at the worst moments, each judged by the
+//! world and not by the daemon.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | [`plan`] | plain data: the world's shape, the jobs that come, what goes wrong when |
+//! | `draw` | from a seed to a plan |
+//! | `apply` | from a fault to what happens in the world, and its end |
+//! | `run`, `process`, `aftermath` | carry a plan out, under virtual time: time and turns, the daemon's lives, the end |
+//! | `judge` | the invariants, checked at every call |
+//! | `strangers` | another installation, never to be touched |
+//! | `shrink` | from a plan that fails to the shortest that still does |
+//! | `subject` | the program under test, as the hunt knows it |
+//! | `journal` | the timeline, for people |
+//!
+//! The program under test comes in through [`Subject`]: nothing here knows it.
+
+mod aftermath;
+mod apply;
+mod draw;
+mod journal;
+mod judge;
+pub mod plan;
+mod process;
+mod run;
+mod shrink;
+mod strangers;
+mod subject;
+
+pub use journal::Journal;
+pub use judge::{Breach, Invariant};
+pub use plan::{KINDS, Plan};
+pub use run::{Outcome, run};
+pub use shrink::shrink;
+pub use subject::{Glance, Launch, Life, Subject};

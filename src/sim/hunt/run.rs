@@ -1,0 +1,284 @@
+//! One plan, carried out from the first moment to the last, and what came of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    aftermath::tell_jobs,
+    apply::{AtWork, Stage},
+    journal::Journal,
+    judge::{Breach, Judge},
+    plan::Plan,
+    process::{Daemon, Death},
+    strangers::{self, Strangers},
+    subject::Subject,
+};
+use crate::{
+    clock::Clock,
+    shutdown::Tasks,
+    sim::{
+        fleet::FleetSettings,
+        gharts::{Deployment, Latency},
+        github::NewJobs,
+        kubernetes::Onlooker,
+        world::{GhartsLimits, ORGANIZATION, Options, SetOptions, World, WorldError},
+    },
+};
+
+/// How often the run is looked at, beside every call.
+pub(super) const TICK: Duration = Duration::from_millis(500);
+/// A daemon that is told to end has so long: 45 s for what is in flight, and its sessions' closing.
+pub(super) const ORDERLY_END: Duration = Duration::from_secs(75);
+/// Of the simulated clocks.
+pub(super) const EPOCH: &str = "2026-11-23T00:00:00Z";
+
+/// What came of one plan.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    pub breaches: Vec<Breach>,
+    /// Faults that somebody met, by kind and sort.
+    pub met: BTreeSet<String>,
+    /// Codes of the reasons that the daemon gave.
+    pub reasons: BTreeSet<String>,
+    /// Of every call and its answer.
+    pub digest: u64,
+    pub jobs: usize,
+    pub pods: usize,
+    pub virtual_ms: u64,
+    /// From the end of the last fault until nothing was left.
+    pub recovery_ms: u64,
+    /// The most calls to each peer in a minute.
+    pub busiest: BTreeMap<String, usize>,
+}
+
+/// Carries out `plan` with daemons from `subject`, whose file is written into `dir`. Under a paused clock.
+pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Path) -> Result<Outcome, WorldError> {
+    let tasks = Tasks::new();
+    let clock = Clock::simulated(EPOCH.parse().unwrap_or_default());
+    let world = World::start(options(plan), clock, &tasks).await?;
+    let strangers = Strangers::settle(&world)?;
+    let judge = Arc::new(Judge::new(plan, &world, strangers, journal));
+    let looking = judge.clone();
+    world
+        .kubernetes
+        .look_on(Onlooker::new(move |request| looking.sees(request)));
+    let file = dir.join("config.yaml");
+    let text = world.config(dir)?;
+    std::fs::write(&file, text).map_err(|source| WorldError::File {
+        path: file.display().to_string(),
+        source,
+    })?;
+    let mut run = Run {
+        plan,
+        subject,
+        journal,
+        judge,
+        world: &world,
+        tasks: &tasks,
+        file: &file,
+        lives: 0,
+        skew: plan.shape.skew_seconds,
+        daemon: None,
+        death: None,
+        at_work: Vec::new(),
+        said: String::new(),
+        secrets: BTreeSet::new(),
+        outcome: Outcome::default(),
+    };
+    run.perform().await;
+    let mut outcome = run.outcome;
+    outcome.breaches = run.judge.breaches();
+    outcome.digest = run.judge.digest();
+    outcome.busiest = run.judge.busiest();
+    outcome.pods = run.judge.created();
+    outcome.jobs = world.github.jobs().len();
+    outcome.virtual_ms = journal.now_ms();
+    tell_jobs(&world, journal);
+    tasks.stop();
+    Ok(outcome)
+}
+
+fn options(plan: &Plan) -> Options {
+    let shape = &plan.shape;
+    let set = |set: &super::plan::SetShape| SetOptions {
+        min_runners: set.min,
+        binding: set.binding,
+        ..SetOptions::new(&set.name, set.provisioner, set.max)
+    };
+    Options {
+        seed: plan.seed,
+        flavour: shape.flavour,
+        deployment: Deployment {
+            latency: if shape.slow_gharts {
+                Latency::RECORDED
+            } else {
+                Latency::None
+            },
+            ..Deployment::default()
+        },
+        flow: shape.flow,
+        assigned_jobs_run_on: shape.assigned_jobs_run_on,
+        credential: shape.credential,
+        sets: shape.sets.iter().map(set).collect(),
+        max_runners: shape.max_runners,
+        quota: shape.quota.map(|quota| quota + strangers::PLACES),
+        gharts_limits: GhartsLimits::USUAL,
+        fleet: Some(FleetSettings {
+            seed: plan.seed,
+            start_delay: Duration::from_millis(shape.start_ms),
+            exit_delay: Duration::from_millis(shape.exit_ms),
+            jitter: 0.5,
+            ..FleetSettings::default()
+        }),
+        ..Options::default()
+    }
+}
+
+pub(super) struct Run<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) subject: &'a dyn Subject,
+    pub(super) journal: &'a Journal,
+    pub(super) judge: Arc<Judge>,
+    pub(super) world: &'a World,
+    pub(super) tasks: &'a Tasks,
+    pub(super) file: &'a Path,
+    pub(super) lives: u64,
+    pub(super) skew: i64,
+    pub(super) daemon: Option<Daemon>,
+    pub(super) death: Option<Death>,
+    /// With the index of each in the plan.
+    pub(super) at_work: Vec<(usize, AtWork)>,
+    /// What daemons of before have said.
+    pub(super) said: String,
+    pub(super) secrets: BTreeSet<String>,
+    pub(super) outcome: Outcome,
+}
+
+/// What the plan has for one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Ends(usize),
+    Arrives(usize),
+    Begins(usize),
+}
+
+impl Run<'_> {
+    async fn perform(&mut self) {
+        let runaway = CancellationToken::new();
+        self.judge.end_by(runaway.clone());
+        if runaway.run_until_cancelled(self.in_order()).await.is_none() {
+            self.kill();
+        }
+        self.judge_what_was_said();
+    }
+
+    async fn in_order(&mut self) {
+        let begun = Instant::now();
+        for (at_ms, turn) in self.turns() {
+            // What is there from the first moment on is there before the daemon.
+            if at_ms > 0 && self.lives == 0 {
+                self.start();
+            }
+            self.pass_until(begun + Duration::from_millis(at_ms)).await;
+            match turn {
+                Turn::Arrives(index) => self.queue(index),
+                Turn::Begins(index) => self.begin(index),
+                Turn::Ends(index) => self.end(index),
+            }
+        }
+        if self.lives == 0 {
+            self.start();
+        }
+        // A death that was ordered late.
+        while self.death.is_some() {
+            self.pass_until(Instant::now() + TICK).await;
+        }
+        self.recover().await;
+        self.end_in_order().await;
+    }
+
+    fn turns(&self) -> Vec<(u64, Turn)> {
+        let mut turns: Vec<(u64, Turn)> = Vec::new();
+        for (index, jobs) in self.plan.jobs.iter().enumerate() {
+            turns.push((jobs.at_ms, Turn::Arrives(index)));
+        }
+        for (index, timed) in self.plan.faults.iter().enumerate() {
+            turns.push((timed.at_ms, Turn::Begins(index)));
+            turns.push((timed.ends_ms(), Turn::Ends(index)));
+        }
+        turns.sort_unstable();
+        turns
+    }
+
+    // ---- Time ---------------------------------------------------------------------------------------
+
+    pub(super) async fn pass_until(&mut self, at: Instant) {
+        loop {
+            self.pass_death().await;
+            self.look();
+            let next = at.min(Instant::now() + TICK);
+            tokio::time::sleep_until(next).await;
+            if next >= at {
+                return;
+            }
+        }
+    }
+
+    // ---- The plan -----------------------------------------------------------------------------------
+
+    fn queue(&self, index: usize) {
+        let jobs = &self.plan.jobs[index];
+        let Some(set) = self.plan.shape.sets.get(jobs.set) else {
+            return;
+        };
+        self.journal
+            .say(|| format!("jobs     {} of {} ms for {}", jobs.count, jobs.lasting_ms, set.name));
+        let new = NewJobs::for_set(ORGANIZATION, &set.name, jobs.count)
+            .lasting(Duration::from_millis(jobs.lasting_ms))
+            .exiting(jobs.exit_code);
+        self.world.github.queue_jobs(&new);
+    }
+
+    fn begin(&mut self, index: usize) {
+        let timed = &self.plan.faults[index];
+        self.journal.say(|| format!("FAULT    {index} begins: {}", timed.fault));
+        let stage = Stage {
+            world: self.world,
+            plan: self.plan,
+            tasks: self.tasks,
+        };
+        if let Some(at_work) = stage.begin(timed) {
+            self.at_work.push((index, at_work));
+        } else {
+            self.order_death(&timed.fault, Duration::from_millis(timed.for_ms));
+            self.met(index);
+        }
+    }
+
+    fn end(&mut self, index: usize) {
+        let Some(place) = self.at_work.iter().position(|(other, _)| *other == index) else {
+            return;
+        };
+        let (_, at_work) = self.at_work.swap_remove(place);
+        let met = at_work.end();
+        self.journal
+            .say(|| format!("FAULT    {index} ends, {}", if met { "met" } else { "met by nobody" }));
+        if met {
+            self.met(index);
+        }
+    }
+
+    fn met(&mut self, index: usize) {
+        let fault = &self.plan.faults[index].fault;
+        self.outcome.met.extend([fault.kind(), fault.sort()]);
+    }
+}

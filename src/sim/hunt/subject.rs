@@ -1,0 +1,64 @@
+//! The program under test, as the hunt knows it: how to start it, and what it shows.
+
+use std::{path::Path, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::{clock::Clock, http::SharedTransport};
+
+/// What a daemon gets at its start.
+pub struct Launch<'a> {
+    /// Its file.
+    pub file: &'a Path,
+    pub github: SharedTransport,
+    pub gharts: SharedTransport,
+    pub kubernetes: kube::Client,
+    pub clock: Clock,
+    /// Of every random choice; another one for each life.
+    pub seed: u64,
+    pub owner: String,
+    /// SIGTERM.
+    pub stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Launch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch")
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a running daemon shows.
+#[derive(Debug, Default)]
+pub struct Glance {
+    /// Since its loop last moved.
+    pub heartbeat_age: Duration,
+    /// Codes of all reasons that it gives now.
+    pub reasons: Vec<String>,
+    /// Sets for which it gives none.
+    pub silent: Vec<String>,
+}
+
+/// A daemon that was started.
+pub struct Life {
+    /// Runs it to its end; an error says how it ended otherwise than in good order.
+    pub serve: BoxFuture<'static, Result<(), String>>,
+    pub glance: Box<dyn Fn() -> Glance + Send + Sync>,
+    /// Everything that it says to whoever asks: status, metrics.
+    pub says: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl std::fmt::Debug for Life {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Life").finish_non_exhaustive()
+    }
+}
+
+/// The program under test: the simulation knows how to start it, and no more.
+pub trait Subject: Sync {
+    fn launch(&self, launch: Launch<'_>) -> Result<Life, String>;
+    /// What it has logged in this run so far.
+    fn logs(&self) -> String;
+}

@@ -1,0 +1,53 @@
+//! The hunt's seeds of every build: worlds with faults at the worst moments, judged by the world. `HUNT_SEEDS` and
+//! `HUNT_FROM` choose others; `cargo run --release -- hunt --seeds 10000` takes all cores for many more.
+//!
+//! What it found and was mended stands in `tests/it/hunt/` as the shortest plan that showed it.
+
+use std::{fs, num::NonZeroUsize, path::PathBuf};
+
+use gharts_listener::{
+    cli::hunt::{carry_out, hunt},
+    sim::hunt::Plan,
+};
+
+/// Seeds of every build.
+const SEEDS: u64 = 200;
+
+fn number(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).map_or(usual, |text| text.parse().unwrap())
+}
+
+#[test]
+fn nothing_is_lost_whatever_goes_wrong() {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let (from, seeds) = (number("HUNT_FROM", 0), number("HUNT_SEEDS", SEEDS));
+    let report = hunt(from, seeds, cores, number("HUNT_SHRINK", 1) == 1);
+    println!("{}", report.text());
+    assert!(report.failures.is_empty() && report.broken.is_none(), "see above");
+    if seeds >= SEEDS {
+        assert!(report.kinds_missed().is_empty(), "{:?}", report.kinds_missed());
+    }
+}
+
+#[test]
+fn a_seed_runs_the_same_way_each_time() {
+    for seed in [3, 17] {
+        let plan = Plan::draw(seed);
+        let digests = [(); 2].map(|()| carry_out(&plan, false).unwrap().0.digest);
+        assert_eq!(digests[0], digests[1], "seed {seed}");
+    }
+}
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/hunt");
+    let mut plans = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let plan: Plan = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let (outcome, _) = carry_out(&plan, false).unwrap();
+        assert_eq!(outcome.breaches, [], "{}", path.display());
+        plans += 1;
+    }
+    assert!(plans > 0);
+}
