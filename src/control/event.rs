@@ -72,6 +72,8 @@ pub(super) enum QueueEvent {
     /// Answered when every entry is taken in: only then may the message be deleted.
     Message {
         message: Message,
+        /// It may have been delivered before: newer statistics than its own have been told already.
+        replayed: bool,
         began: Moment,
         done: oneshot::Sender<()>,
     },

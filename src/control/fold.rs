@@ -13,10 +13,11 @@ use crate::{
     plan::{
         Moment,
         blame::{self, Asked},
+        demand::STATISTICS_LAG,
         limits::Scope,
         reason::{Code, Reason},
-        runner::{AgentSight, CallResult, Failure, Happening, Hearing, Job, Runner},
-        world::{self, Session, SetWorld},
+        runner::{AgentSight, CallResult, Failure, Happening, Job, Runner},
+        world::{self, Session},
     },
     provision::Refusal,
     runner::{
@@ -139,7 +140,8 @@ impl Control {
                     statistics.map_or((0, 0), |s| (s.total_assigned_jobs, s.total_available_jobs));
                 tracing::info!(set = %name, assigned, available, "session open");
                 set.session = Session::Polling;
-                heard(now, set);
+                set.poll_answered(now);
+                state.polled = Some(now);
                 if let Some(statistics) = statistics {
                     self.world.read(now, began, name, statistics.into());
                 }
@@ -148,12 +150,24 @@ impl Control {
                     ..Folded::default()
                 };
             }
-            QueueEvent::Statistics { statistics, began } => self.world.read(now, began, name, statistics.into()),
-            QueueEvent::Polled => heard(now, set),
-            QueueEvent::Message { message, began, done } => {
-                heard(now, set);
+            QueueEvent::Statistics { statistics, began } => {
+                set.statistics_came(now);
+                self.world.read(now, began, name, statistics.into());
+            }
+            QueueEvent::Polled => {
+                set.poll_answered(now);
+                state.polled = Some(now);
+            }
+            QueueEvent::Message {
+                message,
+                replayed,
+                began,
+                done,
+            } => {
+                set.poll_answered(now);
+                state.polled = Some(now);
                 return Folded {
-                    happenings: self.fold_message(now, began, name, &message),
+                    happenings: self.fold_message(now, began, name, &message, replayed),
                     ack: Some(done),
                 };
             }
@@ -161,17 +175,34 @@ impl Control {
         Folded::default()
     }
 
-    fn fold_message(&mut self, now: Moment, began: Moment, name: &SetName, message: &Message) -> Vec<world::Event> {
-        if let Some(statistics) = message.statistics {
+    fn fold_message(
+        &mut self,
+        now: Moment,
+        began: Moment,
+        name: &SetName,
+        message: &Message,
+        replayed: bool,
+    ) -> Vec<world::Event> {
+        if let Some(statistics) = message.statistics.filter(|_| !replayed) {
             self.world.read(now, began, name, statistics.into());
         }
         let mut happenings = Vec::new();
         for entry in &message.entries {
+            if replayed && self.is_in_statistics(now, entry) {
+                continue;
+            }
             if let Some(happening) = self.fold_job(now, name, entry) {
                 happenings.push(happening);
             }
         }
         happenings
+    }
+
+    /// An assignment of so long ago that the statistics, which are newer than this message, know what became of it.
+    fn is_in_statistics(&self, now: Moment, entry: &JobMessage) -> bool {
+        let JobMessage::Assigned(job) = entry else { return false };
+        let assigned = job.scale_set_assign_time.map(|at| self.timeline.of(at));
+        assigned.is_some_and(|at| now.since(at) >= STATISTICS_LAG)
     }
 
     fn fold_job(&mut self, now: Moment, name: &SetName, entry: &JobMessage) -> Option<world::Event> {
@@ -506,13 +537,6 @@ fn tell_news(set: &SetName, before: &[Note], now: &[Note]) {
             tracing::warn!(%set, note = kind, "{}", note.message);
         }
     }
-}
-
-/// The queue has answered.
-fn heard(now: Moment, set: &mut SetWorld) {
-    let since = set.hearing.map_or(now, |hearing| hearing.since);
-    set.hearing = Some(Hearing { since, last: now });
-    set.heard = Some(now);
 }
 
 /// What a refusal of the API server means to the planner.

@@ -4,6 +4,7 @@
 //! Acknowledgements go out after the plan that an event led to has been carried into capacity and calls: so a
 //! message is deleted at GitHub only when it has had its effect here.
 
+mod course;
 mod event;
 mod execute;
 mod fold;
@@ -132,6 +133,8 @@ struct SetState {
     setup: SetSetup,
     announce: watch::Sender<Announce>,
     scale_set_id: Option<i64>,
+    /// When a poll was last answered.
+    polled: Option<Moment>,
     last_attempt: Option<Moment>,
     last_success: Option<Moment>,
     last_error: Option<LastError>,
@@ -394,6 +397,7 @@ impl SetState {
             setup,
             announce,
             scale_set_id: None,
+            polled: None,
             last_attempt: None,
             last_success: None,
             last_error: None,

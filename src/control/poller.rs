@@ -13,14 +13,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    course::{Course, RISE_FLOOR},
     event::{Event, QueueEvent},
     timeline::Timeline,
     trouble,
 };
 use crate::{
     ids::SetName,
-    plan::world,
-    scaleset::{self, Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
+    plan::{Moment, world},
+    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
     telemetry::Metrics,
 };
 
@@ -28,8 +29,6 @@ use crate::{
 const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// A service that answers an empty poll at once must not make a hot loop.
 const POLL_FLOOR: Duration = Duration::from_secs(1);
-/// A rise of the capacity interrupts the poll at most so often.
-const RISE_FLOOR: Duration = Duration::from_secs(1);
 /// Between two questions for offers that found no capacity when they were made.
 const OFFERS_EVERY: Duration = Duration::from_secs(1);
 /// Offers are asked for this long after a poll began: what is acquired must be within a capacity that GitHub has
@@ -107,25 +106,14 @@ enum End {
     Gone(LoopGone),
 }
 
-/// Where a session's polling stands.
-struct Course {
-    last_message_id: Option<i64>,
-    last_rise: tokio::time::Instant,
-    refreshed: tokio::time::Instant,
-    /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
-    offers: bool,
-    next_offers: tokio::time::Instant,
-    /// Calls that failed since the queue was last heard.
-    failures: u32,
-}
-
-impl Course {
-    /// Whether jobs wait that were offered before, and there is room for one.
-    fn has_offers(&self, session: &Session, capacity: u32) -> bool {
-        let waiting =
-            |s: scaleset::Statistics| s.total_available_jobs > 0 && i64::from(capacity) > s.total_assigned_jobs;
-        self.offers && session.statistics.is_some_and(waiting)
-    }
+/// A message, and the poll that it answered.
+struct Heard {
+    message: Message,
+    /// It may have been delivered before.
+    replayed: bool,
+    began: Moment,
+    /// What that poll announced.
+    capacity: u32,
 }
 
 impl From<LoopGone> for End {
@@ -273,16 +261,7 @@ impl Poller {
     }
 
     async fn poll_until_end(&mut self, session: &mut Session) -> Result<End, Error> {
-        let start = self.timeline.clock().instant();
-        let mut course = Course {
-            last_message_id: None,
-            last_rise: start.checked_sub(RISE_FLOOR).unwrap_or(start),
-            refreshed: start,
-            // Offers made to a dead session are not made again: the first turn asks for them.
-            offers: true,
-            next_offers: start,
-            failures: 0,
-        };
+        let mut course = Course::new(self.timeline.clock().instant());
         loop {
             match self.turn(session, &mut course).await {
                 Ok(Some(end)) => return Ok(end),
@@ -311,33 +290,60 @@ impl Poller {
     async fn turn(&mut self, session: &mut Session, course: &mut Course) -> Result<Option<End>, Error> {
         let announce = *self.announce.borrow_and_update();
         let began = self.timeline.now();
+        let begun = self.timeline.clock().instant();
         let ask_at = course.next_offers.max(self.timeline.clock().instant() + OFFERS_AFTER);
         let connection = self.connection.clone();
-        let polled = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
-            () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => {
-                course.last_rise = self.timeline.clock().instant();
-                return Ok(None);
+        // On a copy, for statistics are fetched beside it: were the poll begun anew each time, one that hangs would
+        // never come to its deadline.
+        let (mut polling, after) = (session.clone(), course.last_message_id);
+        let mut poll = std::pin::pin!(async move {
+            let polled = connection.poll_renewing(&mut polling, after, announce.capacity).await;
+            (polled, polling)
+        });
+        let mut refreshed = false;
+        let (message, polling) = loop {
+            let refresh_at = course.refreshed + announce.listen_every.unwrap_or_default();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
+                () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => {
+                    course.last_rise = self.timeline.clock().instant();
+                    return Ok(None);
+                }
+                () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.capacity) => {
+                    self.take_old_offers(session, course, announce.capacity).await?;
+                    return Ok(None);
+                }
+                (polled, polling) = &mut poll => break (polled?, polling),
+                () = tokio::time::sleep_until(refresh_at), if announce.listen_every.is_some() => {}
             }
-            () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.capacity) => {
-                self.take_old_offers(session, course, announce.capacity).await?;
-                return Ok(None);
-            }
-            () = tokio::time::sleep_until(course.refreshed + announce.listen_every.unwrap_or_default()), if announce.listen_every.is_some() => None,
-            polled = connection.poll_renewing(session, course.last_message_id, announce.capacity) => Some(polled?),
-        };
-        let Some(message) = polled else {
             course.refreshed = self.timeline.clock().instant();
             self.refresh(session).await?;
-            return Ok(self.heard(course).await.err().map(End::from));
+            refreshed = true;
+            let fell = self.announce.borrow().capacity < announce.capacity;
+            if fell && course.may_announce_less() {
+                return Ok(None);
+            }
         };
+        if !refreshed {
+            *session = polling;
+        }
+        course.answered = self.timeline.clock().instant();
         if let Some(message) = message {
-            let id = message.id;
-            session.statistics = message.statistics.or(session.statistics);
-            course.offers |= message.entries.iter().any(|e| matches!(e, JobMessage::Available(_)));
-            self.handle(session, message, began, announce.capacity).await?;
-            course.last_message_id = Some(id);
+            let again = course.has_taken_in(&message);
+            let replayed = again || course.may_have_come_before(begun);
+            if !replayed {
+                session.statistics = message.statistics.or(session.statistics);
+            } else if !again {
+                self.refresh(session).await?;
+            }
+            let heard = Heard {
+                message,
+                replayed,
+                began,
+                capacity: announce.capacity,
+            };
+            self.handle(session, course, heard).await?;
             return Ok(self.heard(course).await.err().map(End::from));
         }
         if let Err(gone) = self.heard(course).await {
@@ -369,36 +375,45 @@ impl Poller {
         if let Some(statistics) = session.statistics {
             let _ = self.tell(QueueEvent::Statistics { statistics, began }).await;
         }
-        // While statistics are fetched this often no poll lives to its end; the queue was heard all the same.
-        let _ = self.tell(QueueEvent::Polled).await;
         Ok(())
     }
 
     /// Takes a message in, acquires what it offers, then deletes it.
-    async fn handle(
-        &mut self,
-        session: &mut Session,
-        message: Message,
-        began: crate::plan::Moment,
-        capacity: u32,
-    ) -> Result<(), Error> {
+    async fn handle(&mut self, session: &mut Session, course: &mut Course, heard: Heard) -> Result<(), Error> {
+        let Heard {
+            message,
+            replayed,
+            began,
+            capacity,
+        } = heard;
         for entry in &message.undecodable {
             self.metrics.undecodable_message(self.set.as_str());
             tracing::warn!(set = %self.set, message = message.id, entry, "an entry of a message cannot be read; the others are handled");
         }
         let id = message.id;
-        let assigned = message.statistics.map_or(0, |s| s.total_assigned_jobs);
+        let assigned = session.statistics.map_or(0, |s| s.total_assigned_jobs);
+        course.offers |= message.entries.iter().any(|e| matches!(e, JobMessage::Available(_)));
         let offers = offers(&message.entries);
-        if self
-            .ask(|done| QueueEvent::Message { message, began, done })
-            .await
-            .is_err()
-        {
+        let told = if course.has_taken_in(&message) {
+            self.tell(QueueEvent::Polled).await
+        } else {
+            let event = |done| QueueEvent::Message {
+                message,
+                replayed,
+                began,
+                done,
+            };
+            self.ask(event).await
+        };
+        if told.is_err() {
             // Not deleted: the next session gets it again.
             return Ok(());
         }
+        course.taken_in = course.taken_in.max(Some(id));
         self.acquire(session, &offers, capacity, assigned).await?;
-        self.connection.delete_message_renewing(session, id).await
+        self.connection.delete_message_renewing(session, id).await?;
+        course.last_message_id = Some(id);
+        Ok(())
     }
 
     /// Acquires offers that were made to a dead session, or when there was no capacity for them.

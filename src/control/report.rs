@@ -138,9 +138,8 @@ impl Control {
     fn measure(&self, now: Moment, status: &SetStatus, set: &SetWorld) {
         let metrics = &self.setup.metrics;
         let name = set.name.as_str();
-        let Some(labels) = self.sets.get(name).map(|state| set_labels(&state.setup.scope, name)) else {
-            return;
-        };
+        let Some(state) = self.sets.get(name) else { return };
+        let labels = set_labels(&state.setup.scope, name);
         let demand = &status.demand;
         metrics.statistics(
             &labels,
@@ -160,8 +159,8 @@ impl Control {
         metrics.runners(name, status.runners.iter().map(|(state, n)| (state.as_str(), *n)));
         metrics.reasons(name, status.reasons.iter().map(|r| r.code.as_str()));
         metrics.notes(name, status.notes.iter().map(|n| n.code.as_str()));
-        if let Some(heard) = set.heard {
-            metrics.poll_age(name, now.since(heard));
+        if let Some(polled) = state.polled {
+            metrics.poll_age(name, now.since(polled));
         }
     }
 

@@ -34,6 +34,9 @@ pub struct World {
     pub granted: BTreeMap<Scope, Moment>,
 }
 
+/// A poll is held for 50 s, 88 s at most as far as was seen: answers further apart than that have a hole between them.
+const HEARING_GAP: Duration = Duration::from_secs(95);
+
 /// One step in the life of a runner of a set.
 pub type Event = (SetName, RunnerName, Happening);
 
@@ -313,6 +316,20 @@ impl Session {
 }
 
 impl SetWorld {
+    /// The queue has told its statistics.
+    pub fn statistics_came(&mut self, now: Moment) {
+        self.heard = Some(now);
+    }
+
+    /// A poll was answered, by a message or by silence. What a hung one would have told comes when it is over, so that a
+    /// long gap begins the hearing anew.
+    pub fn poll_answered(&mut self, now: Moment) {
+        self.heard = Some(now);
+        let unbroken = self.hearing.filter(|hearing| now.since(hearing.last) < HEARING_GAP);
+        let since = unbroken.map_or(now, |hearing| hearing.since);
+        self.hearing = Some(Hearing { since, last: now });
+    }
+
     /// Whether this runner gets the jobs that the set's demand counts. One that was made before the set's binding was
     /// changed may get none of them, and an ordinary one may have taken another.
     pub fn is_served_by(&self, runner: &Runner) -> bool {

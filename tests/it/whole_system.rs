@@ -5,6 +5,7 @@ mod errors;
 mod gharts;
 mod github;
 mod harness;
+mod hearing;
 mod hybrid;
 mod identity;
 mod kill;

@@ -46,6 +46,8 @@ pub(super) struct Session {
 pub(super) struct Message {
     id: u64,
     entries: Vec<Value>,
+    /// Of the set, when it was first delivered.
+    statistics: Value,
 }
 
 /// A poll that is being held.
@@ -262,6 +264,8 @@ impl World {
         }
         let set = self.set_mut(tenant, set_id)?;
         if !set.messages.iter().any(|m| m.id > poll.last_message) && !set.pending.is_empty() {
+            let statistics = self.statistics_json(self.set(tenant, set_id)?);
+            let set = self.set_mut(tenant, set_id)?;
             // Below a cursor that its keeper has from an older sequence, the message is skipped: as recorded.
             set.last_message += 1;
             let count = set.pending.len().min(BATCH);
@@ -270,17 +274,26 @@ impl World {
                 self.picks.shuffle(&mut entries);
             }
             let set = self.set_mut(tenant, set_id)?;
-            set.messages.push_back(Message { id, entries });
+            set.messages.push_back(Message {
+                id,
+                entries,
+                statistics,
+            });
         }
         let set = self.set(tenant, set_id)?;
         let Some(message) = set.messages.iter().find(|m| m.id > poll.last_message) else {
             return Ok(Look::Wait);
         };
+        let statistics = if self.settings.frozen_statistics {
+            message.statistics.clone()
+        } else {
+            self.statistics_json(set)
+        };
         let answer = json!({
             "messageId": message.id,
             "messageType": "RunnerScaleSetJobMessages",
             "body": Value::from(message.entries.clone()).to_string(),
-            "statistics": self.statistics_json(set),
+            "statistics": statistics,
         });
         self.tell_demand(tenant, set_id, now);
         Ok(Look::Message(answer))

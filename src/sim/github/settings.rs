@@ -178,6 +178,8 @@ pub struct Settings {
     pub latency: Duration,
     /// False: only the first label of a set is kept (older services).
     pub multi_label: bool,
+    /// A message that is delivered again tells the statistics of its first delivery. What was recorded says nothing of it.
+    pub frozen_statistics: bool,
     /// Operations (names as in the call counters) whose JSON begins with a byte order mark.
     pub byte_order_mark: BTreeSet<String>,
     /// Scale sets of these names are refused with these words, as GitHub does with names that it does not like.
@@ -206,6 +208,7 @@ impl Default for Settings {
             offline_runner_ttl: Duration::from_secs(24 * 3600),
             latency: Duration::ZERO,
             multi_label: true,
+            frozen_statistics: false,
             byte_order_mark: ["group by name", "set by name", "open session", "poll"]
                 .map(str::to_owned)
                 .into(),

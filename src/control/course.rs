@@ -1,0 +1,77 @@
+//! Where one session's polling stands: what was taken in, what may come a second time, which offers wait.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::scaleset::{Message, Session, Statistics};
+
+/// A rise of the capacity interrupts the poll at most so often.
+pub(super) const RISE_FLOOR: Duration = Duration::from_secs(1);
+/// Beside the statistics a lower capacity is announced, but only so soon after an answer: every poll that is begun anew
+/// may hide that none is answered any more.
+const FALL_AFTER_ANSWER: Duration = Duration::from_secs(50);
+/// What waited for the session is delivered at once, and soon after its opening.
+const REPLAY_AT_ONCE: Duration = Duration::from_secs(1);
+const REPLAY_UNTIL: Duration = Duration::from_secs(30);
+
+/// One session's polling.
+#[derive(Debug)]
+pub(super) struct Course {
+    /// Deleted, and so before what comes next.
+    pub(super) last_message_id: Option<i64>,
+    /// The newest message that the loop has taken in, deleted or not.
+    pub(super) taken_in: Option<i64>,
+    /// Until then what comes at once may have been delivered to the session before this one.
+    replay_until: Instant,
+    pub(super) last_rise: Instant,
+    /// When statistics were last fetched beside a poll.
+    pub(super) refreshed: Instant,
+    /// When a poll was last answered.
+    pub(super) answered: Instant,
+    /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
+    pub(super) offers: bool,
+    pub(super) next_offers: Instant,
+    /// Polls that failed since one was answered.
+    pub(super) failures: u32,
+}
+
+impl Course {
+    /// Of a session that is opened now.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            last_message_id: None,
+            taken_in: None,
+            replay_until: now + REPLAY_UNTIL,
+            last_rise: now.checked_sub(RISE_FLOOR).unwrap_or(now),
+            refreshed: now,
+            answered: now,
+            // Offers made to a dead session are not made again: the first turn asks for them.
+            offers: true,
+            next_offers: now,
+            failures: 0,
+        }
+    }
+
+    /// The loop has taken it in before: only its deletion failed.
+    pub(super) fn has_taken_in(&self, message: &Message) -> bool {
+        self.taken_in.is_some_and(|taken| message.id <= taken)
+    }
+
+    /// Whether what answered a poll begun at `begun` may have been delivered to the session before this one. Then it may
+    /// carry the statistics of that time.
+    pub(super) fn may_have_come_before(&self, begun: Instant) -> bool {
+        self.answered - begun < REPLAY_AT_ONCE && self.answered < self.replay_until
+    }
+
+    /// Whether a poll that is under way may be begun anew to announce less.
+    pub(super) fn may_announce_less(&self) -> bool {
+        self.refreshed - self.answered < FALL_AFTER_ANSWER
+    }
+
+    /// Whether jobs wait that were offered before, and there is room for one.
+    pub(super) fn has_offers(&self, session: &Session, capacity: u32) -> bool {
+        let waiting = |s: Statistics| s.total_available_jobs > 0 && i64::from(capacity) > s.total_assigned_jobs;
+        self.offers && session.statistics.is_some_and(waiting)
+    }
+}
