@@ -319,7 +319,7 @@ impl Program {
         let id = self.actions.scale_set(&set, group).await?;
         let session = Arc::new(self.actions.session(id).await?);
         eprintln!("least: session of {} open", set.name);
-        let blueprint = Arc::new(Blueprint::new(&set.name, &set.template));
+        let blueprint = Arc::new(Blueprint::new(&set.name, (&set).into()));
         let (mut made, mut completed, mut last) = (0, 0, None);
         let mut assigned = session.statistics.total_assigned_jobs;
         loop {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     control,
+    runner::cluster::Cluster,
     server::{self, Heartbeat, Sources},
     shutdown::Tasks,
     status::Status,
@@ -38,6 +39,12 @@ pub enum Error {
     /// A second signal came while draining.
     #[error("told twice to end: ended at once; what was in flight is cured at the next start")]
     Aborted,
+}
+
+/// The runner namespace of the file, as commands see it.
+pub async fn cluster(config: &Config) -> Result<Cluster, Error> {
+    let client = compose::kubernetes_client(&config.kubernetes).await?;
+    Ok(Cluster::new(client, &config.kubernetes.namespace))
 }
 
 /// Runs the daemon on a bound port until it is told to end: the first signal drains, the second ends at once.

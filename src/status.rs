@@ -45,6 +45,9 @@ pub struct SetStatus {
     /// What is not as the file wants it at GitHub, though the set works.
     #[serde(default)]
     pub notes: Vec<NoteStatus>,
+    /// Failed pods that are kept for people to look at.
+    #[serde(default)]
+    pub kept_pods: Vec<KeptPodStatus>,
     /// As the seed asked: the last try at a runner, the last that succeeded, and the last that did not. RFC 3339.
     pub last_provision_attempt: Option<String>,
     #[serde(default)]
@@ -107,6 +110,20 @@ impl SetStatus {
         let is_history = self.last_provision_success > self.last_provision_error_at;
         self.last_provision_error.as_deref().filter(|_| !is_history)
     }
+}
+
+/// One failed pod that is kept (`keepFailed`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptPodStatus {
+    /// The pod's name, and the runner's.
+    pub runner: String,
+    /// Stable code, snake case.
+    pub reason: String,
+    /// Kubernetes' own words.
+    pub message: Option<String>,
+    /// RFC 3339.
+    pub until: String,
 }
 
 /// Newest statistics of GitHub.

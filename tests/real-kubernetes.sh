@@ -155,7 +155,7 @@ start() {
         --service-account-issuer https://kubernetes.default.svc \
         --service-account-key-file "$dir/sa.pub" --service-account-signing-key-file "$dir/sa.key" \
         --authorization-mode RBAC --token-auth-file "$dir/tokens.csv" --service-cluster-ip-range 10.96.0.0/24 \
-        --disable-admission-plugins ServiceAccount --endpoint-reconciler-type none \
+        --allow-privileged=true --disable-admission-plugins ServiceAccount --endpoint-reconciler-type none \
         --audit-policy-file "$dir/audit-policy.yaml" --audit-log-path "$dir/audit.log"
 
     until_ready "$port"

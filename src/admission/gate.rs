@@ -1,8 +1,8 @@
 //! The gate in front of one destination: calls in flight, calls per second, and who is next.
 //!
-//! Removals come before creations, and within each the scale sets take turns, so that one set's backlog
-//! delays no other. Whoever waits holds nothing; a waiter that is dropped leaves no hole, and a permit
-//! given to one that is dropped at that moment goes to the next.
+//! Removals come before creations, words for people come last, and within each the scale sets take turns, so that
+//! one set's backlog delays no other. Whoever waits holds nothing; a waiter that is dropped leaves no hole, and a
+//! permit given to one that is dropped at that moment goes to the next.
 //!
 //! There is no task behind it. Each change (a new waiter, a permit back, a new bound) admits whoever may
 //! pass. Only when the token bucket alone stands in the way does somebody have to come back at a certain
@@ -33,6 +33,8 @@ use crate::{clock::Clock, config::Limits, ids::SetName};
 pub enum Urgency {
     Remove,
     Create,
+    /// Words for people: after everything else.
+    Tell,
 }
 
 /// How busy a gate is.
@@ -69,6 +71,7 @@ struct State {
     create_limit: Option<u32>,
     removes: Lane,
     creates: Lane,
+    words: Lane,
     /// The server's own word: nobody passes before.
     held_until: Option<Instant>,
     /// Who comes back when the bucket has a token again.
@@ -138,7 +141,7 @@ impl Gate {
         let state = self.inner.lock();
         Load {
             in_flight: state.in_flight,
-            waiting: state.removes.len() + state.creates.len(),
+            waiting: state.removes.len() + state.creates.len() + state.words.len(),
         }
     }
 }
@@ -206,6 +209,8 @@ impl State {
             Some(Urgency::Remove)
         } else if !self.creates.is_empty() && self.create_limit.is_none_or(|limit| self.creates_in_flight < limit) {
             Some(Urgency::Create)
+        } else if !self.words.is_empty() {
+            Some(Urgency::Tell)
         } else {
             None
         }
@@ -225,6 +230,7 @@ impl State {
         match urgency {
             Urgency::Remove => &mut self.removes,
             Urgency::Create => &mut self.creates,
+            Urgency::Tell => &mut self.words,
         }
     }
 }

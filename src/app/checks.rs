@@ -35,6 +35,12 @@ const UNREACHABLE: &str = "check the address in the kubeconfig, the network, and
 const RIGHTS: &[(&str, &[&str])] = &[
     ("pods", &["get", "list", "watch", "create", "patch", "delete"]),
     ("secrets", &["create"]),
+    ("events", &["create"]),
+];
+/// What it removes after runners of a kubernetes mode (B51).
+const LEFTOVER_RIGHTS: &[(&str, &str, &[&str])] = &[
+    ("", "secrets", &["list", "delete"]),
+    ("batch", "jobs", &["list", "delete"]),
 ];
 
 /// One thing to try.
@@ -101,6 +107,17 @@ fn kubernetes(client: &Client, config: &Config, clock: &Clock) -> Vec<Check> {
     for (resource, verbs) in RIGHTS {
         for verb in *verbs {
             checks.push(may(client.clone(), Right::new(namespace, verb, resource)));
+        }
+    }
+    if config.scale_sets.iter().any(|set| set.container_mode.leaves_things()) {
+        for (group, resource, verbs) in LEFTOVER_RIGHTS {
+            for verb in *verbs {
+                let right = Right {
+                    group: (*group).to_owned(),
+                    ..Right::new(namespace, verb, resource)
+                };
+                checks.push(may(client.clone(), right));
+            }
         }
     }
     if let Some(Oidc::Kubernetes {
@@ -182,6 +199,8 @@ fn namespace_exists(client: Client, namespace: String) -> Check {
 struct Right {
     namespace: String,
     verb: String,
+    /// API group; empty for the core group.
+    group: String,
     resource: String,
     subresource: Option<String>,
     name: Option<String>,
@@ -192,6 +211,7 @@ impl Right {
         Self {
             namespace: namespace.to_owned(),
             verb: verb.to_owned(),
+            group: String::new(),
             resource: resource.to_owned(),
             subresource: None,
             name: None,
@@ -215,7 +235,7 @@ impl Right {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
                     // The new Events API shares its name with the core one; the daemon writes core events.
-                    group: Some(String::new()),
+                    group: Some(self.group.clone()),
                     namespace: Some(self.namespace.clone()),
                     verb: Some(self.verb.clone()),
                     resource: Some(self.resource.clone()),

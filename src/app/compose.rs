@@ -308,7 +308,7 @@ fn set_setup(
     gharts: Option<&mut TokenService>,
 ) -> Result<SetSetup, Error> {
     let github = githubs.of(&set.github);
-    let blueprint = Blueprint::new(&set.name, &set.template);
+    let blueprint = Blueprint::new(&set.name, set.into());
     let gharts_in_flight = gharts.as_ref().map_or(0, |gharts| gharts.max_in_flight);
     let records = gharts.map(|gharts| gharts.service(set));
     let (service, in_flight_max, word) = match set.provisioner {
@@ -357,6 +357,7 @@ fn set_setup(
                 RunnerBinding::Labels(_) => Meets::ByLabels,
                 _ => Meets::InSet,
             },
+            keep_failed: set.keep_failed,
         },
         demand: match set.binding {
             RunnerBinding::Labels(LabelsDemand::Available) => Source::Available,
@@ -381,6 +382,7 @@ fn set_setup(
             github: github.key.clone(),
             connection: github.connection.clone(),
             github_gate: github.gate.clone(),
+            leaves_things: set.container_mode.leaves_things(),
         }),
     })
 }

@@ -6,6 +6,7 @@ mod config_cmd;
 mod demo;
 #[cfg(feature = "sim")]
 pub mod hunt;
+mod logs;
 mod output;
 mod run;
 #[cfg(feature = "sim")]
@@ -78,6 +79,8 @@ enum Command {
     Check(FileArgs),
     /// What a running daemon does: per scale set the demand, the runners, and why there are not more.
     Status(status::StatusArgs),
+    /// The last lines of a runner's log with the reason of its failure; without a name, the failed runners that are kept.
+    Logs(logs::LogsArgs),
     /// See it at work, without GitHub, GHARTS or a cluster: everything simulated, over real sockets.
     ///
     /// Ends by itself. Exit code 0 only if every job finished, nothing leaked and no limit was exceeded.
@@ -167,6 +170,7 @@ fn dispatch(command: Command) -> Exit {
         Command::Run(args) => run::run(&runtime, &args),
         Command::Check(args) => runtime.block_on(check::run(&args)),
         Command::Status(args) => runtime.block_on(status::run(&args)),
+        Command::Logs(args) => runtime.block_on(logs::run(&args)),
         #[cfg(feature = "sim")]
         Command::Demo(args) => runtime.block_on(demo::run(&args)),
         #[cfg(feature = "sim")]

@@ -189,6 +189,19 @@ fn details(set: &SetStatus) -> String {
             let _ = writeln!(text, "    help: {}", clean(remedy));
         }
     }
+    for pod in &set.kept_pods {
+        let said = pod
+            .message
+            .as_ref()
+            .map(|said| format!(": {}", clean(said)))
+            .unwrap_or_default();
+        let _ = writeln!(text, "  failed {} ({}){said}", pod.runner, pod.reason);
+        let _ = writeln!(
+            text,
+            "    its log, until {}: gharts-listener logs {}",
+            pod.until, pod.runner
+        );
+    }
     for note in &set.notes {
         let _ = writeln!(text, "  note ({}): {}", note.code, clean(&note.message));
     }

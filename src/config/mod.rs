@@ -4,10 +4,12 @@
 //! peer knows (a key, a team, a right) is not: that becomes a reason on its scale set.
 
 mod config_url;
+mod container_mode;
 mod duration;
 mod env;
 mod load;
 mod oidc;
+mod outside;
 mod place;
 mod raw;
 mod scale_sets;
@@ -25,6 +27,7 @@ use url::Url;
 
 pub use self::{
     config_url::{InsecureUrl, check_url},
+    container_mode::{ContainerMode, Dind, HookTemplate, KubernetesMode},
     secret::SecretError,
 };
 use crate::ids::SetName;
@@ -71,6 +74,8 @@ pub struct GitHub {
     pub runner_group: String,
     pub auth: GitHubAuth,
     pub tls: Tls,
+    /// What the runners trust beside their system's roots.
+    pub runner_ca: Option<RunnerCa>,
     pub proxy: Proxy,
     pub limits: Limits,
 }
@@ -126,7 +131,26 @@ pub struct Tls {
 pub struct Proxy {
     pub http: Option<Url>,
     pub https: Option<Url>,
+    /// `user:password`.
+    pub credentials: Option<SecretRef>,
+    /// Secret in the runner namespace with whole URLs for the runners.
+    pub runners_secret: Option<String>,
     pub no_proxy: Vec<String>,
+}
+
+/// A CA that runners trust: one key of a ConfigMap or Secret in their namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerCa {
+    pub source: CaSource,
+    pub key: String,
+    /// Folder in the runner.
+    pub mount_path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaSource {
+    ConfigMap(String),
+    Secret(String),
 }
 
 /// What may be asked of one peer.
@@ -247,6 +271,9 @@ pub struct ScaleSet {
     /// says of `configUrl`, `runnerGroup` and `auth`.
     pub github: GitHub,
     pub timeouts: Timeouts,
+    /// Failed pods are kept so long.
+    pub keep_failed: Option<Duration>,
+    pub container_mode: ContainerMode,
     /// As written, defaults not yet applied (`runner::manifest` does that).
     pub template: PodTemplateSpec,
 }

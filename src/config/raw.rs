@@ -6,11 +6,18 @@
 //!
 //! `serde(default)` and `schemars(required)` exclude each other: a required key has no default in the schema.
 
+mod modes;
+mod outside;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::{
+    modes::{RawDind, RawHookTemplate, RawKubernetesMode},
+    outside::{RawGitHubTls, RawProxy, RawRunnerCa, RawTls},
+};
 use super::duration::DurationText;
 
 /// Configuration of gharts-listener.
@@ -60,7 +67,7 @@ pub(super) struct RawGitHub {
     #[schemars(required)]
     pub(super) auth: Option<RawAuth>,
     #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) tls: RawTls,
+    pub(super) tls: RawGitHubTls,
     /// For GitHub, GHARTS and the runners; never for the Kubernetes API server.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) proxy: RawProxy,
@@ -119,30 +126,6 @@ pub(super) struct RawPat {
     /// Name of the environment variable that holds the token, instead of a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_env: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(rename = "Tls")]
-pub(super) struct RawTls {
-    /// PEM bundle that is trusted beside the system's roots.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) ca_file: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(rename = "Proxy")]
-pub(super) struct RawProxy {
-    /// Proxy for http URLs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) http: Option<String>,
-    /// Proxy for https URLs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) https: Option<String>,
-    /// Hosts that are reached directly.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) no_proxy: Vec<String>,
 }
 
 /// A measure for one peer; what is absent keeps its default.
@@ -381,10 +364,19 @@ pub(super) struct RawScaleSet {
     pub(super) gharts: RawGhartsOverrides,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) github: RawGitHubOverrides,
+    /// How jobs run containers (docs/container-modes.md): `none` (default), `dind`, `kubernetes` or
+    /// `kubernetes-novolume`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) container_mode: Option<RawContainerMode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dind: Option<RawDind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kubernetes_mode: Option<RawKubernetesMode>,
     #[serde(default)]
     pub(super) timeouts: RawTimeouts,
+    /// Keep the newest failed pods so long for people to look at (`30m`; at most five). Off when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keep_failed: Option<DurationText>,
     /// A Kubernetes PodTemplateSpec. The container named `runner` is the runner; others are sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
@@ -422,6 +414,10 @@ pub(super) enum RawLabelsDemand {
 #[schemars(inline)]
 pub(super) enum RawContainerMode {
     None,
+    Dind,
+    Kubernetes,
+    #[serde(rename = "kubernetes-novolume")]
+    KubernetesNovolume,
 }
 
 /// What GHARTS is asked for this set, where it differs from the set's own and the `gharts` section.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    GhartsOverrides, GitHub, LabelsDemand, ProvisionerKind, RunnerBinding, ScaleSet, Scope, Timeouts,
+    GhartsOverrides, GitHub, LabelsDemand, ProvisionerKind, RunnerBinding, ScaleSet, Scope, Timeouts, container_mode,
     duration::DurationText,
     place::Place,
     raw::{RawBinding, RawConfig, RawLabelsDemand, RawProvisioner, RawScaleSet, RawTimeouts},
@@ -21,6 +21,9 @@ const SELF_HOSTED: &str = "self-hosted";
 const MOST_RUNNERS: u32 = 10_000;
 /// A JIT configuration lives an hour; a pod must not start with a dead one.
 const LONGEST_PENDING: Duration = Duration::from_mins(50);
+
+/// Kept pods are for a look, and each is an object in the API server.
+const LONGEST_KEPT: Duration = Duration::from_hours(48);
 
 /// Every set, or `None` when one is incomplete.
 pub(super) fn validate(pass: &mut Pass<'_>, raw: &RawConfig, github: Option<&GitHub>) -> Option<Vec<ScaleSet>> {
@@ -96,6 +99,11 @@ fn scale_set(
     }
     let timeouts = timeouts(pass, &raw.timeouts, &place.key("timeouts"));
     let template = template::validate(pass, raw.template.as_ref(), &place.key("template"));
+    let keep_failed = keep_failed(pass, raw.keep_failed, &place.key("keepFailed"));
+    let mode = container_mode::validate(pass, raw, place);
+    if let (Some(mode), Some(template)) = (&mode, &template) {
+        container_mode::check_system(pass, mode, template, place);
+    }
     let bounds = bounds(pass, raw, place);
     let github = pass.github_of_set(&raw.github, github, &place.key("github"));
     let binding = binding(pass, raw, provisioner, place);
@@ -124,6 +132,8 @@ fn scale_set(
         },
         github: github?,
         timeouts,
+        keep_failed,
+        container_mode: mode?,
         template: template?,
     })
 }
@@ -318,6 +328,18 @@ fn bounds(pass: &mut Pass<'_>, raw: &RawScaleSet, place: &Place) -> Option<u32> 
         );
     }
     Some(max)
+}
+
+fn keep_failed(pass: &mut Pass<'_>, raw: Option<DurationText>, place: &Place) -> Option<Duration> {
+    let keep = pass.duration(Some(raw?), Duration::from_mins(30), place);
+    if keep > LONGEST_KEPT {
+        pass.refuse(
+            place,
+            format!("is longer than {}", DurationText(LONGEST_KEPT)),
+            "ended pods are no archive: send their logs to one",
+        );
+    }
+    Some(keep)
 }
 
 fn timeouts(pass: &mut Pass<'_>, raw: &RawTimeouts, place: &Place) -> Timeouts {

@@ -15,6 +15,8 @@ pub(super) enum Shape {
     PrivateKey,
     /// PEM certificates, at least one.
     Certificates,
+    /// `user:password`.
+    UserAndPassword,
 }
 
 /// Message and remedy when the secret cannot be read or has the wrong shape.
@@ -60,6 +62,8 @@ fn check_shape(text: &str, shape: Shape) -> Result<(), (&'static str, &'static s
     match shape {
         _ if text.trim().is_empty() => Err(("is empty", "put the secret there")),
         Shape::Text => Ok(()),
+        Shape::UserAndPassword if text.contains(':') => Ok(()),
+        Shape::UserAndPassword => Err(("holds no user:password", "write user:password into it, on one line")),
         Shape::PrivateKey if is_private_key(text) => Ok(()),
         Shape::PrivateKey => Err((
             "does not hold a PEM private key",

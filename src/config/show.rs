@@ -4,13 +4,14 @@
 use serde_json::Value;
 
 use super::{
-    AuthStyle, Config, Gharts, GitHub, GitHubAuth, LabelsDemand, Limits, LogFormat, Oidc, ProvisionerKind, Proxy,
-    RunnerBinding, ScaleSet, SecretRef, Tls,
+    AuthStyle, CaSource, Config, ContainerMode, Dind, Gharts, GitHub, GitHubAuth, KubernetesMode, LabelsDemand, Limits,
+    LogFormat, Oidc, ProvisionerKind, Proxy, RunnerBinding, RunnerCa, ScaleSet, SecretRef, Tls,
     raw::{
-        RawApp, RawAuth, RawAuthStyle, RawBinding, RawBrokered, RawConfig, RawContainerMode, RawExec, RawExternal,
-        RawGharts, RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLabelsDemand, RawLimits,
-        RawLogFormat, RawLogging, RawOidc, RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawScaleSet,
-        RawServer, RawTimeouts, RawTls,
+        RawApp, RawAuth, RawAuthStyle, RawBinding, RawBrokered, RawConfig, RawContainerMode, RawDind, RawExec,
+        RawExternal, RawGharts, RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawGitHubTls, RawHookTemplate,
+        RawKubernetes, RawKubernetesMode, RawLabelsDemand, RawLimits, RawLogFormat, RawLogging, RawOidc,
+        RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawRunnerCa, RawScaleSet, RawServer, RawTimeouts,
+        RawTls,
     },
 };
 
@@ -54,7 +55,10 @@ fn github(github: &GitHub) -> RawGitHub {
         config_url: Some(github.config_url.url.to_string()),
         runner_group: Some(github.runner_group.clone()),
         auth: Some(auth(&github.auth)),
-        tls: tls(&github.tls),
+        tls: RawGitHubTls {
+            ca_file: github.tls.ca_file.clone(),
+            runners: github.runner_ca.as_ref().map(runner_ca),
+        },
         proxy: proxy(&github.proxy),
         limits: limits(&github.limits),
     }
@@ -116,8 +120,25 @@ fn tls(tls: &Tls) -> RawTls {
     }
 }
 
+fn runner_ca(ca: &RunnerCa) -> RawRunnerCa {
+    let (config_map, secret) = match &ca.source {
+        CaSource::ConfigMap(name) => (Some(name.clone()), None),
+        CaSource::Secret(name) => (None, Some(name.clone())),
+    };
+    RawRunnerCa {
+        config_map,
+        secret,
+        key: Some(ca.key.clone()),
+        mount_path: Some(ca.mount_path.clone()),
+    }
+}
+
 fn proxy(proxy: &Proxy) -> RawProxy {
+    let (credentials_file, credentials_env) = proxy.credentials.as_ref().map_or((None, None), reference);
     RawProxy {
+        credentials_file,
+        credentials_env,
+        runners_secret: proxy.runners_secret.clone(),
         http: proxy.http.as_ref().map(ToString::to_string),
         https: proxy.https.as_ref().map(ToString::to_string),
         no_proxy: proxy.no_proxy.clone(),
@@ -208,6 +229,33 @@ fn oidc(oidc: &Oidc) -> RawOidc {
     }
 }
 
+fn dind(dind: &Dind) -> RawDind {
+    RawDind {
+        image: Some(dind.image.clone()),
+        socket: Some(dind.socket.clone()),
+        group_id: Some(dind.group_id),
+        args: dind.args.clone(),
+        resources: dind.resources.as_ref().and_then(|r| serde_json::to_value(r).ok()),
+        wait_for_docker: Some(dind.wait_for_docker.into()),
+        copy_externals: Some(dind.copy_externals),
+        native_sidecar: Some(dind.native_sidecar),
+    }
+}
+
+fn kubernetes_mode(mode: &KubernetesMode) -> RawKubernetesMode {
+    let claim = mode.work_volume_claim.as_ref();
+    RawKubernetesMode {
+        service_account: Some(mode.service_account.clone()),
+        hook: Some(mode.hook.clone()),
+        require_job_container: Some(mode.require_job_container),
+        work_volume_claim: claim.and_then(|claim| serde_json::to_value(claim).ok()),
+        hook_template: mode.hook_template.as_ref().map(|template| RawHookTemplate {
+            config_map: Some(template.config_map.clone()),
+            key: Some(template.key.clone()),
+        }),
+    }
+}
+
 fn scale_set(set: &ScaleSet, top: &GitHub) -> RawScaleSet {
     RawScaleSet {
         name: Some(set.name.to_string()),
@@ -236,7 +284,20 @@ fn scale_set(set: &ScaleSet, top: &GitHub) -> RawScaleSet {
             work_folder: set.gharts.work_folder.clone(),
         },
         github: github_of_set(&set.github, top),
-        container_mode: Some(RawContainerMode::None),
+        container_mode: Some(match &set.container_mode {
+            ContainerMode::None => RawContainerMode::None,
+            ContainerMode::Dind(_) => RawContainerMode::Dind,
+            ContainerMode::Kubernetes(mode) if mode.work_volume_claim.is_some() => RawContainerMode::Kubernetes,
+            ContainerMode::Kubernetes(_) => RawContainerMode::KubernetesNovolume,
+        }),
+        dind: match &set.container_mode {
+            ContainerMode::Dind(mode) => Some(dind(mode)),
+            _ => None,
+        },
+        kubernetes_mode: match &set.container_mode {
+            ContainerMode::Kubernetes(mode) => Some(kubernetes_mode(mode)),
+            _ => None,
+        },
         timeouts: RawTimeouts {
             scheduling: Some(set.timeouts.scheduling.into()),
             image_pull: Some(set.timeouts.image_pull.into()),
@@ -245,6 +306,7 @@ fn scale_set(set: &ScaleSet, top: &GitHub) -> RawScaleSet {
             after_job: Some(set.timeouts.after_job.into()),
             total: set.timeouts.total.map(Into::into),
         },
+        keep_failed: set.keep_failed.map(Into::into),
         template: serde_json::to_value(&set.template).ok().filter(Value::is_object),
     }
 }

@@ -4,6 +4,7 @@
 //! Defaults beyond a missing `runner` container are the manifest's business.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 };
 
 /// The container that is the runner.
-const RUNNER: &str = "runner";
+pub(super) const RUNNER: &str = "runner";
 const DEFAULT_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
 /// Prefix of our own labels and annotations.
 const OUR_PREFIX: &str = "gharts-listener";
@@ -49,7 +50,7 @@ pub(super) fn validate(pass: &mut Pass<'_>, raw: Option<&Value>, place: &Place) 
     let mut document = raw.cloned().unwrap_or_else(|| json!({}));
     numbers_as_quantities(&mut document);
     refuse_reserved(pass, &document, place);
-    let mut template = decode(pass, document, place)?;
+    let mut template: PodTemplateSpec = decode(pass, document, place, "a pod template")?;
     let spec = template.spec.get_or_insert_default();
     if spec.containers.is_empty() {
         spec.containers.push(default_runner());
@@ -148,13 +149,30 @@ fn is_ours(key: &str) -> bool {
         .is_some_and(|(prefix, _)| prefix.split('.').any(|part| part == OUR_PREFIX))
 }
 
+/// A part of a pod that stands elsewhere in the file; `what` it is, for messages.
+pub(super) fn decode_part<T: DeserializeOwned + Serialize>(
+    pass: &mut Pass<'_>,
+    raw: &Value,
+    place: &Place,
+    what: &str,
+) -> Option<T> {
+    let mut document = raw.clone();
+    numbers_as_quantities(&mut document);
+    decode(pass, document, place, what)
+}
+
 /// Decodes, takes out what does not fit, and tries again, so that all faults come at once.
-fn decode(pass: &mut Pass<'_>, mut document: Value, place: &Place) -> Option<PodTemplateSpec> {
+fn decode<T: DeserializeOwned + Serialize>(
+    pass: &mut Pass<'_>,
+    mut document: Value,
+    place: &Place,
+    what: &str,
+) -> Option<T> {
     let mut sound = true;
     for _ in 0..MOST_TYPE_FAULTS {
-        match serde_path_to_error::deserialize::<_, PodTemplateSpec>(&document) {
+        match serde_path_to_error::deserialize::<_, T>(&document) {
             Ok(template) => {
-                sound &= refuse_unknown(pass, &document, &template, place);
+                sound &= refuse_unknown(pass, &document, &template, place, what);
                 return sound.then_some(template);
             }
             Err(error) => {
@@ -188,7 +206,13 @@ fn fault_place(path: &serde_path_to_error::Path) -> Place {
 }
 
 /// Whatever decoding dropped is a field that Kubernetes does not know (or has not known so far).
-fn refuse_unknown(pass: &mut Pass<'_>, document: &Value, template: &PodTemplateSpec, place: &Place) -> bool {
+fn refuse_unknown<T: Serialize>(
+    pass: &mut Pass<'_>,
+    document: &Value,
+    template: &T,
+    place: &Place,
+    what: &str,
+) -> bool {
     let Ok(kept) = serde_json::to_value(template) else {
         return true;
     };
@@ -197,7 +221,7 @@ fn refuse_unknown(pass: &mut Pass<'_>, document: &Value, template: &PodTemplateS
     for inner in &dropped {
         pass.refuse(
             &join(place, inner),
-            "is not a field of a pod template",
+            format!("is not a field of {what}"),
             "check its spelling and indentation (`kubectl explain pod.spec`)",
         );
     }

@@ -9,14 +9,14 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Limits, LogFormat, Logging, Proxy, Retry,
-    SecretRef, Server, Tls,
+    Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Limits, LogFormat, Logging, Retry,
+    SecretRef, Server,
     duration::DurationText,
     is_loopback,
     place::{Place, Problems},
     raw::{
         RawApp, RawAuth, RawConfig, RawGharts, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat,
-        RawLogging, RawPat, RawProxy, RawRetry, RawServer, RawTls,
+        RawLogging, RawPat, RawRetry, RawServer,
     },
     scale_sets,
     secrets::{self, Shape},
@@ -80,9 +80,16 @@ impl Pass<'_> {
             .as_deref()
             .and_then(|text| self.config_url(text, &place.key("configUrl")));
         let auth = raw.auth.as_ref().and_then(|auth| self.auth(auth, &place.key("auth")));
-        let tls = self.tls(&raw.tls, &place.key("tls"));
+        let tls_at = place.key("tls");
+        let tls = self.ca_file(raw.tls.ca_file.as_ref(), &tls_at);
+        let runners = raw.tls.runners.as_ref();
+        let runner_ca = runners.map(|ca| self.runner_ca(ca, &tls_at.key("runners")));
         let proxy = self.proxy(&raw.proxy, &place.key("proxy"));
         Some(GitHub {
+            runner_ca: match runner_ca {
+                Some(ca) => Some(ca?),
+                None => None,
+            },
             config_url: config_url?,
             runner_group: raw.runner_group.clone().unwrap_or_else(|| "default".to_owned()),
             auth: auth?,
@@ -241,54 +248,6 @@ impl Pass<'_> {
         Some(reference)
     }
 
-    fn tls(&mut self, raw: &RawTls, place: &Place) -> Tls {
-        if let Some(path) = &raw.ca_file {
-            let reference = SecretRef::File(path.clone());
-            if let Err((message, remedy)) = secrets::probe(&reference, Shape::Certificates, self.environment) {
-                self.refuse(&place.key("caFile"), message, remedy);
-            }
-        }
-        Tls {
-            ca_file: raw.ca_file.clone(),
-        }
-    }
-
-    fn proxy(&mut self, raw: &RawProxy, place: &Place) -> Option<Proxy> {
-        let mut one = |key: &str, text: Option<&String>| match text {
-            None => Some(None),
-            Some(text) => self.proxy_url(text, &place.key(key)).map(Some),
-        };
-        let (http, https) = (one("http", raw.http.as_ref()), one("https", raw.https.as_ref()));
-        Some(Proxy {
-            http: http?,
-            https: https?,
-            no_proxy: raw.no_proxy.clone(),
-        })
-    }
-
-    fn proxy_url(&mut self, text: &str, place: &Place) -> Option<Url> {
-        let url = Url::parse(text)
-            .ok()
-            .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
-        let Some(url) = url else {
-            self.refuse(
-                place,
-                "is not the URL of a proxy",
-                "http://HOST:PORT or https://HOST:PORT",
-            );
-            return None;
-        };
-        if has_credentials(&url) {
-            self.refuse(
-                place,
-                "must not hold credentials",
-                "let the proxy know this host by its address; proxies with credentials are not supported yet",
-            );
-            return None;
-        }
-        Some(url)
-    }
-
     fn gharts(&mut self, raw: &RawGharts, place: &Place) -> Option<Gharts> {
         let base_url = raw
             .base_url
@@ -436,7 +395,7 @@ fn limits(raw: &RawLimits, default: &Limits) -> Limits {
     }
 }
 
-fn has_credentials(url: &Url) -> bool {
+pub(super) fn has_credentials(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 

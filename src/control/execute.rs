@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 
@@ -25,10 +26,14 @@ use crate::{
     admission::gate::{Gate, Urgency},
     http::redact,
     ids::{Namer, RunnerName, SetName},
-    plan::runner::{Call, CallResult, Failure, Job, Meets, Purpose},
+    plan::{
+        notices::Notice,
+        runner::{Call, CallResult, Failure, Job, Kept, Meets, Purpose},
+    },
     provision::{Class, Granted, JitRequest, Refusal, Registration, ReleaseError, Released},
     runner::{
         cluster::{Cluster, ClusterError},
+        events,
         manifest::{self, Blueprint},
     },
     scaleset::{Connection, Removal},
@@ -55,6 +60,8 @@ pub struct SetParts {
     pub connection: Arc<Connection>,
     /// In front of GitHub's Actions service.
     pub github_gate: Gate,
+    /// Its runners leave pods, Secrets and jobs behind when they die.
+    pub leaves_things: bool,
 }
 
 /// In front of the API server. Starts have a pool of their own: in a burst, when the first runners end while the last
@@ -106,6 +113,17 @@ pub(super) struct CallOrder {
     pub(super) gharts_id: Option<String>,
     pub(super) pod_uid: String,
     pub(super) job: Option<Job>,
+    /// For [`Call::KeepPod`].
+    pub(super) kept: Option<KeepOrder>,
+}
+
+/// How a failed pod is kept.
+#[derive(Debug)]
+pub(super) struct KeepOrder {
+    pub(super) kept: Kept,
+    pub(super) said: Option<String>,
+    /// Its containers run still.
+    pub(super) ends: bool,
 }
 
 /// What became of a call.
@@ -172,6 +190,28 @@ impl Executor {
                     refusal,
                 })
                 .await;
+        });
+    }
+
+    /// Writes a Kubernetes Event. Nobody waits for it, and its failure is worth no more than a line.
+    pub(super) fn tell_operators(&self, words: &Tasks, notice: Notice) {
+        let parts = self.parts.clone();
+        // Not of one set alone, and the gate wants one for its turns.
+        let Some(set) = parts.sets.keys().next().cloned() else {
+            return;
+        };
+        words.spawn("event", async move {
+            let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &set).await;
+            let time = |moment| Time(parts.timeline.wall(moment));
+            let event = events::event(
+                &notice,
+                parts.cluster.namespace(),
+                time(notice.first),
+                time(notice.last),
+            );
+            if let Err(error) = parts.cluster.create_event(&event).await {
+                tracing::debug!(%error, reason = notice.reason, "an Event could not be written");
+            }
         });
     }
 
@@ -363,9 +403,9 @@ impl Parts {
                 remove_agent(set, order).await.into()
             }
             Call::RemoveRecord => remove_record(set, order).await,
-            Call::DeletePod | Call::MarkBusy | Call::CheckSecret => {
+            Call::DeletePod | Call::KeepPod | Call::MarkBusy | Call::CheckSecret => {
                 let urgency = match order.call {
-                    Call::DeletePod => Urgency::Remove,
+                    Call::DeletePod | Call::KeepPod => Urgency::Remove,
                     _ => Urgency::Create,
                 };
                 let _permit = self.cluster_gates.others.enter(urgency, &set.name).await;
@@ -382,6 +422,15 @@ impl Parts {
                     .patch_pod(&order.name, &patch)
                     .await
                     .map(|()| CallResult::Done)
+            }
+            Call::KeepPod => {
+                let Some(KeepOrder { kept, said, ends }) = &order.kept else {
+                    return CallResult::Done;
+                };
+                let until = self.timeline.wall_text(kept.until);
+                let patch = manifest::keep_patch(&kept.reason, said.as_deref(), &until, *ends);
+                let patched = self.cluster.patch_pod(&order.name, &patch).await;
+                patched.map(|()| CallResult::Done)
             }
             Call::CheckSecret => {
                 let probe = manifest::secret(&order.name, &order.pod_uid, &SecretString::from("probe"));

@@ -15,6 +15,7 @@ use crate::{
         blame::{self, Asked},
         demand::STATISTICS_LAG,
         limits::Scope,
+        notices::About,
         reason::{Code, Reason},
         runner::{AgentSight, CallResult, Failure, Happening, Job, Runner},
         world::{self, Session},
@@ -508,6 +509,7 @@ impl Control {
                 if failure == Failure::JitTimeout {
                     self.give_up_start(&name);
                 }
+                self.notice_end(now, &set, &name, Some(failure));
                 let jitter = self.rng.f64();
                 self.world.runner_failed(now, &set, &name, failure, jitter);
             }
@@ -522,7 +524,30 @@ impl Control {
                 }
                 self.world.runner_works(now, &set);
             }
-            Happening::Ended => tracing::info!(%set, runner = %name, "runner ended"),
+            Happening::Ended => {
+                tracing::info!(%set, runner = %name, "runner ended");
+                self.notice_end(now, &set, &name, None);
+            }
+        }
+    }
+
+    /// What operators hear of a runner's end.
+    fn notice_end(&mut self, now: Moment, set: &SetName, name: &RunnerName, failure: Option<Failure>) {
+        self.rounds.runner_ended(now, set);
+        let Some(runner) = self.world.sets.get(set).and_then(|world| world.runners.get(name)) else {
+            return;
+        };
+        let about = match &runner.pod {
+            Some(pod) => About::Pod {
+                name: name.clone(),
+                uid: pod.uid.clone(),
+            },
+            None => About::Namespace,
+        };
+        if let Some(failure) = failure {
+            self.notices.runner_failed(now, set, about, failure, runner.said());
+        } else if let Some(died) = runner.died() {
+            self.notices.runner_died(now, set, about, died, runner.said());
         }
     }
 }

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use execute::{CallOrder, Executor, Parts, Start};
+use execute::{CallOrder, Executor, KeepOrder, Parts, Start};
 pub use execute::{ClusterGates, SetParts};
 use fold::Folded;
 use futures::StreamExt as _;
@@ -47,9 +47,10 @@ use crate::{
     plan::{
         Moment, Plan,
         demand::{Demand, Source},
+        notices::Notices,
         plan,
         reason::{Code, Reason},
-        runner::{Kind, Runner},
+        runner::{Kind, PodProgress, Runner},
         world::{Session, SetWorld, World},
     },
     runner::cluster::Cluster,
@@ -171,6 +172,9 @@ pub struct Control {
     draining_since: Option<Moment>,
     reported: Option<Moment>,
     started: Moment,
+    /// Events for operators: what is worth one, and their writing, which nobody waits for.
+    notices: Notices,
+    words: Tasks,
     setup: Shared,
 }
 
@@ -200,6 +204,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         close: CancellationToken::new(),
     };
     let watching = setup.tasks.child();
+    let words = setup.tasks.child();
     watch_pods(&watching, setup.cluster.clone(), events_in.clone());
 
     let parts = Arc::new(Parts {
@@ -250,6 +255,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         listing: None,
         draining_since: None,
         reported: None,
+        notices: Notices::default(),
+        words,
         started: timeline.now(),
         timeline,
         setup: Shared {
@@ -586,6 +593,14 @@ impl Control {
             gharts_id: runner.gharts_id.clone(),
             pod_uid: runner.pod.as_ref().map(|p| p.uid.clone()).unwrap_or_default(),
             job: runner.job.clone(),
+            kept: runner.kept().map(|kept| KeepOrder {
+                kept: kept.clone(),
+                said: runner.said().map(str::to_owned),
+                ends: runner
+                    .pod
+                    .as_ref()
+                    .is_some_and(|p| !matches!(p.progress, PodProgress::Ended(_))),
+            }),
         };
         self.executor.call(order);
     }

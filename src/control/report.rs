@@ -7,11 +7,12 @@ use crate::{
     plan::{
         Moment,
         reason::{Code, Reason},
+        runner::Runner,
         tally::Tally,
         world::SetWorld,
     },
     scaleset::Note,
-    status::{DemandStatus, NoteStatus, ReasonStatus, SetStatus, Status},
+    status::{DemandStatus, KeptPodStatus, NoteStatus, ReasonStatus, SetStatus, Status},
     telemetry::metrics::{Jobs, SetLabels},
 };
 
@@ -35,6 +36,7 @@ impl Control {
             return last + REPORT_EVERY;
         }
         self.reported = Some(now);
+        self.tell_operators(now);
         let scale_sets: Vec<SetStatus> = self
             .sets
             .iter()
@@ -107,6 +109,7 @@ impl Control {
                 .iter()
                 .any(|r| !r.code.is_normal() && !r.code.is_passing()),
             reasons,
+            kept_pods: set.runners.values().filter_map(|r| self.kept_pod(r)).collect(),
             notes: state.notes.iter().chain(&state.group_notes).map(note_status).collect(),
             last_provision_attempt: state.last_attempt.map(|at| self.timeline.wall_text(at)),
             last_provision_success: state.last_success.map(|at| self.timeline.wall_text(at)),
@@ -117,6 +120,16 @@ impl Control {
             quota_exceeded: has(Code::QuotaExceeded),
             policy_violation: has(Code::LabelPolicy),
         }
+    }
+
+    fn kept_pod(&self, runner: &Runner) -> Option<KeptPodStatus> {
+        let kept = runner.kept()?;
+        Some(KeptPodStatus {
+            runner: runner.name.to_string(),
+            reason: kept.reason.clone(),
+            message: runner.said().map(str::to_owned),
+            until: self.timeline.wall_text(kept.until),
+        })
     }
 
     fn reason_status(&self, now: Moment, set: &SetWorld, reason: &Reason) -> ReasonStatus {
@@ -161,6 +174,19 @@ impl Control {
         metrics.notes(name, status.notes.iter().map(|n| n.code.as_str()));
         if let Some(polled) = state.polled {
             metrics.poll_age(name, now.since(polled));
+        }
+    }
+
+    /// Events for what operators must know.
+    fn tell_operators(&mut self, now: Moment) {
+        let reasons = self.sets.iter().map(|(name, set)| (name, &set.plan.reasons[..]));
+        self.notices.reasons(now, &self.world, reasons);
+        // What the API server has not taken by now is not worth a queue.
+        if self.world.draining || !self.words.is_idle() {
+            return;
+        }
+        for notice in self.notices.due(now) {
+            self.executor.tell_operators(&self.words, notice);
         }
     }
 

@@ -23,6 +23,9 @@ const GROUPS_EVERY: Duration = Duration::from_mins(10);
 /// soon.
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
 const SWEEP_SOON: Duration = Duration::from_mins(2);
+/// Between two looks at what dead runners left in the cluster, and from a runner's end to the next one.
+const LEFTOVERS_EVERY: Duration = Duration::from_mins(2);
+const LEFTOVERS_SOON: Duration = Duration::from_secs(10);
 
 /// Something that is done every so often, one at a time.
 #[derive(Debug, Default)]
@@ -67,6 +70,8 @@ pub(super) struct AllRounds {
     githubs: BTreeMap<String, Rounds>,
     /// Token services that keep records.
     services: BTreeMap<String, Rounds>,
+    /// Sets whose runners make things in the cluster.
+    cluster: Rounds,
 }
 
 impl AllRounds {
@@ -79,6 +84,9 @@ impl AllRounds {
             if let Some(service) = &parts.records {
                 let service = all.services.entry(service.key.clone()).or_default();
                 service.sets.push(name.clone());
+            }
+            if parts.leaves_things {
+                all.cluster.sets.push(name.clone());
             }
         }
         all
@@ -102,15 +110,26 @@ impl AllRounds {
         self.githubs.get(github).map_or(&[], |rounds| &rounds.sets)
     }
 
+    /// A runner's process has ended: what it left is looked for soon.
+    pub(super) fn runner_ended(&mut self, now: Moment, set: &SetName) {
+        if self.cluster.sets.contains(set) {
+            let schedule = &mut self.cluster.sweeps.schedule;
+            schedule.next = schedule.next.min(now + LEFTOVERS_SOON);
+        }
+    }
+
     pub(super) fn swept(&mut self, now: Moment, subject: &sweep::Subject, findings: sweep::Findings) {
         let rounds = match subject {
             sweep::Subject::Agents(key) => self.githubs.get_mut(key),
             sweep::Subject::Records(key) => self.services.get_mut(key),
+            sweep::Subject::Leftovers => Some(&mut self.cluster),
         };
         let Some(rounds) = rounds else { return };
         let sweeps = &mut rounds.sweeps;
         sweeps.made += 1;
-        let pause = if sweeps.made < 2 || !findings.complete {
+        let pause = if *subject == sweep::Subject::Leftovers {
+            LEFTOVERS_EVERY
+        } else if sweeps.made < 2 || !findings.complete {
             SWEEP_SOON
         } else {
             SWEEP_EVERY
@@ -148,6 +167,10 @@ impl Control {
         for (key, service) in &mut rounds.services {
             self.sweep(now, sweep::Subject::Records(key.clone()), service);
         }
+        if !rounds.cluster.sets.is_empty() {
+            self.sweep(now, sweep::Subject::Leftovers, &mut rounds.cluster);
+            wake = wake.min(rounds.cluster.sweeps.schedule.next.max(now));
+        }
         self.rounds = rounds;
         wake
     }
@@ -165,11 +188,15 @@ impl Control {
         rounds.sweeps.schedule.under_way = true;
         let known = rounds.sets.iter().map(|name| {
             let id = self.sets.get(name).and_then(|s| s.scale_set_id);
-            let runners = self.world.sets.get(name).map(|set| set.runners.keys().cloned());
-            (
-                name.clone(),
-                (id, runners.into_iter().flatten().collect::<BTreeSet<_>>()),
-            )
+            let runners = self
+                .world
+                .sets
+                .get(name)
+                .into_iter()
+                .flat_map(|set| set.runners.values());
+            let counts = |runner: &&Runner| subject != sweep::Subject::Leftovers || runner.may_be_at_work();
+            let runners = runners.filter(counts).map(|runner| runner.name.clone());
+            (name.clone(), (id, runners.collect::<BTreeSet<_>>()))
         });
         let order = sweep::Order {
             known: known.collect(),

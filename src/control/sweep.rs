@@ -28,12 +28,15 @@ pub(super) enum Subject {
     Agents(String),
     /// Records of a token service.
     Records(String),
+    /// What runners made in the cluster.
+    Leftovers,
 }
 
 /// What the loop knows when it orders a comparison.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// Every runner in memory of the sets that the subject concerns, and the set's id at GitHub.
+    /// Every runner in memory of the sets that the subject concerns, and the set's id at GitHub. For leftovers: every
+    /// runner that may be at work.
     pub(super) known: BTreeMap<SetName, (Option<i64>, BTreeSet<RunnerName>)>,
     /// When each agent was first seen, by id: for services that do not tell its age.
     pub(super) first_seen: BTreeMap<i64, Moment>,
@@ -52,6 +55,7 @@ pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Find
     let found = match subject {
         Subject::Agents(_) => compare_agents(parts, &sets, order).await,
         Subject::Records(_) => compare_records(parts, &sets, order).await,
+        Subject::Leftovers => remove_leftovers(parts, &sets, order).await,
     };
     match found {
         Some(first_seen) => Findings {
@@ -172,6 +176,47 @@ async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) 
         }
     }
     Some(BTreeMap::new())
+}
+
+/// `None`: what is there cannot be listed.
+async fn remove_leftovers(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+    let first = sets.first()?;
+    let made = {
+        let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &first.name).await;
+        parts.cluster.made_by_hooks().await
+    };
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            tracing::warn!(%error, "what dead runners left cannot be looked for");
+            return None;
+        }
+    };
+    for left in made {
+        let owner = sets.iter().find(|set| set.namer.is_ours(&left.runner));
+        let Some(set) = owner.filter(|set| !at_work(order, set, &left.runner)) else {
+            continue;
+        };
+        let _permit = parts.cluster_gates.others.enter(Urgency::Remove, &set.name).await;
+        let kind = left.kind.as_str();
+        match parts.cluster.remove_leftover(&left).await {
+            Ok(()) => {
+                tracing::info!(set = %set.name, runner = left.runner, kind, name = left.name, "a dead runner left this");
+                parts.metrics.orphan_removed(set.name.as_str(), kind);
+            }
+            Err(error) => {
+                tracing::warn!(runner = left.runner, kind, name = left.name, %error, "a leftover stays for now");
+            }
+        }
+    }
+    Some(BTreeMap::new())
+}
+
+fn at_work(order: &Order, set: &SetParts, runner: &str) -> bool {
+    order
+        .known
+        .get(&set.name)
+        .is_some_and(|(_, at_work)| at_work.contains(runner))
 }
 
 async fn remove_record(parts: &Parts, set: &SetParts, service: &Service, record: &RecordView) {

@@ -12,6 +12,7 @@ use std::{error::Error as _, fmt, time::Duration};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use reqwest::{Certificate, NoProxy, redirect::Policy};
+use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::{Request, Response, SharedTransport, Transport, TransportError, peer, redact};
@@ -58,7 +59,8 @@ pub fn reqwest_transport(tls: &Tls, proxy: &Proxy, idle: Duration) -> Result<Sha
         .tls_certs_merge(ca_bundle(tls)?);
     for (key, url) in [("http", &proxy.http), ("https", &proxy.https)] {
         if let Some(url) = url {
-            builder = builder.proxy(proxy_for(key, url, &proxy.no_proxy)?);
+            let url = with_credentials(key, url, proxy)?;
+            builder = builder.proxy(proxy_for(key, &url, &proxy.no_proxy)?);
         }
     }
     let client = builder
@@ -81,6 +83,23 @@ fn ca_bundle(tls: &Tls) -> Result<Vec<Certificate>, TransportBuildError> {
         Ok(certificates) => Ok(certificates),
         Err(e) => Err(fail(chain(&e))),
     }
+}
+
+fn with_credentials(key: &'static str, url: &Url, proxy: &Proxy) -> Result<Url, TransportBuildError> {
+    let mut url = url.clone();
+    let Some(credentials) = &proxy.credentials else {
+        return Ok(url);
+    };
+    let fail = |reason: String| TransportBuildError::Proxy { key, reason };
+    let read = credentials.read().map_err(|error| fail(error.to_string()))?;
+    let (user, password) = read
+        .expose_secret()
+        .split_once(':')
+        .ok_or_else(|| fail("its credentials are no user:password".to_owned()))?;
+    url.set_username(user)
+        .and_then(|()| url.set_password(Some(password)))
+        .map_err(|()| fail("its URL takes no credentials".to_owned()))?;
+    Ok(url)
 }
 
 /// Credentials in the URL's user part are sent as `Proxy-Authorization`.

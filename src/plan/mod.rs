@@ -9,6 +9,7 @@ pub mod blame;
 pub mod demand;
 pub mod limits;
 mod moment;
+pub mod notices;
 pub mod orphans;
 pub mod reason;
 pub mod runner;

@@ -147,7 +147,7 @@ impl Code {
             Self::RunnerDeprecated => "use a newer runner image in the set's template",
             Self::InvalidTemplate => "mend the set's `template`; `check` tries it against the API server",
             Self::Forbidden => {
-                "give the daemon's service account a Role in the runner namespace: pods get, list, watch, create, patch, delete; secrets create; namespaces get. `check` names what is missing"
+                "give the daemon's service account a Role in the runner namespace: pods get, list, watch, create, patch, delete; secrets create; events create; namespaces get. `check` names what is missing"
             }
             Self::LabelPolicy => {
                 "change the set's labels (or `gharts.labels`), or ask a GHARTS administrator for the team's label policy"

@@ -37,6 +37,9 @@ pub struct World {
 /// A poll is held for 50 s, 88 s at most as far as was seen: answers further apart than that have a hole between them.
 const HEARING_GAP: Duration = Duration::from_secs(95);
 
+/// Failed pods of one set that are kept at one time, where any are: the newest.
+pub const KEPT_MOST: usize = 5;
+
 /// One step in the life of a runner of a set.
 pub type Event = (SetName, RunnerName, Happening);
 
@@ -52,6 +55,7 @@ impl World {
                 }
                 !runner.is_over(now)
             });
+            keep_few(set, now);
             let tally = Tally::of(set);
             set.demand.pass_time(now, tally.idle_since, tally.busy.all);
             set.mismatched = want::mismatched(set, &tally, now);
@@ -192,8 +196,12 @@ impl World {
             Failure::Deprecated => Code::RunnerDeprecated,
             _ => Code::PodsFailing,
         };
-        let began = self.runner(set, name).map_or(now, |r| r.created);
-        let reason = Reason::new(code, format!("runner {name} failed: {}", failure.as_str()));
+        let runner = self.runner(set, name);
+        let began = runner.as_ref().map_or(now, |r| r.created);
+        let said = runner
+            .and_then(|r| r.said().map(|said| format!(" ({said})")))
+            .unwrap_or_default();
+        let reason = Reason::new(code, format!("runner {name} failed: {}{said}", failure.as_str()));
         self.refused(now, began, Scope::Set(set.clone()), reason, jitter, None);
     }
 
@@ -235,6 +243,26 @@ impl World {
 
     pub fn runner(&mut self, set: &SetName, name: &RunnerName) -> Option<&mut Runner> {
         self.sets.get_mut(set)?.runners.get_mut(name)
+    }
+}
+
+/// Lets go of the failed pods that are too many.
+fn keep_few(set: &mut SetWorld, now: Moment) {
+    let mut kept: Vec<(Moment, RunnerName)> = set
+        .runners
+        .values()
+        .filter_map(|runner| {
+            Some((
+                runner.kept().filter(|kept| kept.until > now)?.since,
+                runner.name.clone(),
+            ))
+        })
+        .collect();
+    kept.sort_unstable_by(|one, other| other.cmp(one));
+    for (_, name) in kept.into_iter().skip(KEPT_MOST) {
+        if let Some(runner) = set.runners.get_mut(&name) {
+            runner.release(now);
+        }
     }
 }
 

@@ -6,11 +6,11 @@
 use std::{fmt, time::Duration};
 
 use futures::{Stream, StreamExt as _, future};
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret};
 use kube::{
     Api, Client, Resource as _,
-    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, Request},
-    core::request,
+    api::{DeleteParams, GetParams, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions, Request},
+    core::{NamespaceResourceScope, PartialObjectMeta, request},
     runtime::watcher,
 };
 use serde::{
@@ -70,6 +70,7 @@ pub struct Cluster {
     namespace: String,
     pods: Api<WatchedPod>,
     secrets: Api<Secret>,
+    events: Api<Event>,
 }
 
 impl fmt::Debug for Cluster {
@@ -91,6 +92,18 @@ struct MadeMetadata {
     uid: String,
 }
 
+/// A failed pod that is kept, as its annotations tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedPod {
+    pub name: RunnerName,
+    /// Stable code, snake case.
+    pub reason: String,
+    /// Kubernetes' own words.
+    pub message: Option<String>,
+    /// RFC 3339.
+    pub kept_until: String,
+}
+
 /// What the watch shows.
 #[derive(Debug)]
 pub enum Sighting {
@@ -108,9 +121,18 @@ impl Cluster {
         Self {
             pods: Api::namespaced(client.clone(), namespace),
             secrets: Api::namespaced(client.clone(), namespace),
+            events: Api::namespaced(client.clone(), namespace),
             namespace: namespace.to_owned(),
             client,
         }
+    }
+
+    /// Objects of one kind in the runner namespace.
+    pub(super) fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     pub fn namespace(&self) -> &str {
@@ -165,6 +187,45 @@ impl Cluster {
             Err(error) if error.kind == Kind::Exists => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Tried once: nothing depends on it.
+    pub async fn create_event(&self, event: &Event) -> Result<(), ClusterError> {
+        let (url, params) = (self.events.resource_url(), PostParams::default());
+        let created = self.create::<_, IgnoredAny>("create the event", url, event, &params);
+        created.await.map(drop)
+    }
+
+    /// The last lines of a container's log; the pod's own right, `pods/log`, is needed.
+    pub async fn logs(&self, name: &RunnerName, container: &str, tail: i64) -> Result<String, ClusterError> {
+        let params = LogParams {
+            container: Some(container.to_owned()),
+            tail_lines: Some(tail),
+            ..LogParams::default()
+        };
+        call("read the log", self.api::<Pod>().logs(name.as_str(), &params)).await
+    }
+
+    /// Failed pods of ours that are kept.
+    pub async fn failed_pods(&self) -> Result<Vec<FailedPod>, ClusterError> {
+        let ours = format!("{}={},{}", keys::MANAGED_BY, keys::MANAGED_BY_VALUE, keys::FAILED);
+        let pods: Api<Pod> = self.api();
+        let pods = call(
+            "list the failed pods",
+            pods.list_metadata(&ListParams::default().labels(&ours)),
+        )
+        .await?;
+        let read = |pod: PartialObjectMeta<Pod>| {
+            let annotations = pod.metadata.annotations.unwrap_or_default();
+            let text = |key: &str| annotations.get(key).cloned();
+            Some(FailedPod {
+                name: RunnerName::new(&pod.metadata.name?),
+                reason: text(keys::FAILED).unwrap_or_default(),
+                message: text(keys::FAILED_MESSAGE),
+                kept_until: text(keys::KEPT_UNTIL).unwrap_or_default(),
+            })
+        };
+        Ok(pods.items.into_iter().filter_map(read).collect())
     }
 
     /// Merge patch; a pod that is gone needs none.
@@ -250,14 +311,17 @@ fn sighting(event: watcher::Event<WatchedPod>) -> Option<Sighting> {
     })
 }
 
-fn absent_is_fine(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
+pub(super) fn absent_is_fine(result: Result<(), ClusterError>) -> Result<(), ClusterError> {
     match result {
         Err(error) if matches!(error.kind, Kind::Gone | Kind::Conflict) => Ok(()),
         other => other,
     }
 }
 
-async fn call<T>(operation: &'static str, future: impl Future<Output = kube::Result<T>>) -> Result<T, ClusterError> {
+pub(super) async fn call<T>(
+    operation: &'static str,
+    future: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ClusterError> {
     match tokio::time::timeout(CALL, future).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(classify(operation, &error)),

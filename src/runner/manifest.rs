@@ -1,4 +1,19 @@
 //! The pod and the Secret of one runner, pure: the set's template with the design's defaults.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `dind`, `kubernetes` | what a container mode adds to the template |
+//! | `outside` | the way out for the runner: proxy and CA |
+//! | `merge` | the template's own word counts more than ours |
+//! | `marks` | what is written on a pod later |
+
+mod dind;
+mod kubernetes;
+mod marks;
+mod merge;
+mod outside;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -8,12 +23,17 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::{Value, json};
 
+pub use self::marks::{busy_patch, keep_patch};
+use self::{
+    marks::{ANNOTATION_MAX, cut, evictable},
+    merge::set_env,
+};
 use super::keys;
 use crate::{
+    config::{ContainerMode, Proxy, RunnerCa, ScaleSet},
     ids::{RunnerName, SetName, slug},
-    plan::runner::{Job, Meets, Purpose},
+    plan::runner::{Meets, Purpose},
 };
 
 /// The container that runs jobs; every other one is a sidecar.
@@ -25,10 +45,6 @@ const DEFAULT_COMMAND: &str = "/home/runner/run.sh";
 /// Makes a runner whose version GitHub no longer serves exit with 7 instead of 0.
 const DEPRECATED_ENV: &str = "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE";
 const DEFAULT_WORK_FOLDER: &str = "_work";
-/// Kubernetes' own limit on a label's value.
-const LABEL_MAX: usize = 63;
-/// Annotations hold strangers' text; nobody needs more of it.
-const ANNOTATION_MAX: usize = 1024;
 
 /// Everything but the name, made once per scale set.
 #[derive(Clone, Debug)]
@@ -38,8 +54,30 @@ pub struct Blueprint {
     work_folder: String,
 }
 
+/// What the file says of a set's pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Intent<'a> {
+    pub template: &'a PodTemplateSpec,
+    pub mode: &'a ContainerMode,
+    pub proxy: &'a Proxy,
+    /// Trusted by the runner beside the system's roots.
+    pub ca: Option<&'a RunnerCa>,
+}
+
+impl<'a> From<&'a ScaleSet> for Intent<'a> {
+    fn from(set: &'a ScaleSet) -> Self {
+        Self {
+            template: &set.template,
+            mode: &set.container_mode,
+            proxy: &set.github.proxy,
+            ca: set.github.runner_ca.as_ref(),
+        }
+    }
+}
+
 impl Blueprint {
-    pub fn new(set: &SetName, template: &PodTemplateSpec) -> Self {
+    pub fn new(set: &SetName, intent: Intent<'_>) -> Self {
+        let template = intent.template;
         let mut metadata = template.metadata.clone().unwrap_or_default();
         let labels = metadata.labels.get_or_insert_default();
         labels.insert(keys::MANAGED_BY.into(), keys::MANAGED_BY_VALUE.into());
@@ -52,34 +90,24 @@ impl Blueprint {
 
         let mut spec = template.spec.clone().unwrap_or_default();
         spec.restart_policy = Some("Never".to_owned());
-        spec.automount_service_account_token.get_or_insert(false);
-        if !spec.containers.iter().any(|c| c.name == RUNNER_CONTAINER) {
-            spec.containers.insert(
-                0,
-                Container {
-                    name: RUNNER_CONTAINER.to_owned(),
-                    ..Container::default()
-                },
-            );
+        let mut runner = take_runner(&mut spec);
+        runner.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
+        runner.command.get_or_insert_with(|| vec![DEFAULT_COMMAND.to_owned()]);
+        let work_folder = runner.working_dir.clone();
+        set_env(&mut runner, DEPRECATED_ENV, "1");
+        match intent.mode {
+            ContainerMode::None => {}
+            ContainerMode::Dind(dind) => dind::add(&mut spec, &mut runner, dind, intent.proxy),
+            ContainerMode::Kubernetes(mode) => kubernetes::add(&mut spec, &mut runner, mode),
         }
-        let mut work_folder = DEFAULT_WORK_FOLDER.to_owned();
-        for container in spec.containers.iter_mut().filter(|c| c.name == RUNNER_CONTAINER) {
-            container.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
-            container
-                .command
-                .get_or_insert_with(|| vec![DEFAULT_COMMAND.to_owned()]);
-            if let Some(dir) = &container.working_dir {
-                work_folder.clone_from(dir);
-            }
-            let env = container.env.get_or_insert_default();
-            if !env.iter().any(|e| e.name == DEPRECATED_ENV) {
-                env.push(EnvVar {
-                    name: DEPRECATED_ENV.to_owned(),
-                    value: Some("1".to_owned()),
-                    ..EnvVar::default()
-                });
-            }
+        if !matches!(intent.mode, ContainerMode::Kubernetes(_)) {
+            spec.automount_service_account_token.get_or_insert(false);
         }
+        outside::add_proxy(&mut runner, intent.proxy, intent.mode);
+        if let Some(ca) = intent.ca {
+            outside::add_ca(&mut spec, &mut runner, ca);
+        }
+        spec.containers.insert(0, runner);
         Self {
             set: set.clone(),
             pod: Pod {
@@ -87,7 +115,7 @@ impl Blueprint {
                 spec: Some(spec),
                 status: None,
             },
-            work_folder,
+            work_folder: work_folder.unwrap_or_else(|| DEFAULT_WORK_FOLDER.to_owned()),
         }
     }
 
@@ -125,6 +153,17 @@ impl Blueprint {
             add_jit(spec, name);
         }
         pod
+    }
+}
+
+/// The container `runner`, out of its list: what is added to it is added to it alone.
+fn take_runner(spec: &mut PodSpec) -> Container {
+    match spec.containers.iter().position(|c| c.name == RUNNER_CONTAINER) {
+        Some(at) => spec.containers.remove(at),
+        None => Container {
+            name: RUNNER_CONTAINER.to_owned(),
+            ..Container::default()
+        },
     }
 }
 
@@ -173,44 +212,6 @@ pub fn secret(name: &RunnerName, pod_uid: &str, jit_config: &SecretString) -> Se
     }
 }
 
-/// Merge patch for a runner that became busy: ids as labels, full values as annotations, not safe to evict.
-pub fn busy_patch(job: Option<&Job>) -> Value {
-    let mut labels = BTreeMap::new();
-    let mut annotations: BTreeMap<String, String> = evictable(false).into_iter().collect();
-    if let Some(job) = job {
-        let ids = [
-            (keys::JOB_ID, job.id.clone()),
-            (keys::RUN_ID, job.workflow_run_id.to_string()),
-            (keys::REQUEST_ID, job.request_id.to_string()),
-        ];
-        for (key, value) in ids.iter().filter(|(_, v)| is_label_value(v)) {
-            labels.insert((*key).to_owned(), value.clone());
-        }
-        let texts = [
-            (keys::REPOSITORY, job.repository.as_str()),
-            (keys::JOB_NAME, job.display_name.as_str()),
-            (keys::WORKFLOW_REF, job.workflow_ref.as_str()),
-        ];
-        annotations.extend(
-            ids.iter()
-                .map(|(k, v)| ((*k).to_owned(), cut(v, ANNOTATION_MAX).to_owned())),
-        );
-        annotations.extend(
-            texts
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), cut(v, ANNOTATION_MAX).to_owned())),
-        );
-    }
-    json!({ "metadata": { "labels": labels, "annotations": annotations } })
-}
-
-fn evictable(safe: bool) -> [(String, String); 2] {
-    [
-        (keys::SAFE_TO_EVICT.to_owned(), safe.to_string()),
-        (keys::DO_NOT_DISRUPT.to_owned(), (!safe).to_string()),
-    ]
-}
-
 /// `demand` or `spare`.
 pub fn purpose_word(purpose: Purpose) -> &'static str {
     match purpose {
@@ -231,91 +232,4 @@ pub fn meets_of(word: Option<&str>) -> Option<Meets> {
     [Meets::InSet, Meets::ByLabels]
         .into_iter()
         .find(|meets| word == Some(meets_word(*meets)))
-}
-
-fn is_label_value(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    bytes.len() <= LABEL_MAX && bytes.iter().copied().all(inner) && edge(bytes.first()) && edge(bytes.last())
-}
-
-fn cut(text: &str, max: usize) -> &str {
-    match text.char_indices().nth(max) {
-        Some((at, _)) => &text[..at],
-        None => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blueprint(template: Value) -> Blueprint {
-        Blueprint::new(&SetName::new("Linux.Large"), &serde_json::from_value(template).unwrap())
-    }
-
-    fn name() -> RunnerName {
-        RunnerName::new("linux-large-abcde-0123456789")
-    }
-
-    #[test]
-    fn an_empty_template_gets_every_default() {
-        let pod = blueprint(json!({})).pod(&name(), Purpose::Demand, Meets::InSet, Some(7), Some("uuid"));
-        insta::assert_snapshot!(serde_json::to_string_pretty(&pod).unwrap());
-    }
-
-    #[test]
-    fn b29_the_jit_configuration_is_referenced_by_the_runner_container_only() {
-        let pod = blueprint(json!({"spec": {
-            "containers": [{"name": "side", "image": "s"}, {"name": "runner", "image": "r"}],
-            "initContainers": [{"name": "init", "image": "i"}],
-        }}))
-        .pod(&name(), Purpose::Demand, Meets::InSet, None, None);
-        let spec = serde_json::to_value(pod.spec).unwrap();
-        let refers = |c: &Value| c.to_string().contains(JIT_ENV);
-        assert!(!refers(&spec["containers"][0]));
-        assert!(refers(&spec["containers"][1]));
-        assert!(!refers(&spec["initContainers"][0]));
-        let secret = secret(&name(), "uid-1", &"jit".to_owned().into());
-        assert_eq!(secret.immutable, Some(true));
-        assert_eq!(secret.metadata.owner_references.unwrap()[0].uid, "uid-1");
-    }
-
-    #[test]
-    fn b34_only_spare_runners_start_safe_to_evict() {
-        let safe = |purpose| {
-            let pod = blueprint(json!({})).pod(&name(), purpose, Meets::InSet, None, None);
-            pod.metadata.annotations.unwrap()[keys::SAFE_TO_EVICT].clone()
-        };
-        assert_eq!(safe(Purpose::Demand), "false");
-        assert_eq!(safe(Purpose::Spare), "true");
-        assert_eq!(
-            busy_patch(None)["metadata"]["annotations"][keys::SAFE_TO_EVICT],
-            "false"
-        );
-    }
-
-    #[test]
-    fn a_strangers_job_name_becomes_an_annotation_never_a_label() {
-        let job = Job {
-            id: "0a1b".into(),
-            request_id: 0,
-            display_name: "x".repeat(5000) + "<script>",
-            ..Job::default()
-        };
-        let patch = busy_patch(Some(&job));
-        assert_eq!(patch["metadata"]["labels"][keys::JOB_ID], "0a1b");
-        assert_eq!(
-            patch["metadata"]["annotations"][keys::JOB_NAME].as_str().unwrap().len(),
-            ANNOTATION_MAX
-        );
-    }
-
-    #[test]
-    fn the_templates_working_directory_is_the_runners_work_folder() {
-        let with = blueprint(json!({"spec": {"containers": [{"name": "runner", "workingDir": "/work"}]}}));
-        assert_eq!(with.work_folder(), "/work");
-        assert_eq!(blueprint(json!({})).work_folder(), "_work");
-    }
 }

@@ -1,7 +1,10 @@
-//! Pods and Secrets of runners: what they look like ([`manifest`]), what a pod tells ([`observe`]), and the few
-//! calls and the watch that the daemon needs ([`cluster`]).
+//! Pods and Secrets of runners: what they look like ([`manifest`]), what a pod tells ([`observe`]), what is said to
+//! operators ([`events`]), the few calls and the watch that the daemon needs ([`cluster`]), and what runners leave
+//! behind ([`leftovers`]).
 
 pub mod cluster;
+pub mod events;
+pub mod leftovers;
 pub mod manifest;
 pub mod observe;
 
@@ -27,6 +30,10 @@ pub mod keys {
     pub const REPOSITORY: &str = "gharts-listener/repository";
     pub const JOB_NAME: &str = "gharts-listener/job-name";
     pub const WORKFLOW_REF: &str = "gharts-listener/workflow-ref";
+    /// On a failed pod that is kept: the reason, as a label and an annotation; Kubernetes' own words; until when.
+    pub const FAILED: &str = "gharts-listener/failed";
+    pub const FAILED_MESSAGE: &str = "gharts-listener/failed-message";
+    pub const KEPT_UNTIL: &str = "gharts-listener/kept-until";
     pub const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
     pub const DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
     /// Key of the JIT configuration in a runner's Secret.

@@ -15,12 +15,16 @@ use super::{
     manifest::{RUNNER_CONTAINER, meets_of},
 };
 use crate::{
+    http::redact,
     ids::{RunnerName, SetName},
     plan::{
         Moment,
-        runner::{Adopted, Job, PodEnd, PodFacts, PodProgress, Purpose},
+        runner::{Adopted, Job, Kept, PodEnd, PodFacts, PodProgress, Purpose},
     },
 };
+
+/// A container that waits for these waits for nothing in particular.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// As much of the API's Pod as is read here. Decoding all of it, managed fields first of all, would take a fifth of
 /// the daemon's time in a burst.
@@ -44,7 +48,9 @@ struct Spec {
 struct Status {
     phase: Option<String>,
     reason: Option<String>,
+    message: Option<String>,
     conditions: Option<Vec<Condition>>,
+    init_container_statuses: Option<Vec<Container>>,
     container_statuses: Option<Vec<Container>>,
 }
 
@@ -54,6 +60,8 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+    reason: Option<String>,
+    message: Option<String>,
     last_transition_time: Option<Time>,
 }
 
@@ -159,11 +167,19 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
                 progress: progress(pod.status.as_ref(), created, &moment),
                 deleting: pod.metadata.deletion_timestamp.is_some(),
                 bound: pod.spec.node_name.is_some(),
+                says: pod.status.as_ref().and_then(trouble),
             },
             agent_id: annotation(keys::AGENT_ID).and_then(|v| v.parse().ok()),
             gharts_id: annotation(keys::GHARTS_ID).map(str::to_owned),
             job,
             meets: meets_of(annotation(keys::MEETS)),
+            kept: annotation(keys::KEPT_UNTIL)
+                .and_then(|until| until.parse().ok())
+                .map(|until| Kept {
+                    reason: annotation(keys::FAILED).unwrap_or_default().to_owned(),
+                    since: created,
+                    until: moment(until),
+                }),
         },
     })
 }
@@ -210,6 +226,55 @@ fn progress(status: Option<&Status>, created: Moment, moment: &impl Fn(Timestamp
         },
         None => PodProgress::Unscheduled,
     }
+}
+
+/// What Kubernetes says of the pod's trouble, if it has any.
+fn trouble(status: &Status) -> Option<String> {
+    let words = |parts: [Option<&str>; 2]| -> Option<String> {
+        let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        (!parts.is_empty()).then(|| parts.join(": "))
+    };
+    let of_pod = || words([status.reason.as_deref(), status.message.as_deref()]);
+    let unscheduled = || {
+        let conditions = status.conditions.iter().flatten();
+        let condition = conditions
+            .into_iter()
+            .find(|c| c.kind == "PodScheduled" && c.status == "False")?;
+        words([condition.reason.as_deref(), condition.message.as_deref()])
+    };
+    let containers = || {
+        let all = status.init_container_statuses.iter().flatten();
+        all.chain(status.container_statuses.iter().flatten())
+    };
+    let of_container = |container: &Container| {
+        let state = container.state.as_ref()?;
+        let what = if let Some(waiting) = &state.waiting {
+            let reason = waiting.reason.as_deref().filter(|reason| !STARTING.contains(reason))?;
+            words([Some(reason), waiting.message.as_deref()])
+        } else {
+            let end = state.terminated.as_ref().filter(|end| end.exit_code != 0)?;
+            let code = format!(
+                "exit code {} ({})",
+                end.exit_code,
+                end.reason.as_deref().unwrap_or("Error")
+            );
+            words([Some(&code), end.message.as_deref()])
+        }?;
+        Some(if container.name == RUNNER_CONTAINER {
+            what
+        } else {
+            format!("container {}: {what}", container.name)
+        })
+    };
+    // The runner's own words count for more than a sidecar's.
+    let runner = containers()
+        .filter(|c| c.name == RUNNER_CONTAINER)
+        .find_map(of_container);
+    let said = of_pod()
+        .or(runner)
+        .or_else(|| containers().find_map(of_container))
+        .or_else(unscheduled)?;
+    Some(redact(&said))
 }
 
 fn is_over(phase: &str) -> bool {

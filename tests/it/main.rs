@@ -15,6 +15,7 @@ mod chart;
 mod checks;
 mod commands;
 mod config;
+mod container_modes;
 mod contract;
 mod gharts_recorded;
 mod github_protocol;

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod errors;
+mod failures;
 mod gharts;
 mod github;
 mod harness;
@@ -12,6 +13,7 @@ mod kill;
 mod life;
 mod limits;
 mod many;
+mod modes;
 mod operations;
 mod pace;
 mod pods;

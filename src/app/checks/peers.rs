@@ -286,7 +286,7 @@ fn token_service(config: &Config, mut service: TokenService) -> Vec<Check> {
 
 /// The whole pod, as a dry run: admission, quota and every field are the API server's own verdict.
 fn template(config: &Config, set: &ScaleSet, client: kube::Client) -> Check {
-    let blueprint = Blueprint::new(&set.name, &set.template);
+    let blueprint = Blueprint::new(&set.name, set.into());
     let namespace = config.kubernetes.namespace.clone();
     Check {
         name: format!("the API server takes the pod of scale set {}", set.name),

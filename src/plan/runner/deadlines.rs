@@ -131,6 +131,8 @@ impl Runner {
         let may = |call: Call| awaited.is_none_or(|proof| proof == call);
         if self.delete_pod.is_due(now) && may(Call::DeletePod) && self.pod.is_some() {
             calls.push(Call::DeletePod);
+        } else if self.keep_pod.is_due(now) && may(Call::KeepPod) && self.pod.is_some() {
+            calls.push(Call::KeepPod);
         }
         if self.remove_agent.is_due(now) && may(Call::RemoveAgent) {
             calls.push(Call::RemoveAgent);
@@ -149,6 +151,7 @@ impl Runner {
         let todos = [
             self.remove_agent,
             self.delete_pod,
+            self.keep_pod,
             self.remove_record,
             self.mark_busy,
             self.check_secret,

@@ -1,5 +1,7 @@
 //! The words of a runner's life: what is heard of it, what it may fail of, what is called for it.
 
+use std::time::Duration;
+
 use super::super::Moment;
 
 /// Why a runner failed. Stable codes, for metrics, events and status.
@@ -66,6 +68,35 @@ impl Failure {
     }
 }
 
+/// How a pod died under its job. No failure of the set's: the next runner is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Died {
+    OutOfMemory,
+    /// Evicted, or its node was lost.
+    Evicted,
+    /// Its container ended with another code than 0; some runners say with it that their job failed.
+    ExitCode,
+}
+
+impl Died {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OutOfMemory => "out_of_memory_under_job",
+            Self::Evicted => "evicted_under_job",
+            Self::ExitCode => "exit_code_under_job",
+        }
+    }
+}
+
+/// A failed pod that is kept for people to look at. It is no capacity any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// [`Failure::as_str`] or [`Died::as_str`].
+    pub reason: String,
+    pub since: Moment,
+    pub until: Moment,
+}
+
 /// What a pod looks like from outside: all that the daemon keeps of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
@@ -76,6 +107,8 @@ pub struct PodFacts {
     pub deleting: bool,
     /// Bound to a node: its deletion waits for the kubelet unless it has ended.
     pub bound: bool,
+    /// What Kubernetes says of its trouble, if it has any: one line, redacted.
+    pub says: Option<String>,
 }
 
 /// How far the container `runner` has come.
@@ -126,6 +159,8 @@ pub struct Kind {
     /// The provisioner keeps records of its own, which must be taken back.
     pub has_record: bool,
     pub meets: Meets,
+    /// Failed pods stay so long for people to look at.
+    pub keep_failed: Option<Duration>,
 }
 
 /// How a runner meets its job: who tells of it, and who can prove that there is none.
@@ -144,6 +179,8 @@ pub enum Call {
     /// `DELETE agents/{id}`: refused while the runner is busy.
     RemoveAgent,
     DeletePod,
+    /// Writes on a failed pod why it failed and how long it is kept, and ends what still runs in it.
+    KeepPod,
     /// `DELETE` at GHARTS.
     RemoveRecord,
     /// Labels and annotations of the job.
@@ -189,6 +226,8 @@ pub struct Adopted {
     pub agent_id: Option<i64>,
     pub gharts_id: Option<String>,
     pub job: Option<Job>,
+    /// It had failed before, and is kept.
+    pub kept: Option<Kept>,
     /// `None`: made before pods said so.
     pub meets: Option<Meets>,
 }
@@ -201,6 +240,7 @@ impl Adopted {
             Some(meets) => Kind {
                 has_record: recorded,
                 meets,
+                ..of_set
             },
             None => Kind {
                 has_record: recorded || of_set.has_record,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::Moment, AgentSight, Call, CallResult, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, Meets, NEWS,
-    PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo,
+    super::Moment, AgentSight, Call, CallResult, Died, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, Meets,
+    NEWS, PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo, VERDICT,
 };
 
 /// Kubernetes' word for a container that the kernel killed for its memory.
@@ -32,6 +32,7 @@ impl Runner {
             progress: PodProgress::Unscheduled,
             deleting: false,
             bound: false,
+            says: None,
         };
         self.take_pod(now, facts)
     }
@@ -78,6 +79,9 @@ impl Runner {
             self.state = State::Pending { since: now };
         }
         let deleting = facts.deleting;
+        if facts.says.is_some() {
+            self.said.clone_from(&facts.says);
+        }
         let end = match &facts.progress {
             PodProgress::Ended(end) => Some(end.clone()),
             _ => None,
@@ -86,6 +90,7 @@ impl Runner {
         if deleting {
             // Somebody has asked for it: nobody needs to ask again.
             self.delete_pod = Todo::Done;
+            self.forget_kept();
         }
         match end {
             Some(end) => self.container_ended(now, &end),
@@ -106,6 +111,7 @@ impl Runner {
         self.pod = None;
         self.vanished = true;
         self.delete_pod = Todo::Done;
+        self.forget_kept();
         let end = PodEnd {
             exit_code: None,
             reason: "deleted".to_owned(),
@@ -117,11 +123,18 @@ impl Runner {
         self.delete_pod.demand(now);
         let zero = end.exit_code == Some(0);
         match self.state {
-            State::Ended { .. } | State::Failed { .. } => return None,
+            State::Ended { .. } | State::Failed { .. } => {
+                self.kept_has_ended(now);
+                return None;
+            }
             // Without the proof that no job ran, exit 0 most likely means that one did.
             State::Retiring { .. } => self.end(now, false, zero && !self.is_proved()),
             State::JobDone { .. } => self.end(now, zero, false),
-            State::Busy { .. } => self.end(now, zero, true),
+            State::Busy { .. } => {
+                let deleted = self.pod.as_ref().is_none_or(|p| p.deleting);
+                self.died = (!zero && !deleted).then(|| died_of(end));
+                self.end(now, zero, true);
+            }
             State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
                 let deleted = self.pod.as_ref().is_none_or(|p| p.deleting);
                 if !zero {
@@ -144,7 +157,12 @@ impl Runner {
         self.state = State::Ended { at: now };
         self.covers = covers && !self.job_completed;
         self.mark_busy.give_up();
-        self.delete_pod.demand(now);
+        match self.died {
+            Some(died) => self.part_with_pod(now, died.as_str()),
+            // Should it prove to be a failure, its pod may be worth a look.
+            None if self.suspect && self.keeps_pod().is_some() => self.delete_pod.renew(now + VERDICT),
+            None => self.delete_pod.demand(now),
+        }
         if self.kind.has_record {
             self.remove_record.demand(now);
         }
@@ -157,7 +175,7 @@ impl Runner {
         self.state = State::Failed { at: now, failure };
         self.covers = false;
         self.remove_agent.demand(now);
-        self.delete_pod.demand(now);
+        self.part_with_pod(now, failure.as_str());
         if self.kind.has_record {
             self.remove_record.demand(now);
         }
@@ -169,7 +187,7 @@ impl Runner {
     pub fn job_started(&mut self, now: Moment, job: Job) -> Option<Happening> {
         let first = self.job.is_none();
         self.job.get_or_insert(job);
-        self.suspect = false;
+        self.acquit(now);
         self.elsewhere = false;
         match self.state {
             State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
@@ -192,11 +210,18 @@ impl Runner {
         }
     }
 
+    /// It had a job: there is nothing to look at in its pod.
+    fn acquit(&mut self, now: Moment) {
+        if std::mem::take(&mut self.suspect) {
+            self.delete_pod.hurry(now);
+        }
+    }
+
     /// `JobCompleted` named this runner.
     pub fn job_completed(&mut self, now: Moment) {
         self.job_completed = true;
         self.covers = false;
-        self.suspect = false;
+        self.acquit(now);
         self.job.get_or_insert_default();
         match self.state {
             State::Retiring { .. } if !self.may_still_work() => {}
@@ -223,7 +248,7 @@ impl Runner {
             }
             _ => false,
         };
-        runs && !self.delete_pod.begun()
+        runs && !self.delete_pod.begun() && !self.keep_pod.begun()
     }
 
     /// Busy after all.
@@ -235,6 +260,7 @@ impl Runner {
     fn give_up_removal(&mut self) {
         self.remove_agent.give_up();
         self.delete_pod.give_up();
+        self.forget_kept();
         self.remove_record.give_up();
     }
 
@@ -410,6 +436,14 @@ impl Runner {
             }
             _ => {}
         }
+    }
+}
+
+fn died_of(end: &PodEnd) -> Died {
+    match end.exit_code {
+        Some(_) if end.reason == OOM_KILLED => Died::OutOfMemory,
+        Some(_) => Died::ExitCode,
+        None => Died::Evicted,
     }
 }
 

@@ -5,12 +5,14 @@
 //! | --- | --- |
 //! | `facts` | the words: pods, jobs, calls, failures |
 //! | `heard` | what each fact changes |
+//! | `kept` | a failed pod that stays for people to look at |
 //! | `deadlines` | what time changes, which calls are due, when to look again |
 //! | `todo` | one call and its retries |
 
 mod deadlines;
 mod facts;
 mod heard;
+mod kept;
 #[cfg(test)]
 mod tests;
 mod todo;
@@ -18,7 +20,7 @@ mod todo;
 use std::time::Duration;
 
 pub use facts::{
-    Adopted, AgentSight, Call, CallResult, Failure, Happening, Hearing, Job, Kind, Meets, PodEnd, PodFacts,
+    Adopted, AgentSight, Call, CallResult, Died, Failure, Happening, Hearing, Job, Kept, Kind, Meets, PodEnd, PodFacts,
     PodProgress, Purpose,
 };
 use todo::Todo;
@@ -109,8 +111,15 @@ pub struct Runner {
     absent: u8,
     /// When the newest agents list began that did not show it online.
     not_online: Option<Moment>,
+    /// The newest that Kubernetes said of its pod's trouble.
+    said: Option<String>,
+    /// Ended runners only: its pod died under its job.
+    died: Option<Died>,
+    /// Its pod failed and is kept.
+    kept: Option<Kept>,
     remove_agent: Todo,
     delete_pod: Todo,
+    keep_pod: Todo,
     remove_record: Todo,
     mark_busy: Todo,
     check_secret: Todo,
@@ -153,8 +162,12 @@ impl Runner {
             hearing: Some(Hearing::default()),
             absent: 0,
             not_online: None,
+            said: None,
+            died: None,
+            kept: None,
             remove_agent: Todo::No,
             delete_pod: Todo::No,
+            keep_pod: Todo::No,
             remove_record: Todo::No,
             mark_busy: Todo::No,
             check_secret: Todo::No,
@@ -175,6 +188,10 @@ impl Runner {
         runner.created = found.pod.created;
         runner.agent_id = found.agent_id;
         runner.gharts_id = found.gharts_id;
+        if let Some(kept) = found.kept {
+            runner.stay_kept(now, kept);
+            return runner;
+        }
         runner.state = if found.job.is_some() {
             State::Busy { since: now }
         } else {
@@ -203,6 +220,16 @@ impl Runner {
     /// It ended well without a job that we know of: whether it failed is not known yet.
     pub fn awaits_verdict(&self) -> bool {
         matches!(self.state, State::Ended { .. }) && self.suspect
+    }
+
+    /// What Kubernetes said of its pod's trouble last.
+    pub fn said(&self) -> Option<&str> {
+        self.said.as_deref()
+    }
+
+    /// Its pod died under its job.
+    pub fn died(&self) -> Option<Died> {
+        self.died
     }
 
     /// Counts against limits.
@@ -295,6 +322,12 @@ impl Runner {
         }
     }
 
+    /// Its process may run still, so that what it has made belongs to somebody.
+    pub fn may_be_at_work(&self) -> bool {
+        let ended = |pod: &PodFacts| matches!(pod.progress, PodProgress::Ended(_));
+        self.is_live() || self.pod.as_ref().is_some_and(|pod| !ended(pod))
+    }
+
     /// Nothing is left to do or to remember. A pod that the watch has shown is remembered until the watch shows
     /// its end: forgotten earlier, a late word of it would look like a stranger's pod to adopt.
     pub fn is_over(&self, now: Moment) -> bool {
@@ -355,6 +388,7 @@ impl Runner {
         match call {
             Call::RemoveAgent => &mut self.remove_agent,
             Call::DeletePod => &mut self.delete_pod,
+            Call::KeepPod => &mut self.keep_pod,
             Call::RemoveRecord => &mut self.remove_record,
             Call::MarkBusy => &mut self.mark_busy,
             Call::CheckSecret => &mut self.check_secret,

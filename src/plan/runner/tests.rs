@@ -1,5 +1,7 @@
 //! The life table of the design (section 2), row by row.
 
+mod kept;
+
 use super::*;
 use crate::config::Timeouts;
 
@@ -10,10 +12,12 @@ fn at(secs: i64) -> Moment {
 const IN_SET: Kind = Kind {
     has_record: true,
     meets: Meets::InSet,
+    keep_failed: None,
 };
 const BY_LABELS: Kind = Kind {
     has_record: true,
     meets: Meets::ByLabels,
+    keep_failed: None,
 };
 
 /// One runner, driven by sentences.
@@ -74,6 +78,7 @@ impl Life {
             gharts_id: None,
             job,
             meets: None,
+            kept: None,
         };
         let mut life = Self::new(Runner::adopted(
             RunnerName::new("r"),
@@ -151,6 +156,7 @@ fn facts(progress: PodProgress) -> PodFacts {
         uid: "u".into(),
         created: at(2),
         bound: progress != PodProgress::Unscheduled,
+        says: None,
         progress,
         deleting: false,
     }

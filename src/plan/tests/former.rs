@@ -6,6 +6,7 @@ use crate::plan::runner::{AgentSight, Job};
 const BY_LABELS: Kind = Kind {
     has_record: true,
     meets: Meets::ByLabels,
+    keep_failed: None,
 };
 
 /// The set as its file has it after the change; its runners stay as they were made.
@@ -141,6 +142,7 @@ fn b47_a_pod_says_how_it_was_made_and_one_that_does_not_is_as_its_set_is_now() {
     let github = Kind {
         has_record: false,
         meets: Meets::InSet,
+        keep_failed: None,
     };
     let adopted = |gharts_id: Option<&str>, meets, of_set| {
         let found = runner::Adopted {
@@ -148,6 +150,7 @@ fn b47_a_pod_says_how_it_was_made_and_one_that_does_not_is_as_its_set_is_now() {
             agent_id: None,
             gharts_id: gharts_id.map(str::to_owned),
             job: None,
+            kept: None,
             meets,
         };
         let mut runner = Runner::adopted(RunnerName::new("r"), Purpose::Demand, at(0), found, of_set);

@@ -22,6 +22,7 @@ use crate::{
 const KIND: Kind = Kind {
     has_record: true,
     meets: Meets::InSet,
+    keep_failed: None,
 };
 
 fn at(secs: i64) -> Moment {
@@ -38,7 +39,7 @@ fn world(sets: impl IntoIterator<Item = SetWorld>) -> World {
 }
 
 /// A set that polls, of at most 10 runners, whose provisioner takes 4 requests at once.
-fn set(name: &str) -> SetWorld {
+pub(super) fn set(name: &str) -> SetWorld {
     SetWorld {
         name: SetName::new(name),
         min_runners: 0,
@@ -115,6 +116,7 @@ fn running(since: i64) -> PodFacts {
         progress: PodProgress::Running { since: at(since) },
         deleting: false,
         bound: true,
+        says: None,
     }
 }
 

@@ -7,13 +7,17 @@ use proptest::prelude::*;
 use super::{outside::Outside, *};
 
 fn sets() -> impl Strategy<Value = Vec<SetWorld>> {
-    let one = (0_u32..3, 1_u32..6, prop::bool::ANY);
+    let one = (0_u32..3, 1_u32..6, prop::bool::ANY, prop::bool::ANY);
     prop::collection::vec(one, 1..4).prop_map(|sets| {
-        let named = |(i, (min, max, own)): (usize, (u32, u32, bool))| SetWorld {
+        let named = |(i, (min, max, own, keep)): (usize, (u32, u32, bool, bool))| SetWorld {
             min_runners: min,
             max_runners: max,
             provisioner: if own { format!("own-{i}") } else { "shared".into() },
             in_flight_max: 2,
+            kind: Kind {
+                keep_failed: keep.then_some(Duration::from_mins(10)),
+                ..KIND
+            },
             ..set(&format!("set{i}"))
         };
         sets.into_iter().enumerate().map(named).collect()

@@ -29,15 +29,33 @@ const KILLED: i32 = 137;
 const BAD_CONFIGURATION: i32 = 2;
 
 /// What becomes of a pod, as the watch shows it. A closed channel: it is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Told {
     Live,
+    /// Its `activeDeadlineSeconds` were set while it ran, and have passed.
+    Overdue,
     Deleting,
 }
 
 impl Told {
-    pub(super) fn becomes_deleting(&mut self) -> bool {
-        std::mem::replace(self, Self::Deleting) == Self::Live
+    pub(super) fn of(pod: &Pod) -> Self {
+        if pod.metadata.deletion_timestamp.is_some() {
+            Self::Deleting
+        } else if pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.active_deadline_seconds.is_some())
+        {
+            Self::Overdue
+        } else {
+            Self::Live
+        }
+    }
+
+    pub(super) fn becomes(&mut self, next: Self) -> bool {
+        let news = next > *self;
+        *self = next.max(*self);
+        news
     }
 }
 
@@ -77,18 +95,19 @@ impl Kubelet {
             pod,
         };
         {
-            let mut left = pin!(async {
-                // An error says that the pod is gone.
-                let _ = told.wait_for(|told| *told == Told::Deleting).await;
-            });
-            let lived = tokio::select! {
-                biased;
-                () = &mut left => false,
-                _ = life.live() => true,
+            let overdue = {
+                let mut news = pin!(told.wait_for(|told| *told > Told::Live));
+                tokio::select! {
+                    biased;
+                    // An error says that the pod is gone.
+                    news = &mut news => news.is_ok_and(|told| *told == Told::Overdue),
+                    _ = life.live() => false,
+                }
             };
-            if lived {
-                left.await;
+            if overdue {
+                let _ = life.overdue().await;
             }
+            let _ = told.wait_for(|told| *told == Told::Deleting).await;
         }
         if let Some(secret) = jit_source(&life.pod) {
             self.secrets.forget(&secret.0);
@@ -253,6 +272,21 @@ impl Life<'_> {
             Some(Behaviour::NodeLost(_)) => None,
             _ => std::future::pending().await,
         }
+    }
+
+    /// The kubelet ends what runs in it. What has not begun stays as it is.
+    async fn overdue(&mut self) -> Result<(), Gone> {
+        let now = self.now();
+        let mut status = match self.process.take() {
+            Some(process) => {
+                process.terminate().await;
+                ended_status(&self.pod, &End::code(KILLED), &now, &now)
+            }
+            None => json!({"phase": "Failed"}),
+        };
+        status["reason"] = json!("DeadlineExceeded");
+        status["message"] = json!("Pod was active on the node longer than the specified deadline");
+        self.patch(status).await
     }
 
     async fn ended(&self, end: &End) -> Result<(), Gone> {

@@ -227,15 +227,13 @@ impl Roster {
         let (Some(name), Some(uid)) = (pod.metadata.name.clone(), pod.metadata.uid.clone()) else {
             return;
         };
-        let deleting = pod.metadata.deletion_timestamp.is_some();
+        let news = Told::of(&pod);
         match self.pods.get(&name) {
             Some(entry) if entry.uid == uid => {
-                if deleting {
-                    entry.told.send_if_modified(Told::becomes_deleting);
-                }
+                entry.told.send_if_modified(|told| told.becomes(news));
             }
             _ => {
-                let told = watch::Sender::new(if deleting { Told::Deleting } else { Told::Live });
+                let told = watch::Sender::new(news);
                 let play = self
                     .kubelet
                     .clone()

@@ -324,3 +324,39 @@ async fn b35_the_charts_roles_are_those_that_every_simulated_daemon_has() {
         );
     }
 }
+
+/// The rights of a container mode come with it, for the daemon and for its runners.
+#[test]
+fn b35_b51_b57_rights_for_hooks_leftovers_and_logs_come_only_where_they_are_needed() {
+    let Some(helm) = helm() else { return };
+    let objects = helm.template(&["--values", &values("kubernetes-mode")]);
+    let role_of = |name: &str| {
+        let roles = objects.of_kind("Role").into_iter();
+        let rules =
+            roles.filter(|role| role["metadata"]["name"] == name && role["metadata"]["namespace"] == RUNNER_NAMESPACE);
+        rules
+            .flat_map(|role| role["rules"].as_array().unwrap().clone())
+            .collect::<Vec<_>>()
+    };
+    let accounts: BTreeSet<&str> = objects
+        .of_kind("ServiceAccount")
+        .iter()
+        .filter_map(|account| account["metadata"]["name"].as_str())
+        .collect();
+    for account in ["job-pods", "gharts-listener-kubernetes-mode"] {
+        assert!(accounts.contains(account), "{accounts:?}");
+        let rules = role_of(account);
+        assert!(rules.contains(&json!({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]})));
+    }
+    let needed = [
+        json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "delete"]}),
+        json!({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list", "delete"]}),
+        json!({"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}),
+    ];
+    let all = objects.rules(RUNNER_NAMESPACE);
+    let plain = helm.template(&["--values", &values("first-job")]);
+    for rule in needed {
+        assert!(all.contains(&rule), "{rule}");
+        assert!(!plain.rules(RUNNER_NAMESPACE).contains(&rule), "{rule}");
+    }
+}

@@ -72,6 +72,7 @@ contract!(
         the_owners_end_takes_its_dependents,
         a_jobs_pods_outlive_it_unless_told_otherwise,
         events_have_two_faces,
+        an_event_may_be_about_its_own_namespace_and_carry_a_count,
         collections_are_deleted_by_selector,
     }
     pods {
@@ -85,6 +86,7 @@ contract!(
         a_second_deletion_only_shortens_the_grace,
         status_and_spec_are_written_apart,
         a_pods_spec_is_fixed,
+        a_pod_may_be_given_a_deadline_later,
         quota_demands_requests,
         quota_is_exceeded_and_freed,
         binding_puts_a_pod_on_a_node_once,

@@ -196,6 +196,19 @@ pub(super) async fn a_pods_spec_is_fixed(c: Cluster) {
     assert_eq!(reply.is(200).json["spec"]["containers"][0]["image"], "runner:2");
 }
 
+/// What ends a pod and leaves its logs: metadata and the one changeable field in one patch.
+pub(super) async fn a_pod_may_be_given_a_deadline_later(c: Cluster) {
+    c.pod("p1").await;
+    let patch = json!({"metadata": {"labels": {"gharts-listener/failed": "image_pull_timeout"}},
+        "spec": {"activeDeadlineSeconds": 1}});
+    let patched = c.merge(&c.path("pods/p1"), &patch).await.is(200).json.clone();
+    assert_eq!(patched["spec"]["activeDeadlineSeconds"], 1);
+    assert_eq!(
+        patched["metadata"]["labels"]["gharts-listener/failed"],
+        "image_pull_timeout"
+    );
+}
+
 pub(super) async fn quota_demands_requests(c: Cluster) {
     c.quota(&json!({"requests.cpu": "1"})).await;
     let message = "pods \"q1\" is forbidden: failed quota: rq: must specify requests.cpu for: runner";

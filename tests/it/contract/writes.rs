@@ -341,6 +341,17 @@ pub(super) async fn events_have_two_faces(c: Cluster) {
     );
 }
 
+/// As the daemon writes them: counted, and about the namespace itself where there is no pod.
+pub(super) async fn an_event_may_be_about_its_own_namespace_and_carry_a_count(c: Cluster) {
+    let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"generateName": "it."}, "type": "Warning",
+        "reason": "ResourceQuota", "message": "m", "count": 7, "firstTimestamp": "2026-01-01T00:00:00Z",
+        "lastTimestamp": "2026-01-01T00:05:00Z", "source": {"component": "gharts-listener"},
+        "involvedObject": {"apiVersion": "v1", "kind": "Namespace", "name": c.namespace, "namespace": c.namespace}});
+    let made = c.post(&c.path("events"), &event).await.is(201).json.clone();
+    assert_eq!(made["count"], 7);
+    assert!(made["metadata"]["name"].as_str().unwrap().starts_with("it."));
+}
+
 pub(super) async fn collections_are_deleted_by_selector(c: Cluster) {
     for (name, set) in [("s1", "a"), ("s2", "b")] {
         let mut body = secret(name);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use gharts_listener::{
     clock::Clock,
-    config::{AuthStyle, Proxy, Tls},
+    config::{AuthStyle, Proxy, SecretRef, Tls},
     gharts::{Client, Trouble},
     http::{IDLE_BRIEF, SharedTransport, TransportError, reqwest_transport},
     identity::{
@@ -185,6 +185,32 @@ async fn b52_a_proxy_gets_its_credentials_and_no_proxy_goes_around_it() {
     let around = reqwest_transport(&Tls::default(), &proxy, IDLE_BRIEF).unwrap();
     get(&around, &format!("http://127.0.0.1:{direct}/y")).await.unwrap();
     assert!(server.await.unwrap().starts_with("GET /y HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn b52_a_proxys_credentials_come_from_their_file_and_stand_in_no_error() {
+    let path = std::env::temp_dir().join(format!("gharts-listener-proxy-{}", std::process::id()));
+    std::fs::write(&path, "joe:p@ss\n").unwrap();
+    let (port, server) = serving("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let proxy = Proxy {
+        http: Some(format!("http://127.0.0.1:{port}").parse().unwrap()),
+        credentials: Some(SecretRef::File(path.clone())),
+        ..Proxy::default()
+    };
+    let through = reqwest_transport(&Tls::default(), &proxy, IDLE_BRIEF).unwrap();
+    get(&through, "http://a.localhost/x").await.unwrap();
+    let seen = server.await.unwrap().to_lowercase();
+    assert!(seen.contains("proxy-authorization: basic am9lonbac3m="), "{seen}");
+
+    std::fs::write(&path, "p@ss-alone").unwrap();
+    let error = reqwest_transport(&Tls::default(), &proxy, IDLE_BRIEF)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("user:password") && !error.contains("p@ss-alone"),
+        "{error}"
+    );
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ impl Outside {
             progress: PodProgress::Unscheduled,
             deleting: false,
             bound: false,
+            says: None,
         };
         let pod = Pod {
             set: set.clone(),
@@ -130,6 +131,15 @@ impl Outside {
                     self.remove_pod(name);
                 } else {
                     self.change_pod(name, |facts| facts.deleting = true);
+                }
+            }
+            Call::KeepPod => {
+                let runs = |pod: &Pod| !matches!(pod.facts.progress, PodProgress::Ended(_));
+                if self.pods.get(name).is_some_and(runs) {
+                    let busy = self.agents.get(name).is_some_and(|a| a.busy);
+                    assert!(!busy || !looked_running, "{name} was ended with its job");
+                    self.end_pod(name, None, "DeadlineExceeded");
+                    self.runner_dies(name);
                 }
             }
             Call::RemoveRecord => {

@@ -115,18 +115,20 @@ impl Outside {
 
     pub(super) fn show_pod(&mut self, name: &RunnerName, pod: &Pod) {
         let world = self.world.sets.get_mut(&pod.set).unwrap();
+        let kind = world.kind;
         let found = Adopted {
             pod: pod.facts.clone(),
             agent_id: None,
             gharts_id: None,
             job: None,
             meets: None,
+            kept: None,
         };
         assert!(
             world.runners.contains_key(name) || !self.world.synced,
             "{name} was forgotten too early"
         );
-        let adopt = || Runner::adopted(name.clone(), Purpose::Demand, self.now, found, KIND);
+        let adopt = || Runner::adopted(name.clone(), Purpose::Demand, self.now, found, kind);
         let runner = world.runners.entry(name.clone()).or_insert_with(adopt);
         let happening = runner.pod_seen(self.now, pod.facts.clone());
         self.happen(happening.map(|h| (pod.set.clone(), name.clone(), h)));

@@ -215,7 +215,7 @@ impl Outside {
         for purpose in plan.create {
             self.made += 1;
             let name = RunnerName::new(&format!("{set}-{}", self.made));
-            let runner = Runner::decided(name.clone(), purpose, self.now, KIND);
+            let runner = Runner::decided(name.clone(), purpose, self.now, world.kind);
             world.runners.insert(name.clone(), runner);
             let start = Start {
                 set: set.clone(),
