@@ -17,6 +17,7 @@ mod commands;
 mod config;
 mod container_modes;
 mod contract;
+mod fuzz;
 mod gharts_recorded;
 mod github_protocol;
 mod hunt;
