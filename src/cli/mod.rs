@@ -6,6 +6,7 @@ mod config_cmd;
 mod demo;
 #[cfg(feature = "sim")]
 pub mod hunt;
+mod import_arc;
 mod logs;
 mod output;
 mod run;
@@ -96,6 +97,10 @@ enum Command {
     /// Exit code 1 if an invariant was broken; each failing seed is printed with the shortest plan that still fails.
     #[cfg(feature = "sim")]
     Hunt(hunt::HuntArgs),
+    /// Make a file of what ran under the established controller (ARC): values of its charts, or live AutoscalingRunnerSets.
+    ///
+    /// The file goes to standard output; what is left to do, and what has no counterpart, to standard error.
+    ImportArc(import_arc::ImportArgs),
     /// The configuration file: an example, its JSON schema, or what is in effect.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
@@ -151,6 +156,9 @@ fn dispatch(command: Command) -> Exit {
     if let Command::Hunt(args) = &command {
         return hunt::run_command(args);
     }
+    if let Command::ImportArc(args) = &command {
+        return import_arc::run(args);
+    }
     let workers = std::thread::available_parallelism().map_or(WORKERS, |cores| cores.get().min(WORKERS));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -179,6 +187,7 @@ fn dispatch(command: Command) -> Exit {
         #[cfg(feature = "sim")]
         Command::Hunt(_) => Exit::Well,
         Command::Config(command) => config_cmd::run(&command),
+        Command::ImportArc(args) => import_arc::run(&args),
     }
 }
 

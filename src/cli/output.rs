@@ -19,6 +19,11 @@ pub(super) fn error(message: &str, remedy: &str) {
     to_stderr(&format!("error: {message}\n  help: {remedy}\n"));
 }
 
+/// Words beside an answer, on standard error.
+pub(super) fn note(text: &str) {
+    to_stderr(text);
+}
+
 /// Everything that is wrong with a file, on standard error.
 pub(super) fn problems(path: &Path, problems: &[Problem]) {
     to_stderr(&problem_text(path, problems));
