@@ -3,6 +3,7 @@
 mod checks;
 mod compose;
 mod githubs;
+mod identity;
 mod token_service;
 
 use std::{net::TcpListener, sync::Arc};
@@ -50,9 +51,10 @@ pub async fn cluster(config: &Config) -> Result<Cluster, Error> {
 /// Runs the daemon on a bound port until it is told to end: the first signal drains, the second ends at once.
 pub async fn run(config: Config, listener: TcpListener) -> Result<(), Error> {
     let temporary = |error: std::io::Error| Error::Temporary(error.to_string());
+    let listen = listener.local_addr().map_err(temporary)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(temporary)?;
     let mut signals = Signals::new().map_err(temporary)?;
-    let externals = externals(&config).await?;
+    let externals = externals(&config, listen).await?;
     let stop = CancellationToken::new();
     let mut daemon = std::pin::pin!(serve(config, externals, Some(listener), stop.clone()));
     tokio::select! {
@@ -85,6 +87,7 @@ pub struct Daemon {
     externals: Externals,
     outputs: compose::Outputs,
     sources: Sources,
+    tasks: Tasks,
 }
 
 impl Daemon {
@@ -106,7 +109,15 @@ impl Daemon {
             },
             config,
             externals,
+            tasks: Tasks::new(),
         }
+    }
+
+    /// With every task of it among `tasks`.
+    #[must_use]
+    pub fn within(mut self, tasks: Tasks) -> Self {
+        self.tasks = tasks;
+        self
     }
 
     /// What its port serves: status, heartbeat, metrics.
@@ -121,8 +132,8 @@ impl Daemon {
             externals,
             outputs,
             sources,
+            tasks,
         } = self;
-        let tasks = Tasks::new();
         let serving = tasks.child();
         if let Some(listener) = listener {
             server::serve(listener, sources, &serving);

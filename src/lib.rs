@@ -17,6 +17,7 @@
 //! | [`cli`] | one file per command; the only users of `sim` beside tests |
 //! | [`app`] | composition root: the only folder that knows every concrete type |
 //! | [`control`] | the loop: event -> fold(state) -> plan -> execute; owns all state |
+//! | [`lease`] | which of several replicas leads: election (pure), the fence, the Lease's keeper |
 //! | [`runner`] | pods: manifest (pure), observe (pure), cluster |
 //! | [`plan`] | PURE: the runner's life, want, allocate, plan, one reason per unserved unit |
 //! | [`provision`] | the `Provisioner` trait and what stands behind it |
@@ -39,6 +40,7 @@ pub mod gharts;
 pub mod http;
 pub mod identity;
 pub mod ids;
+pub mod lease;
 pub mod plan;
 pub mod provision;
 pub mod runner;

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
@@ -11,11 +11,21 @@ use tracing::Instrument as _;
 pub struct Tasks {
     tracker: TaskTracker,
     token: CancellationToken,
+    frozen: Option<watch::Receiver<bool>>,
 }
 
 impl Tasks {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Tasks that stand still while `frozen` says so, as a process does between SIGSTOP and SIGCONT: for simulations, where
+    /// time goes on meanwhile.
+    pub fn that_freeze(frozen: watch::Receiver<bool>) -> Self {
+        Self {
+            frozen: Some(frozen),
+            ..Self::default()
+        }
     }
 
     /// Tasks that stop when these do, and can be stopped (and waited for) alone.
@@ -24,6 +34,7 @@ impl Tasks {
         Self {
             tracker: TaskTracker::new(),
             token: self.token.child_token(),
+            frozen: self.frozen.clone(),
         }
     }
 
@@ -33,8 +44,11 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.tracker
-            .spawn(future.instrument(tracing::debug_span!("task", name)))
+        let future = future.instrument(tracing::debug_span!("task", name));
+        match self.frozen.clone() {
+            None => self.tracker.spawn(future),
+            Some(frozen) => self.tracker.spawn(freezing(frozen, future)),
+        }
     }
 
     /// Nothing is under way.
@@ -56,5 +70,21 @@ impl Tasks {
     pub async fn finished(&self) {
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+async fn freezing<F: Future>(mut frozen: watch::Receiver<bool>, future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    loop {
+        if frozen.wait_for(|frozen| !*frozen).await.is_err() {
+            return future.await;
+        }
+        tokio::select! {
+            biased;
+            changed = frozen.changed() => if changed.is_err() {
+                return future.await;
+            },
+            output = &mut future => return output,
+        }
     }
 }

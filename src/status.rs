@@ -16,7 +16,23 @@ pub struct Status {
     /// Why not ready, one line each.
     pub not_ready: Vec<String>,
     pub draining: bool,
+    /// Which replica leads.
+    #[serde(default)]
+    pub leader: LeaderStatus,
     pub scale_sets: Vec<SetStatus>,
+}
+
+/// The Lease, and where this replica stands by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderStatus {
+    /// `NAMESPACE/NAME`.
+    pub lease: String,
+    /// This replica.
+    pub identity: String,
+    pub leads: bool,
+    /// Who leads, where that is known.
+    pub leader: Option<String>,
 }
 
 /// One scale set.
@@ -31,7 +47,7 @@ pub struct SetStatus {
     pub provisioner: String,
     /// The binding at work; `auto` until the evidence is in.
     pub binding: String,
-    /// `registering`, `opening`, `conflict`, `polling`, `failed`, ...
+    /// `standby`, `registering`, `opening`, `conflict`, `polling`, `failed`, ...
     pub session: String,
     pub seconds_since_last_poll: Option<u64>,
     pub min_runners: u32,
@@ -75,6 +91,21 @@ const STATES: [(&str, &str); 6] = [
     ("jobDone", "job done"),
     ("retiring", "retiring"),
 ];
+
+impl LeaderStatus {
+    /// One line for people; none before the Lease is looked for.
+    pub fn words(&self) -> Option<String> {
+        let Self { lease, identity, .. } = self;
+        if lease.is_empty() {
+            return None;
+        }
+        Some(match &self.leader {
+            _ if self.leads => format!("leads as {identity}, by the Lease {lease}"),
+            Some(leader) if leader != identity => format!("stands by: {leader} leads, by the Lease {lease}"),
+            _ => format!("stands by: nobody leads yet, by the Lease {lease}"),
+        })
+    }
+}
 
 impl Status {
     /// `ready`, `not ready` or `draining`.

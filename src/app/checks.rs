@@ -120,6 +120,20 @@ fn kubernetes(client: &Client, config: &Config, clock: &Clock) -> Vec<Check> {
             }
         }
     }
+    let own = compose::lease_namespace(client, config);
+    // What does not exist yet cannot be named: the right to create one is for all of them.
+    for (verb, name) in [
+        ("create", None),
+        ("get", Some(&config.lease.name)),
+        ("update", Some(&config.lease.name)),
+    ] {
+        let right = Right {
+            group: "coordination.k8s.io".to_owned(),
+            name: name.cloned(),
+            ..Right::new(&own, verb, "leases")
+        };
+        checks.push(may(client.clone(), right));
+    }
     if let Some(Oidc::Kubernetes {
         service_account,
         namespace,

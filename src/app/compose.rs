@@ -1,6 +1,6 @@
 //! From the configuration to the loop's setup: every concrete type is named here and nowhere else.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error,
     githubs::GitHubs,
+    identity,
     token_service::{self, TokenService},
 };
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, exec, file, kubernetes, oauth2},
     ids::Namer,
+    lease::LeaseSetup,
     plan::{
         demand::Source,
         runner::{Kind, Meets},
@@ -49,14 +51,15 @@ pub struct Externals {
     pub clock: Clock,
     /// Of every random choice of the daemon.
     pub seed: u64,
-    /// Who we are at GitHub's sessions.
-    pub owner: String,
+    /// Who we are: in the Lease, and at GitHub's sessions. No two living processes share it, and a process that is
+    /// started again on the same machine and port has it again.
+    pub identity: String,
 }
 
 impl std::fmt::Debug for Externals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Externals")
-            .field("owner", &self.owner)
+            .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
 }
@@ -69,8 +72,9 @@ pub(super) struct Outputs {
     pub(super) status: watch::Sender<Arc<Status>>,
 }
 
-/// The machine's own world: real sockets, and the cluster that the file names.
-pub async fn externals(config: &Config) -> Result<Externals, Error> {
+/// The machine's own world: real sockets, and the cluster that the file names. `listen`: the address that this process
+/// is bound to.
+pub async fn externals(config: &Config, listen: SocketAddr) -> Result<Externals, Error> {
     let (github, gharts) = transports(config)?;
     Ok(Externals {
         github,
@@ -78,7 +82,7 @@ pub async fn externals(config: &Config) -> Result<Externals, Error> {
         kubernetes: kubernetes_client(&config.kubernetes).await?,
         clock: Clock::system(),
         seed: fastrand::u64(..),
-        owner: host_name(),
+        identity: identity::of(listen),
     })
 }
 
@@ -116,14 +120,6 @@ pub(super) async fn kubernetes_client(kubernetes: &Kubernetes) -> Result<kube::C
     // A proxy is for GitHub and GHARTS; the API server's connection never takes one.
     config.proxy_url = None;
     kube::Client::try_from(config).map_err(|e| failed(&e))
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
-        .map(|name| name.trim().to_owned())
-        .ok()
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "gharts-listener".to_owned())
 }
 
 /// The loop's setup; `None` when told to stop meanwhile. Waits for the API server, since nothing can be named
@@ -170,7 +166,7 @@ pub(super) async fn setup(
             others: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
         },
         cluster,
-        owner: externals.owner,
+        lease: lease_setup(&config, &externals),
         clock: externals.clock,
         seed: externals.seed,
         metrics: outputs.metrics,
@@ -288,6 +284,21 @@ fn own_namespace(client: &kube::Client, config: &Config) -> String {
         "" => config.kubernetes.namespace.clone(),
         namespace => namespace.to_owned(),
     }
+}
+
+fn lease_setup(config: &Config, externals: &Externals) -> LeaseSetup {
+    LeaseSetup {
+        client: externals.kubernetes.clone(),
+        namespace: lease_namespace(&externals.kubernetes, config),
+        name: config.lease.name.clone(),
+        identity: externals.identity.clone(),
+        clock: externals.clock.clone(),
+    }
+}
+
+pub(super) fn lease_namespace(client: &kube::Client, config: &Config) -> String {
+    let named = config.lease.namespace.clone();
+    named.unwrap_or_else(|| own_namespace(client, config))
 }
 
 fn cached(source: Arc<dyn TokenSource>, externals: &Externals, metrics: &Metrics, token: &'static str) -> Cached {

@@ -122,7 +122,7 @@ fn render(status: &Status) -> String {
         status.started_at,
         status.condition()
     );
-    for line in &status.not_ready {
+    for line in status.leader.words().iter().chain(&status.not_ready) {
         let _ = writeln!(text, "  {}", clean(line));
     }
     if status.scale_sets.is_empty() {
@@ -242,7 +242,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{DemandStatus, NoteStatus, ReasonStatus};
+    use crate::status::{DemandStatus, LeaderStatus, NoteStatus, ReasonStatus};
 
     fn example() -> Status {
         Status {
@@ -301,6 +301,32 @@ mod tests {
           last try 2026-11-23T08:12:00Z, last success 2026-11-23T08:09:00Z
           last error 2026-11-23T08:12:00Z (quota_exceeded, QUOTA_EXCEEDED): GHARTS answered 429: Maximum allowed: 7
         ");
+    }
+
+    #[test]
+    fn b42_the_first_lines_say_who_leads() {
+        let said = |leads, leader: Option<&str>| {
+            let mut status = example();
+            status.leader = LeaderStatus {
+                lease: "ci/gharts-listener".to_owned(),
+                identity: "vm-1".to_owned(),
+                leads,
+                leader: leader.map(str::to_owned),
+            };
+            render(&status).lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(
+            said(true, Some("vm-1")),
+            "  leads as vm-1, by the Lease ci/gharts-listener"
+        );
+        assert_eq!(
+            said(false, Some("vm-2")),
+            "  stands by: vm-2 leads, by the Lease ci/gharts-listener"
+        );
+        assert_eq!(
+            said(false, None),
+            "  stands by: nobody leads yet, by the Lease ci/gharts-listener"
+        );
     }
 
     #[test]

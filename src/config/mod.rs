@@ -60,6 +60,7 @@ pub struct Config {
     pub github: GitHub,
     pub gharts: Option<Gharts>,
     pub kubernetes: Kubernetes,
+    pub lease: Lease,
     pub server: Server,
     pub logging: Logging,
     /// Over all sets of this process.
@@ -236,6 +237,15 @@ pub struct Kubernetes {
     /// In-cluster, then `KUBECONFIG`, then `~/.kube/config` when absent.
     pub kubeconfig: Option<PathBuf>,
     pub context: Option<String>,
+}
+
+/// The Lease by which one of several replicas leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// One per deployment: replicas of one deployment share it, and nobody else.
+    pub name: String,
+    /// The daemon's own when absent.
+    pub namespace: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,6 +36,9 @@ pub(super) struct RawConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(super) kubernetes: Option<RawKubernetes>,
+    /// Which of several replicas leads.
+    #[serde(default)]
+    pub(super) lease: RawLease,
     /// The daemon's own port: health, metrics, status.
     #[serde(default)]
     pub(super) server: RawServer,
@@ -298,6 +301,19 @@ pub(super) struct RawKubernetes {
     /// Context of the kubeconfig; its current one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) context: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Lease")]
+pub(super) struct RawLease {
+    /// Name of the Lease that the replicas of this deployment share; `gharts-listener` by default. Deployments that share
+    /// a namespace need one each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<String>,
+    /// Its namespace. By default the daemon's own: its pod's, or the kubeconfig context's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

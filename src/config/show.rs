@@ -9,7 +9,7 @@ use super::{
     raw::{
         RawApp, RawAuth, RawAuthStyle, RawBinding, RawBrokered, RawConfig, RawContainerMode, RawDind, RawExec,
         RawExternal, RawGharts, RawGhartsOverrides, RawGitHub, RawGitHubOverrides, RawGitHubTls, RawHookTemplate,
-        RawKubernetes, RawKubernetesMode, RawLabelsDemand, RawLimits, RawLogFormat, RawLogging, RawOidc,
+        RawKubernetes, RawKubernetesMode, RawLabelsDemand, RawLease, RawLimits, RawLogFormat, RawLogging, RawOidc,
         RawOidcProvider, RawPat, RawProvisioner, RawProxy, RawRetry, RawRunnerCa, RawScaleSet, RawServer, RawTimeouts,
         RawTls,
     },
@@ -29,6 +29,10 @@ fn raw(config: &Config) -> RawConfig {
             kubeconfig: config.kubernetes.kubeconfig.clone(),
             context: config.kubernetes.context.clone(),
         }),
+        lease: RawLease {
+            name: Some(config.lease.name.clone()),
+            namespace: config.lease.namespace.clone(),
+        },
         server: RawServer {
             listen: Some(config.server.listen.to_string()),
         },

@@ -9,19 +9,20 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Limits, LogFormat, Logging, Retry,
+    Config, ConfigUrl, Environment, Gharts, GitHub, GitHubAuth, Kubernetes, Lease, Limits, LogFormat, Logging, Retry,
     SecretRef, Server,
     duration::DurationText,
     is_loopback,
     place::{Place, Problems},
     raw::{
-        RawApp, RawAuth, RawConfig, RawGharts, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLimits, RawLogFormat,
-        RawLogging, RawPat, RawRetry, RawServer,
+        RawApp, RawAuth, RawConfig, RawGharts, RawGitHub, RawGitHubOverrides, RawKubernetes, RawLease, RawLimits,
+        RawLogFormat, RawLogging, RawPat, RawRetry, RawServer,
     },
     scale_sets,
     secrets::{self, Shape},
 };
 
+const DEFAULT_LEASE: &str = "gharts-listener";
 const DEFAULT_LISTEN: &str = "0.0.0.0:8080";
 /// A GHARTS call runs up to half a minute at a real server; cancelling one leaks a runner.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45);
@@ -49,6 +50,7 @@ pub(super) fn validate(raw: &RawConfig, environment: &Environment) -> (Option<Co
         .kubernetes
         .as_ref()
         .and_then(|r| pass.kubernetes(r, &root.key("kubernetes")));
+    let lease = pass.lease(&raw.lease, &root.key("lease"));
     let server = pass.server(&raw.server, &root.key("server"));
     let logging = pass.logging(&raw.logging, &root.key("logging"));
     let scale_sets = scale_sets::validate(&mut pass, raw, github.as_ref());
@@ -60,6 +62,7 @@ pub(super) fn validate(raw: &RawConfig, environment: &Environment) -> (Option<Co
                 None => None,
             },
             kubernetes: kubernetes?,
+            lease,
             server: server?,
             logging: logging?,
             max_runners: raw.max_runners,
@@ -334,6 +337,27 @@ impl Pass<'_> {
             kubeconfig: raw.kubeconfig.clone(),
             context: raw.context.clone(),
         })
+    }
+
+    fn lease(&mut self, raw: &RawLease, place: &Place) -> Lease {
+        let name = raw.name.as_deref().unwrap_or(DEFAULT_LEASE);
+        let words = [
+            ("name", Some(name), "a Lease"),
+            ("namespace", raw.namespace.as_deref(), "a namespace"),
+        ];
+        for (key, text, of) in words {
+            if text.is_some_and(|text| !is_dns_label(text)) {
+                self.refuse(
+                    &place.key(key),
+                    format!("is not the name of {of}"),
+                    "lower-case letters, digits and hyphens, at most 63 characters",
+                );
+            }
+        }
+        Lease {
+            name: name.to_owned(),
+            namespace: raw.namespace.clone(),
+        }
     }
 
     fn server(&mut self, raw: &RawServer, place: &Place) -> Option<Server> {

@@ -105,7 +105,7 @@ pub(super) struct StartError {
 pub(super) enum Cause {
     Refused(Refusal),
     Cluster(ClusterError),
-    /// Its deadline passed meanwhile.
+    /// Its deadline passed meanwhile, or the Lease was not renewed.
     GivenUp,
     /// A fault of this program; its words.
     Panicked(String),

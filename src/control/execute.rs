@@ -20,6 +20,7 @@ use super::{
     event::{Cause, Event, StartError, StartEvent},
     service::Service,
     sweep,
+    tenure::Mandate,
     timeline::Timeline,
 };
 use crate::{
@@ -87,6 +88,7 @@ pub(super) struct Parts {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) timeline: Timeline,
     pub(super) metrics: Metrics,
+    pub(super) mandate: Mandate,
 }
 
 /// One runner to start.
@@ -297,12 +299,12 @@ impl Parts {
         };
         self.tell(Event::Start(start.set.clone(), start.name.clone(), told))
             .await;
-        if start.given_up.load(Ordering::Acquire) {
-            return Err(failed(Failure::JitTimeout, Cause::GivenUp));
-        }
         // One turn for both: were the Secrets to queue behind other runners' Pods, in a burst every kubelet would
         // find its pod without one, say so in the pod's status, and wait before it looks again.
         let _permit = self.cluster_gates.starts.enter(Urgency::Create, &set.name).await;
+        if let Some((failure, cause)) = self.forbidden(start) {
+            return Err(failed(failure, cause));
+        }
         let uid = self
             .make_pod(set, start, &granted)
             .await
@@ -315,6 +317,14 @@ impl Parts {
             .map_err(|e| failed(Failure::SecretRefused, Cause::Cluster(e)))
     }
 
+    /// Why this start must go no further, if so.
+    fn forbidden(&self, start: &Start) -> Option<(Failure, Cause)> {
+        if start.given_up.load(Ordering::Acquire) {
+            return Some((Failure::JitTimeout, Cause::GivenUp));
+        }
+        (!self.mandate.fence.is_open()).then_some((Failure::NotLeader, Cause::GivenUp))
+    }
+
     async fn provision(&self, set: &SetParts, start: &Start) -> Result<Granted, StartError> {
         let request = JitRequest {
             set: set.name.clone(),
@@ -324,12 +334,12 @@ impl Parts {
             work_folder: set.work_folder.clone(),
         };
         let permit = set.service.gate.enter(Urgency::Create, &set.name).await;
-        if start.given_up.load(Ordering::Acquire) {
-            // Its deadline passed while it waited for its turn: nothing has been asked for yet.
+        if let Some((failure, cause)) = self.forbidden(start) {
+            // While it waited for its turn: nothing has been asked for yet.
             return Err(StartError {
-                failure: Failure::JitTimeout,
+                failure,
                 registered: false,
-                cause: Cause::GivenUp,
+                cause,
             });
         }
         let began = self.timeline.clock().instant();
@@ -388,7 +398,8 @@ impl Parts {
             granted.agent_id,
             granted.gharts_id.as_deref(),
         );
-        self.cluster.create_pod(&pod).await
+        let may_go_on = || self.forbidden(start).is_none();
+        self.cluster.create_pod(&pod, may_go_on).await
     }
 
     async fn make_secret(&self, start: &Start, pod_uid: &str, jit_config: &SecretString) -> Result<(), ClusterError> {

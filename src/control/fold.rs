@@ -46,6 +46,13 @@ impl Folded {
 impl Control {
     pub(super) fn fold(&mut self, event: Event) -> Folded {
         let now = self.timeline.now();
+        if !self.leadership.leads() {
+            // Outcomes of a time that is over; what they made is the next leader's.
+            if let Event::Sighting(sighting) = event {
+                self.keep_for_later(sighting);
+            }
+            return Folded::default();
+        }
         match event {
             Event::Queue(set, event) => self.fold_queue(now, &set, event),
             Event::Sighting(sighting) => self.fold_sighting(now, sighting),
@@ -276,7 +283,7 @@ impl Control {
 
     // ---- Pods ---------------------------------------------------------------------------------------
 
-    fn fold_sighting(&mut self, now: Moment, sighting: Sighting) -> Folded {
+    pub(super) fn fold_sighting(&mut self, now: Moment, sighting: Sighting) -> Folded {
         match sighting {
             Sighting::Pod(pod) => {
                 let timeline = self.timeline.clone();

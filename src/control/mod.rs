@@ -13,6 +13,7 @@ mod report;
 mod rounds;
 mod service;
 mod sweep;
+mod tenure;
 mod timeline;
 mod trouble;
 
@@ -32,18 +33,20 @@ use futures::StreamExt as _;
 use poller::{Announce, Held, Poller};
 pub use report::ScopeLabels;
 pub use service::Service;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     event::{Event, QueueEvent},
     rounds::AllRounds,
+    tenure::Leadership,
     timeline::Timeline,
 };
 use crate::{
     clock::Clock,
     config::{Retry, Timeouts},
     ids::{RunnerName, SetName},
+    lease::{Lease, LeaseSetup},
     plan::{
         Moment, Plan,
         demand::{Demand, Source},
@@ -108,8 +111,8 @@ pub struct Setup {
     pub max_runners: Option<u32>,
     pub cluster: Cluster,
     pub cluster_gates: ClusterGates,
-    /// Who we are at GitHub's sessions: stable for a person to recognise.
-    pub owner: String,
+    /// Which replica leads. Its identity is our name at GitHub's sessions, too.
+    pub lease: LeaseSetup,
     pub clock: Clock,
     pub seed: u64,
     pub metrics: Metrics,
@@ -170,6 +173,7 @@ pub struct Control {
     /// Names that the list of pods under way has brought so far, while one is.
     listing: Option<BTreeSet<RunnerName>>,
     draining_since: Option<Moment>,
+    leadership: Leadership,
     reported: Option<Moment>,
     started: Moment,
     /// Events for operators: what is worth one, and their writing, which nobody waits for.
@@ -205,7 +209,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     };
     let watching = setup.tasks.child();
     let words = setup.tasks.child();
-    watch_pods(&watching, setup.cluster.clone(), events_in.clone());
+    let watch_again = Arc::new(Notify::new());
+    watch_pods(&watching, setup.cluster.clone(), events_in.clone(), watch_again.clone());
+    let owner = setup.lease.identity.clone();
+    let lease = Lease::keep(setup.lease, &watching);
+    let (leadership, mandate) = Leadership::new(&lease, watch_again);
 
     let parts = Arc::new(Parts {
         sets: setup
@@ -218,20 +226,20 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         events: events_in.clone(),
         timeline: timeline.clone(),
         metrics: setup.metrics.clone(),
+        mandate,
     });
-    let mut world = World {
+    let world = World {
         max_runners: setup.max_runners,
         ..World::default()
     };
     let mut sets = BTreeMap::new();
     for set in setup.sets {
         let name = set.parts.name.clone();
-        world.sets.insert(name.clone(), set_world(&set));
         let (announce, announced) = watch::channel(Announce::default());
         let poller = PollerSeed {
             set: name.clone(),
             spec: set.spec.clone(),
-            owner: setup.owner.clone(),
+            owner: owner.clone(),
             parts: parts.clone(),
             announce: announced,
             seed: rng.u64(..),
@@ -239,9 +247,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         queues.supervise(poller);
         sets.insert(name, SetState::new(set, announce));
     }
-    world.begin_carefully();
     let work = setup.tasks.child();
-    let rounds = AllRounds::of(&sets);
+    let rounds = AllRounds::of(&sets, timeline.now());
     let mut control = Control {
         world,
         sets,
@@ -254,6 +261,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         rounds,
         listing: None,
         draining_since: None,
+        leadership,
         reported: None,
         notices: Notices::default(),
         words,
@@ -265,13 +273,19 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
             status: setup.status,
         },
     };
+    control.stand_by();
     control.work_until_drained(&stop, &queues).await;
-    watching.stop();
     queues.close.cancel();
     // The loop no longer answers; tasks that wait for it see its channel closed.
     drop(control);
     queues.tasks.finished().await;
+    let resigned = lease.resign().await;
+    watching.stop();
     watching.finished().await;
+    if let Err(died) = resigned {
+        // A core task: its panic is the process's.
+        std::panic::resume_unwind(died.into_panic());
+    }
 }
 
 /// How long to gather events after an act that took `took`.
@@ -306,7 +320,8 @@ fn set_world(setup: &SetSetup) -> SetWorld {
     }
 }
 
-fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>) {
+/// `again`: the list is wanted anew.
+fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>, again: Arc<Notify>) {
     let stop = tasks.token().clone();
     tasks.spawn("watch", async move {
         let mut sightings = std::pin::pin!(cluster.watch());
@@ -314,6 +329,10 @@ fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>) {
             let sighting = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                () = again.notified() => {
+                    sightings.set(cluster.watch());
+                    continue;
+                }
                 sighting = sightings.next() => sighting,
             };
             let Some(sighting) = sighting else { return };
@@ -360,6 +379,8 @@ impl Queues {
                     stop: stop.clone(),
                     close: close.clone(),
                     held: held.clone(),
+                    mandate: seed.parts.mandate.clone(),
+                    inherited: None,
                     // What the dead one said of its end stands until this one does better.
                     ailing: round > 0,
                     gone: false,
@@ -428,6 +449,7 @@ impl Control {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if self.draining_since.is_none() => self.drain(queues),
+                () = self.leadership.changed(), if !self.leadership.dead => self.heed_lease(),
                 Some(event) = self.events.recv() => self.take_in(event),
                 () = tokio::time::sleep_until(at) => {}
             }
@@ -438,7 +460,7 @@ impl Control {
                 continue;
             }
             let wake = self.act();
-            if self.is_drained() {
+            if self.is_drained() || self.leadership.dead {
                 return;
             }
             let ended = clock.instant();
@@ -492,6 +514,7 @@ impl Control {
             for happening in self.world.advance(now) {
                 self.happened(happening);
             }
+            self.look_at_fence();
             let plans = plan(&self.world, now);
             let mut again = false;
             wake = now + BEAT;
@@ -508,7 +531,8 @@ impl Control {
             let _ = ack.send(());
         }
         wake = match self.draining_since {
-            None => wake.min(self.look_around(now)),
+            None if self.leadership.holds() => wake.min(self.look_around(now)),
+            None => wake,
             Some(_) => now + DRAIN_LOOK,
         };
         self.report(now).min(wake)
@@ -535,18 +559,20 @@ impl Control {
             let limit = one_by_one.then_some(1);
             state.setup.parts.service.gate.set_create_limit(limit);
         }
-        for purpose in &plan.create {
+        // Whatever this replica believes: the clocks say that another one may lead.
+        let leads = self.leadership.holds();
+        for purpose in plan.create.iter().filter(|_| leads) {
             self.create(name, *purpose, now);
         }
         let mut again = false;
-        for runner in &plan.retire {
+        for runner in plan.retire.iter().filter(|_| leads) {
             if let Some(runner) = self.world.runner(name, runner) {
                 tracing::info!(set = %name, runner = %runner.name, "surplus: retiring");
                 runner.retire(now);
                 again = true;
             }
         }
-        if self.draining_since.is_none() {
+        if self.draining_since.is_none() && leads {
             for (runner, call) in &plan.calls {
                 self.call(name, runner, *call);
             }

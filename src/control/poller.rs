@@ -1,6 +1,6 @@
 //! The task of one scale set's queue: registers the set, holds its session, polls, acknowledges.
 //!
-//! It decides nothing about runners: it tells the loop what it hears and announces the capacity that the loop
+//! It works while this replica leads, and waits while it does not. It decides nothing about runners: it tells the loop what it hears and announces the capacity that the loop
 //! worked out. It never exits on an error; it says what is wrong and tries again, later and later. A message is
 //! deleted only after the loop has taken it in: handle, then delete.
 
@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     course::{Course, RISE_FLOOR},
     event::{Event, QueueEvent},
+    tenure::{Mandate, Tenure},
     timeline::Timeline,
     trouble,
 };
 use crate::{
     ids::SetName,
+    lease::{News, SessionRef},
     plan::{Moment, world},
     scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
     telemetry::Metrics,
@@ -27,6 +29,8 @@ use crate::{
 
 /// A session that somebody else holds is asked for again after a pause in these bounds.
 const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The same where it is known, and could not be closed yet.
+const KNOWN_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 /// A service that answers an empty poll at once must not make a hot loop.
 const POLL_FLOOR: Duration = Duration::from_secs(1);
 /// Between two questions for offers that found no capacity when they were made.
@@ -66,6 +70,9 @@ pub(super) struct Poller {
     pub(super) close: CancellationToken,
     /// Outlives this task, should it panic.
     pub(super) held: Held,
+    pub(super) mandate: Mandate,
+    /// The session that the last leader may have left open.
+    pub(super) inherited: Option<SessionRef>,
     /// Something is wrong: until a session is open again its reason stands, whatever is being tried.
     pub(super) ailing: bool,
     /// GitHub has no such scale set any more.
@@ -123,9 +130,39 @@ impl From<LoopGone> for End {
 }
 
 impl Poller {
-    /// Until `close`.
+    /// Until `close`: serves the set in each tenure.
     pub(super) async fn run(mut self) {
+        let (stop, close) = (self.stop.clone(), self.close.clone());
+        loop {
+            let tenure = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                tenure = self.mandate.begun() => tenure,
+            };
+            let Some(tenure) = tenure else { return };
+            // Its end is a stop, and nothing is waited for: another replica wants the session.
+            self.stop = stop.child_token();
+            self.close = close.child_token();
+            let ends = [self.stop.clone(), self.close.clone()];
+            let over = async {
+                tenure.over.cancelled().await;
+                ends.iter().for_each(CancellationToken::cancel);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = self.run_in(&tenure) => {}
+            }
+            if self.events.is_closed() {
+                return;
+            }
+        }
+    }
+
+    async fn run_in(&mut self, tenure: &Tenure) {
         let mut failures = 0;
+        self.inherited = tenure.inherited(&self.set);
         while !self.stop.is_cancelled() {
             let result = self.serve().await;
             match result {
@@ -190,6 +227,8 @@ impl Poller {
             Err(end) => return Ok(end),
         };
         self.held.put(Some((set_id, session.id.clone())));
+        let known = SessionRef(set_id, session.id.clone());
+        self.mandate.tell(News::Opened(self.set.clone(), known)).await;
         let end = self.poll_until_end(&mut session).await;
         // Whatever the end: a session left open blocks the set for 60 to 92 s.
         if !matches!(end, Ok(End::Lost)) {
@@ -205,7 +244,11 @@ impl Poller {
         }
         let close = self.connection.close_session(session.set_id, &session.id);
         match tokio::time::timeout(CLOSE_DEADLINE, close).await {
-            Ok(Ok(())) => tracing::info!(set = %self.set, "session closed"),
+            Ok(Ok(())) => {
+                tracing::info!(set = %self.set, "session closed");
+                let known = SessionRef(session.set_id, session.id.clone());
+                self.mandate.tell(News::Closed(self.set.clone(), known)).await;
+            }
             Ok(Err(error)) => tracing::warn!(set = %self.set, %error, "session not closed"),
             Err(_) => tracing::warn!(set = %self.set, "session not closed in time"),
         }
@@ -217,11 +260,15 @@ impl Poller {
             return Ok(Err(gone.into()));
         }
         loop {
-            let began = self.timeline.now();
-            let opened = tokio::select! {
+            self.close_inherited().await;
+            tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(Err(End::Stopped)),
-                opened = self.connection.open_session(set_id, &self.owner) => opened,
+                () = self.mandate.opens() => {}
+            }
+            let began = self.timeline.now();
+            let Some(opened) = self.open_or_undo(set_id).await else {
+                return Ok(Err(End::Stopped));
             };
             match opened {
                 Ok(session) => {
@@ -246,7 +293,10 @@ impl Poller {
                     if let Err(gone) = self.tell(QueueEvent::Session(world::Session::Conflict(holder))).await {
                         return Ok(Err(gone.into()));
                     }
-                    let pause = self.jitter(CONFLICT_PAUSE);
+                    let pause = self.jitter(match self.inherited {
+                        Some(_) => KNOWN_PAUSE,
+                        None => CONFLICT_PAUSE,
+                    });
                     if self.stopped_during(pause).await {
                         return Ok(Err(End::Stopped));
                     }
@@ -258,6 +308,42 @@ impl Poller {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The session that the last leader left open: it leads no more, and its session would block the set for 60 to
+    /// 92 s.
+    async fn close_inherited(&mut self) {
+        let Some(SessionRef(set, session)) = self.inherited.clone() else {
+            return;
+        };
+        if !self.mandate.fence.is_open() {
+            return;
+        }
+        let close = self.connection.close_session(set, &session);
+        match tokio::time::timeout(CLOSE_DEADLINE, close).await {
+            Ok(Ok(())) => {
+                tracing::info!(set = %self.set, "the session of the last leader is closed");
+                self.inherited = None;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(set = %self.set, %error, "the session of the last leader is not closed yet");
+            }
+            Err(_) => tracing::warn!(set = %self.set, "the session of the last leader is not closed in time"),
+        }
+    }
+
+    /// Opens a session. `None`: told to stop meanwhile; what was opened all the same is closed.
+    async fn open_or_undo(&self, set_id: i64) -> Option<Result<Session, Error>> {
+        let mut opening = std::pin::pin!(self.connection.open_session(set_id, &self.owner));
+        tokio::select! {
+            biased;
+            opened = &mut opening => return Some(opened),
+            () = self.stop.cancelled() => {}
+        }
+        if let Ok(Ok(session)) = tokio::time::timeout(CLOSE_DEADLINE, opening).await {
+            self.leave(&session).await;
+        }
+        None
     }
 
     async fn poll_until_end(&mut self, session: &mut Session) -> Result<End, Error> {

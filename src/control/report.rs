@@ -45,17 +45,18 @@ impl Control {
         for (status, set) in scale_sets.iter().zip(self.world.sets.values()) {
             self.measure(now, status, set);
         }
-        let not_ready = if self.world.synced {
-            Vec::new()
-        } else {
-            vec!["the pods in the runner namespace have not been read yet".to_owned()]
-        };
+        let mut not_ready: Vec<String> = self.leadership.not_ready().into_iter().collect();
+        if !self.world.synced {
+            not_ready.push("the pods in the runner namespace have not been read yet".to_owned());
+        }
+        self.setup.metrics.leader(self.leadership.leads());
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.timeline.wall_text(self.started),
             ready: not_ready.is_empty() && !self.world.draining,
             not_ready,
             draining: self.world.draining,
+            leader: self.leadership.status(),
             scale_sets,
         };
         self.setup.status.send_replace(Arc::new(status));

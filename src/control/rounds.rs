@@ -75,7 +75,8 @@ pub(super) struct AllRounds {
 }
 
 impl AllRounds {
-    pub(super) fn of(sets: &BTreeMap<SetName, SetState>) -> Self {
+    /// The first comparison is made at `sweeps`.
+    pub(super) fn of(sets: &BTreeMap<SetName, SetState>, sweeps: Moment) -> Self {
         let mut all = Self::default();
         for (name, set) in sets {
             let parts = &set.setup.parts;
@@ -88,6 +89,9 @@ impl AllRounds {
             if parts.leaves_things {
                 all.cluster.sets.push(name.clone());
             }
+        }
+        for rounds in all.githubs.values_mut().chain(all.services.values_mut()) {
+            rounds.sweeps.schedule.next = sweeps;
         }
         all
     }

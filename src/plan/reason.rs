@@ -7,6 +7,7 @@ use crate::provision::Class;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
     Draining,
+    NotLeader,
     NotSynced,
     SetFailed,
     SetNotRegistered,
@@ -80,6 +81,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",
+            Self::NotLeader => "not_leader",
             Self::NotSynced => "not_synced",
             Self::SetFailed => "set_failed",
             Self::SetNotRegistered => "set_not_registered",
@@ -118,7 +120,12 @@ impl Code {
     pub fn is_normal(self) -> bool {
         matches!(
             self,
-            Self::MaxRunners | Self::MaxRunnersTotal | Self::Starting | Self::DemandMet | Self::Draining
+            Self::MaxRunners
+                | Self::MaxRunnersTotal
+                | Self::Starting
+                | Self::DemandMet
+                | Self::Draining
+                | Self::NotLeader
         )
     }
 

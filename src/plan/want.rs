@@ -95,6 +95,10 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
         ));
         stopped = true;
     }
+    if let Some(reason) = &world.held_back {
+        reasons.push(reason.clone());
+        stopped = true;
+    }
     if world.draining {
         reasons.push(Reason::new(Code::Draining, "the daemon is shutting down"));
         stopped = true;

@@ -28,6 +28,8 @@ pub struct World {
     pub max_runners: Option<u32>,
     /// The pods of before have been read: until then nothing is created.
     pub synced: bool,
+    /// Why this replica may begin nothing new now: another one leads, or the Lease is not renewed.
+    pub held_back: Option<Reason>,
     /// Shutting down: nothing new is begun.
     pub draining: bool,
     /// When each provisioner, and each account there, last granted a runner.
@@ -304,6 +306,8 @@ pub struct SetWorld {
 /// What the queue's own task says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Session {
+    /// Another replica has it.
+    StandingBy,
     /// The set is being looked up or created.
     Registering,
     Opening,
@@ -317,6 +321,7 @@ pub enum Session {
 impl Session {
     pub fn name(&self) -> &'static str {
         match self {
+            Self::StandingBy => "standby",
             Self::Registering => "registering",
             Self::Opening => "opening",
             Self::Polling => "polling",
@@ -338,7 +343,8 @@ impl Session {
                 format!("{owner} holds the session of this scale set"),
             )),
             Self::Failed(reason) => Some(reason.clone()),
-            Self::Polling => None,
+            // Why it stands by, the world knows.
+            Self::Polling | Self::StandingBy => None,
         }
     }
 }

@@ -147,12 +147,12 @@ impl Cluster {
     }
 
     /// Creates a pod and returns its uid. Repeats what may be repeated: the name is ours alone, so a pod that
-    /// exists after a lost answer is the one that we made.
-    pub async fn create_pod(&self, pod: &Pod) -> Result<String, ClusterError> {
+    /// exists after a lost answer is the one that we made. `may_go_on` is asked before each repetition.
+    pub async fn create_pod(&self, pod: &Pod, may_go_on: impl Fn() -> bool) -> Result<String, ClusterError> {
         let operation = "create the pod";
         let (url, params) = (self.pods.resource_url(), PostParams::default());
         let create = || self.create::<_, Made>(operation, url, pod, &params);
-        let made = match repeat(create).await {
+        let made = match repeat(create, may_go_on).await {
             Err((error, tries)) if error.kind == Kind::Exists && tries > 1 => {
                 let name = pod.metadata.name.as_deref().unwrap_or_default();
                 let get = Request::new(url).get(name, &GetParams::default());
@@ -167,7 +167,7 @@ impl Cluster {
         let operation = "create the secret";
         let (url, params) = (self.secrets.resource_url(), PostParams::default());
         let create = || self.create::<_, IgnoredAny>(operation, url, secret, &params);
-        match repeat(create).await {
+        match repeat(create, || true).await {
             Ok(_) => Ok(()),
             Err((error, tries)) if error.kind == Kind::Exists && tries > 1 => Ok(()),
             Err((error, _)) => Err(error),
@@ -333,8 +333,8 @@ pub(super) async fn call<T>(
     }
 }
 
-/// Repeats while unavailable; tells how many tries it took.
-async fn repeat<T, F>(make: impl Fn() -> F) -> Result<T, (ClusterError, u32)>
+/// Repeats while unavailable and permitted; tells how many tries it took.
+async fn repeat<T, F>(make: impl Fn() -> F, may_go_on: impl Fn() -> bool) -> Result<T, (ClusterError, u32)>
 where
     F: Future<Output = Result<T, ClusterError>>,
 {
@@ -344,6 +344,9 @@ where
             Ok(value) => return Ok(value),
             Err(error) if error.kind == Kind::Unavailable && tries < START_TRIES => {
                 tokio::time::sleep(START_PAUSE * (1 << tries)).await;
+                if !may_go_on() {
+                    return Err((error, tries));
+                }
                 tries += 1;
             }
             Err(error) => return Err((error, tries)),

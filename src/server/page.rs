@@ -45,6 +45,7 @@ pub(super) fn render(status: &Status) -> Markup {
                     h1 { "gharts-listener" }
                     span.state.ok[status.ready && !status.draining].bad[!status.ready] { (status.condition()) }
                     span { "version " (status.version) ", since " (time(&status.started_at)) }
+                    @if let Some(words) = status.leader.words() { span { (words) } }
                     @if !status.not_ready.is_empty() {
                         ul { @for line in &status.not_ready { li { (line) } } }
                     }

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -41,6 +41,7 @@ pub struct Cable {
     log: Arc<Mutex<Vec<Sent>>>,
     spoiler: Spoiler,
     looking: Looking,
+    without_cluster: Arc<AtomicBool>,
 }
 
 /// Sees every request over HTTP as it leaves the daemon, and its answer as it arrives.
@@ -136,12 +137,20 @@ impl Cable {
         let service = tower::service_fn(move |request| {
             let (cable, inner) = (cable.clone(), inner.clone());
             async move {
+                if cable.without_cluster.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
                 let answer = cable.carry(inner.send(request)).await?;
                 let cut = cable.cut.clone();
                 Ok::<_, kube::Error>(answer.map(|body| until_cut(body, cut)))
             }
         });
         kube::Client::new(service, namespace)
+    }
+
+    /// Whether this daemon alone gets no answers from the API server to what it asks from now on.
+    pub fn lose_cluster(&self, lost: bool) {
+        self.without_cluster.store(lost, Ordering::Relaxed);
     }
 
     /// Every credential shown and every secret handed out over HTTP so far.

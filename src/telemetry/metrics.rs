@@ -7,7 +7,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
     core::{Collector, MetricVec, MetricVecBuilder},
     proto::MetricFamily,
 };
@@ -125,6 +126,7 @@ struct Inner {
     token_renewals: IntCounterVec,
     undecodable: IntCounterVec,
     orphans: IntCounterVec,
+    leader: IntGauge,
 }
 
 impl Metrics {
@@ -281,6 +283,13 @@ impl Metrics {
                 "Pods, agents and records that belonged to no runner.",
                 &["set", "kind"],
             ),
+            leader: registered(
+                r,
+                IntGauge::new(
+                    "gharts_listener_leader",
+                    "1 while this replica leads, 0 while it stands by.",
+                ),
+            ),
             registry,
         };
         Self { inner: Arc::new(inner) }
@@ -400,6 +409,11 @@ impl Metrics {
 
     pub fn poll_age(&self, set: &str, age: Duration) {
         self.inner.poll_age.with_label_values(&[set]).set(age.as_secs_f64());
+    }
+
+    /// Whether this replica leads.
+    pub fn leader(&self, leads: bool) {
+        self.inner.leader.set(i64::from(leads));
     }
 
     pub fn session_conflict(&self, set: &str) {

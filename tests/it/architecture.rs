@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["app"],
     &["control"],
+    &["lease"],
     &["runner"],
     &["plan"],
     &["provision"],

@@ -210,7 +210,7 @@ proptest! {
                 kubernetes: world.daemon_client(),
                 clock: world.clock.clone(),
                 seed,
-                owner: "fuzz".to_owned(),
+                identity: "fuzz".to_owned(),
             };
             let stop = tokio_util::sync::CancellationToken::new();
             let daemon = app::Daemon::new(config, externals);

@@ -1,8 +1,8 @@
 //! The real thing: `sim` and `run` as processes on real sockets, `run` killed in the middle of a hundred jobs and
 //! started again. With a real Kubernetes API server where there is one (`tests/all.sh` gets it).
 //!
-//! One replica: the dead session holds the queue for 60 to 92 s, and what was cut off between registration and
-//! pod is found by the second comparison, two minutes after the start.
+//! One replica: started again, it closes the session that it left open, which its Lease names. What was cut off between
+//! registration and pod is found by the second comparison, two minutes after the start.
 
 use std::{
     fs,
@@ -28,9 +28,15 @@ pub struct Process(pub Child);
 
 impl Process {
     pub fn start(dir: &Path, log: &str, arguments: &[&str]) -> Self {
+        Self::start_with(dir, log, arguments, &[])
+    }
+
+    /// With these variables, too.
+    pub fn start_with(dir: &Path, log: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = fs::File::create(dir.join(log)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_gharts-listener"))
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -40,9 +46,13 @@ impl Process {
 
     /// Ends it by SIGTERM; its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         self.0.wait().unwrap().code()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     pub fn kill(&mut self) {
@@ -107,39 +117,65 @@ pub fn scratch(name: &str) -> PathBuf {
     dir
 }
 
-async fn a_killed_daemon_finishes_what_it_began(name: &str, kubeconfig: Option<&str>) {
-    // The binaries install it in their `main`; here it is for this process's own client.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let dir = scratch(name);
-    let world = dir.join("world");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (world_text, port) = (world.to_str().unwrap(), port.to_string());
-    let mut arguments = vec!["sim", "--dir", world_text, "--port-base", &port];
-    if let Some(kubeconfig) = kubeconfig {
-        arguments.extend(["--kubeconfig", kubeconfig]);
-    }
-    let mut sim = Process::start(&dir, "sim.log", &arguments);
-    let addresses = world.join("sim.json");
-    let control = tokio::time::timeout(PATIENCE, async {
-        loop {
-            assert!(
-                sim.0.try_wait().unwrap().is_none(),
-                "{}",
-                fs::read_to_string(dir.join("sim.log")).unwrap()
-            );
-            let text = fs::read_to_string(&addresses).ok();
-            if let Some(addresses) = text.and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
-                return addresses["control"].as_str().unwrap().to_owned();
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+/// On a real cluster they share the namespace and the Lease.
+pub static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The world outside as a process.
+pub struct Sim {
+    pub process: Process,
+    pub control: Control,
+    /// The file for `run`.
+    pub config: PathBuf,
+}
+
+impl Sim {
+    pub async fn start(dir: &Path, kubeconfig: Option<&str>) -> Self {
+        // The binaries install it in their `main`; here it is for this process's own client.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let world = dir.join("world");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (world_text, port) = (world.to_str().unwrap(), port.to_string());
+        let mut arguments = vec!["sim", "--dir", world_text, "--port-base", &port];
+        if let Some(kubeconfig) = kubeconfig {
+            arguments.extend(["--kubeconfig", kubeconfig]);
         }
-    });
-    let control = Control {
-        transport: reqwest_transport(&Tls::default(), &Proxy::default(), IDLE_BRIEF).unwrap(),
-        url: control.await.unwrap(),
-    };
-    let file = world.join("config.yaml");
-    let run = ["run", "--config", file.to_str().unwrap()];
+        let mut sim = Process::start(dir, "sim.log", &arguments);
+        let addresses = world.join("sim.json");
+        let control = tokio::time::timeout(PATIENCE, async {
+            loop {
+                assert!(
+                    sim.0.try_wait().unwrap().is_none(),
+                    "{}",
+                    fs::read_to_string(dir.join("sim.log")).unwrap()
+                );
+                let text = fs::read_to_string(&addresses).ok();
+                if let Some(addresses) = text.and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
+                    return addresses["control"].as_str().unwrap().to_owned();
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        });
+        let control = Control {
+            transport: reqwest_transport(&Tls::default(), &Proxy::default(), IDLE_BRIEF).unwrap(),
+            url: control.await.unwrap(),
+        };
+        Self {
+            process: sim,
+            control,
+            config: world.join("config.yaml"),
+        }
+    }
+}
+
+async fn a_killed_daemon_finishes_what_it_began(name: &str, kubeconfig: Option<&str>) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let dir = scratch(name);
+    let Sim {
+        process: mut sim,
+        control,
+        config,
+    } = Sim::start(&dir, kubeconfig).await;
+    let run = ["run", "--config", config.to_str().unwrap()];
 
     let mut daemon = Process::start(&dir, "run-1.log", &run);
     control.until("a session", |state| state["left"]["sessions"] == 1).await;

@@ -25,4 +25,5 @@ mod killed;
 mod kubernetes_model;
 mod scale_set_client;
 mod systemd;
+mod two_processes;
 mod whole_system;

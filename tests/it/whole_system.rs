@@ -21,6 +21,7 @@ mod queue;
 mod quota;
 mod rebinding;
 mod registration;
+mod replicas;
 mod restarts;
 mod teams;
 

@@ -146,7 +146,7 @@ impl Demo {
             output::problems(&served.config, &problems);
             Exit::Usage
         })?;
-        let externals = app::externals(&config).await.map_err(|e| temporary(&e))?;
+        let externals = app::externals(&config, address).await.map_err(|e| temporary(&e))?;
         let transport = reqwest_transport(&config.github.tls, &config.github.proxy, IDLE_BRIEF);
         let status = StatusOf {
             url: format!("http://{address}/api/v1/status"),

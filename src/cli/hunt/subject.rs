@@ -72,7 +72,7 @@ impl Subject for Daemon {
             kubernetes: launch.kubernetes,
             clock: launch.clock,
             seed: launch.seed,
-            owner: launch.owner,
+            identity: launch.identity,
         };
         let daemon = app::Daemon::new(config, externals);
         let (seen, said) = (daemon.sources(), daemon.sources());

@@ -8,6 +8,7 @@ use super::super::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
     JitTimeout,
+    NotLeader,
     JitRefused,
     StartPanicked,
     PodRefused,
@@ -31,6 +32,7 @@ impl Failure {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::JitTimeout => "jit_timeout",
+            Self::NotLeader => "not_leader",
             Self::JitRefused => "jit_refused",
             Self::StartPanicked => "start_panicked",
             Self::PodRefused => "pod_refused",

@@ -241,6 +241,11 @@ impl Runner {
     pub fn covers_job(&self) -> bool {
         match self.state {
             State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } | State::Busy { .. } => true,
+            // A pod that cannot start goes before the next one comes: nothing is waited for but one call.
+            State::Failed {
+                failure: Failure::LostSecret,
+                ..
+            } => self.pod.is_some() && self.delete_pod.open(),
             State::JobDone { .. } | State::Retiring { .. } | State::Failed { .. } => false,
             State::Ended { .. } => self.covers,
         }

@@ -51,7 +51,8 @@ impl Run<'_> {
             kubernetes: cable.client(&self.world.daemon_client(), RUNNER_NAMESPACE),
             clock: self.world.clock.ahead(self.skew),
             seed: self.plan.seed.wrapping_add(7919 * self.lives),
-            owner: format!("daemon-{}", self.lives),
+            // The same in each life: it takes its own Lease back at once.
+            identity: "daemon".to_owned(),
             stop: stop.clone(),
         };
         self.journal

@@ -17,7 +17,8 @@ pub struct Launch<'a> {
     pub clock: Clock,
     /// Of every random choice; another one for each life.
     pub seed: u64,
-    pub owner: String,
+    /// Who it is in its Lease and at GitHub's sessions; the same for each life of one replica.
+    pub identity: String,
     /// SIGTERM.
     pub stop: CancellationToken,
 }
@@ -25,7 +26,7 @@ pub struct Launch<'a> {
 impl std::fmt::Debug for Launch<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Launch")
-            .field("owner", &self.owner)
+            .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,9 @@ pub const DAEMON_NAMESPACE: &str = "gharts-listener";
 /// The daemon's service account.
 pub const ACCOUNT: &str = "gharts-listener";
 
+/// By which one of the daemon's replicas leads.
+pub const LEASE: &str = "gharts-listener";
+
 /// The service account's name as a user of the API server, and the subject of its tokens.
 pub fn account_name() -> String {
     format!("system:serviceaccount:{DAEMON_NAMESPACE}:{ACCOUNT}")
@@ -39,10 +42,11 @@ pub async fn install(admin: &kube::Client) -> Result<String, WorldError> {
     }
 }
 
-/// One more namespace for runners, where the same service account has the same rights.
+/// One more namespace for runners, where the same service account has the same rights; and a Lease of its own, for
+/// another deployment.
 pub async fn install_runners(admin: &kube::Client, namespace: &str) -> Result<(), WorldError> {
     create(admin, &namespace_object(namespace)).await?;
-    for object in granted(namespace, &runner_rules(namespace)) {
+    for object in granted(namespace, &[runner_rules(namespace), lease_rules()].concat()) {
         create(admin, &object).await?;
     }
     Ok(())
@@ -76,12 +80,12 @@ fn objects() -> Vec<Value> {
             "metadata": {"name": ACCOUNT, "namespace": DAEMON_NAMESPACE}}),
     ];
     all.extend(granted(RUNNER_NAMESPACE, &runner_rules(RUNNER_NAMESPACE)));
-    all.extend(granted(DAEMON_NAMESPACE, &own_rules()));
+    all.extend(granted(DAEMON_NAMESPACE, &[token_rules(), lease_rules()].concat()));
     all
 }
 
 /// A Role and its binding to the daemon.
-fn granted(namespace: &str, rules: &Value) -> [Value; 2] {
+fn granted(namespace: &str, rules: &[Value]) -> [Value; 2] {
     let metadata = json!({"name": "gharts-listener", "namespace": namespace});
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
         "rules": rules});
@@ -95,16 +99,27 @@ fn namespace_object(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
-fn runner_rules(namespace: &str) -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
-        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [namespace], "verbs": ["get"]},
-    ])
+fn runner_rules(namespace: &str) -> Vec<Value> {
+    vec![
+        json!({"apiGroups": [""], "resources": ["pods"],
+            "verbs": ["get", "list", "watch", "create", "patch", "delete"]}),
+        json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}),
+        json!({"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create"]}),
+        json!({"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [namespace], "verbs": ["get"]}),
+    ]
 }
 
-fn own_rules() -> Value {
-    json!([{"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": [ACCOUNT],
-        "verbs": ["create"]}])
+fn token_rules() -> Vec<Value> {
+    vec![
+        json!({"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": [ACCOUNT],
+            "verbs": ["create"]}),
+    ]
+}
+
+fn lease_rules() -> Vec<Value> {
+    let rule = |verbs: &[&str]| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs});
+    let mut by_name = rule(&["get", "update"]);
+    by_name["resourceNames"] = json!([LEASE]);
+    // What does not exist yet cannot be named by a rule.
+    vec![by_name, rule(&["create"])]
 }

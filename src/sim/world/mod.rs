@@ -20,7 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    cluster::{ACCOUNT, DAEMON_NAMESPACE, RUNNER_NAMESPACE, account_name, install, install_runners},
+    cluster::{ACCOUNT, DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE, account_name, install, install_runners},
     counts::{Counters, DaemonWrites, Excess, Leaks, PodTimes},
     settings::{GITHUB_TOKEN_FILE, Place, write_private},
 };

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    ACCOUNT, APP, APP_CLIENT, Addresses, Binding, Credential, DAEMON_NAMESPACE, Options, Provisioner, RUNNER_NAMESPACE,
-    SetOptions, TEAM, WorldError,
+    ACCOUNT, APP, APP_CLIENT, Addresses, Binding, Credential, DAEMON_NAMESPACE, LEASE, Options, Provisioner,
+    RUNNER_NAMESPACE, SetOptions, TEAM, WorldError,
 };
 
 /// The daemon's PAT, in the directory of its file.
@@ -85,6 +85,7 @@ pub(super) fn config_text(options: &Options, addresses: &Addresses, dir: &Path, 
     if let Some(kubeconfig) = &place.kubeconfig {
         let _ = writeln!(text, "  kubeconfig: {}", quoted(kubeconfig));
     }
+    let _ = writeln!(text, "lease: {{ name: {LEASE}, namespace: {DAEMON_NAMESPACE} }}");
     if let Some(listen) = place.listen {
         let _ = writeln!(text, "server: {{ listen: {listen} }}");
     }

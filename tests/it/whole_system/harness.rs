@@ -35,6 +35,8 @@ use super::life::Daemon;
 
 /// How often conditions are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// The one replica, where there is one.
+pub const REPLICA: &str = "replica-1";
 /// Longest wait for any condition.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -122,7 +124,7 @@ impl Stage {
     }
 
     pub fn start(self) -> Running {
-        let daemon = Daemon::launch(&self.world, &self.config, &self.tasks, self.seed);
+        let daemon = Daemon::launch(&self.world, &self.config, &self.tasks, REPLICA, self.seed);
         Running {
             sources: daemon.sources.clone(),
             daemon,

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use gharts_listener::{
     app::{self, Externals},
+    clock::Clock,
     config::Config,
     server::{HEARTBEAT_LIMIT, Sources},
     shutdown::Tasks,
@@ -17,10 +18,10 @@ use gharts_listener::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::harness::Running;
+use super::harness::{REPLICA, Running};
 
 /// A daemon at work, or killed.
 #[derive(Debug)]
@@ -29,21 +30,29 @@ pub struct Daemon {
     pub task: JoinHandle<Result<(), app::Error>>,
     pub cable: Cable,
     pub sources: Sources,
+    frozen: watch::Sender<bool>,
 }
 
 impl Daemon {
-    /// `seed` must be another one for each life: names are drawn from it.
-    pub fn launch(world: &World, config: &Config, tasks: &Tasks, seed: u64) -> Self {
+    /// `seed` must be another one for each life: names are drawn from it. `identity`: the same for each life of one
+    /// replica, another for each replica.
+    pub fn launch(world: &World, config: &Config, tasks: &Tasks, identity: &str, seed: u64) -> Self {
+        Self::launch_by(&world.clock, world, config, tasks, identity, seed)
+    }
+
+    /// The same on a machine with a clock of its own.
+    pub fn launch_by(clock: &Clock, world: &World, config: &Config, tasks: &Tasks, identity: &str, seed: u64) -> Self {
+        let frozen = watch::Sender::new(false);
         let (cable, stop) = (Cable::default(), CancellationToken::new());
         let externals = Externals {
             github: cable.transport(world.services.transport()),
             gharts: cable.transport(world.services.transport()),
             kubernetes: cable.client(&world.daemon_client(), &config.kubernetes.namespace),
-            clock: world.clock.clone(),
+            clock: clock.clone(),
             seed,
-            owner: format!("daemon-{seed}"),
+            identity: identity.to_owned(),
         };
-        let daemon = app::Daemon::new(config.clone(), externals);
+        let daemon = app::Daemon::new(config.clone(), externals).within(Tasks::that_freeze(frozen.subscribe()));
         let sources = daemon.sources();
         let task = tasks.spawn("daemon", cable.counted(daemon.serve(None, stop.clone())));
         Self {
@@ -51,6 +60,7 @@ impl Daemon {
             task,
             cable,
             sources,
+            frozen,
         }
     }
 
@@ -59,6 +69,16 @@ impl Daemon {
         self.cable.cut();
         // What is left of it in this process has nobody to talk to, and ends.
         self.stop.cancel();
+    }
+
+    /// SIGSTOP: nothing of it moves until [`Self::thaw`], while the world goes on.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
     }
 
     /// While it is not killed, its loop must beat.
@@ -96,6 +116,7 @@ impl Running {
             &self.world,
             &self.config,
             &self.tasks,
+            REPLICA,
             self.seed.wrapping_add(7919 * self.lives),
         );
     }

@@ -1,0 +1,322 @@
+//! Leading and standing by: what the loop and the queues' tasks do when this replica gains the Lease or loses it.
+//!
+//! A replica that stands by watches the pods and does nothing else. What it sees it only keeps, so that at the gain the
+//! world is built from it at once, as it is at a start. At a loss everything is forgotten: the next leader knows better.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use kube::Resource as _;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Control, rounds::AllRounds, set_world};
+use crate::{
+    ids::{RunnerName, SetName},
+    lease::{Fence, News, SessionRef, Sessions, Standing, Term},
+    plan::{
+        reason::{Code, Reason},
+        runner::PROVISIONING,
+        world::{Session, World},
+    },
+    runner::{cluster::Sighting, observe::WatchedPod},
+    status::LeaderStatus,
+};
+
+/// How often a queue's task that may not open a session looks whether it may.
+const FENCE_LOOK: Duration = Duration::from_millis(250);
+
+const STAND_BY: &str = "nothing to do: another replica serves this scale set. If no other should run, or if it serves \
+                        other scale sets, give this deployment a `lease.name` of its own";
+const NO_LEASE: &str = "let the daemon's service account create, get and update Leases in that namespace \
+                        (coordination.k8s.io), and see that the API server answers; `check` tries the rights";
+const NOT_RENEWED: &str = "look at the API server; creation goes on as soon as the Lease is renewed";
+
+/// One time of leading, as the queues' tasks see it.
+#[derive(Debug)]
+pub(super) struct Tenure {
+    inherited: Sessions,
+    pub(super) over: CancellationToken,
+}
+
+impl Tenure {
+    /// The session of `set` that the last leader may have left open.
+    pub(super) fn inherited(&self, set: &SetName) -> Option<SessionRef> {
+        self.inherited.get(set).cloned()
+    }
+}
+
+/// What everybody needs who does what only a leader may.
+#[derive(Clone, Debug)]
+pub(super) struct Mandate {
+    pub(super) fence: Fence,
+    pub(super) tenure: watch::Receiver<Option<Arc<Tenure>>>,
+    news: mpsc::Sender<News>,
+}
+
+impl Mandate {
+    /// The tenure, as soon as there is one. `None`: the loop is gone.
+    pub(super) async fn begun(&mut self) -> Option<Arc<Tenure>> {
+        let tenure = self.tenure.wait_for(Option::is_some).await.ok()?;
+        tenure.clone()
+    }
+
+    /// Waits until something new may be begun.
+    pub(super) async fn opens(&self) {
+        while !self.fence.is_open() {
+            tokio::time::sleep(FENCE_LOOK).await;
+        }
+    }
+
+    /// For the Lease: a keeper that is gone is told nothing.
+    pub(super) async fn tell(&self, news: News) {
+        let _ = self.news.send(news).await;
+    }
+}
+
+/// The loop's end of it.
+#[derive(Debug)]
+pub(super) struct Leadership {
+    standing: watch::Receiver<Standing>,
+    fence: Fence,
+    tenure: watch::Sender<Option<Arc<Tenure>>>,
+    /// The term that the loop works in.
+    term: Option<Arc<Term>>,
+    place: String,
+    identity: String,
+    /// The keeper of the Lease has died.
+    pub(super) dead: bool,
+    /// What is seen while standing by.
+    pods: StandbyPods,
+    /// The watch shall begin anew.
+    watch_again: Arc<Notify>,
+}
+
+impl Leadership {
+    pub(super) fn new(lease: &crate::lease::Lease, watch_again: Arc<Notify>) -> (Self, Mandate) {
+        let (tenure, seen) = watch::channel(None);
+        let mandate = Mandate {
+            fence: lease.fence.clone(),
+            tenure: seen,
+            news: lease.news.clone(),
+        };
+        let leadership = Self {
+            standing: lease.standing.clone(),
+            fence: lease.fence.clone(),
+            tenure,
+            term: None,
+            place: lease.place.clone(),
+            identity: lease.identity.clone(),
+            dead: false,
+            pods: StandbyPods::default(),
+            watch_again,
+        };
+        (leadership, mandate)
+    }
+
+    /// Resolves when the standing has changed.
+    pub(super) async fn changed(&mut self) {
+        if self.standing.changed().await.is_err() {
+            self.dead = true;
+        }
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.term.is_some()
+    }
+
+    /// Nobody else can lead yet, whatever the keeper of the Lease has noticed so far.
+    pub(super) fn holds(&self) -> bool {
+        self.leads() && self.fence.holds()
+    }
+
+    /// Why nothing new may be begun, if so.
+    fn held_back(&self) -> Option<Reason> {
+        let mut reason = match (&self.term, &*self.standing.borrow()) {
+            (Some(_), _) if self.fence.is_open() => return None,
+            (Some(_), _) => Reason {
+                remedy: Some(NOT_RENEWED),
+                ..Reason::new(
+                    Code::ClusterUnavailable,
+                    format!("the Lease {} could not be renewed in time", self.place),
+                )
+            },
+            (
+                None,
+                Standing::Following {
+                    trouble: Some(trouble), ..
+                },
+            ) => Reason {
+                remedy: Some(NO_LEASE),
+                ..Reason::new(
+                    Code::NotLeader,
+                    format!("the Lease {} cannot be had: {trouble}", self.place),
+                )
+            },
+            (
+                None,
+                Standing::Following {
+                    leader: Some(leader), ..
+                },
+            ) if *leader != self.identity => Reason::new(
+                Code::NotLeader,
+                format!("{leader} leads, by the Lease {}; this replica stands by", self.place),
+            ),
+            (None, _) => Reason::new(
+                Code::NotLeader,
+                format!("nobody leads yet, by the Lease {}", self.place),
+            ),
+        };
+        reason.remedy = reason.remedy.or(Some(STAND_BY));
+        Some(reason)
+    }
+
+    pub(super) fn status(&self) -> LeaderStatus {
+        let leader = match &*self.standing.borrow() {
+            Standing::Leading(_) => Some(self.identity.clone()),
+            Standing::Following { leader, .. } => leader.clone(),
+        };
+        LeaderStatus {
+            lease: self.place.clone(),
+            identity: self.identity.clone(),
+            leads: self.leads(),
+            leader,
+        }
+    }
+
+    /// Why this replica can neither lead nor stand by, if so.
+    pub(super) fn not_ready(&self) -> Option<String> {
+        match &*self.standing.borrow() {
+            Standing::Following {
+                leader: None,
+                trouble: Some(trouble),
+            } => Some(format!("the Lease {} cannot be had: {trouble}", self.place)),
+            _ => None,
+        }
+    }
+}
+
+/// Pods in the runner namespace, kept while standing by.
+#[derive(Debug, Default)]
+struct StandbyPods {
+    /// As of the last list that was read to its end, and what was seen since.
+    pods: Option<Pods>,
+    /// What the list under way has brought so far.
+    listing: Option<Pods>,
+}
+
+type Pods = BTreeMap<RunnerName, Box<WatchedPod>>;
+
+impl StandbyPods {
+    fn see(&mut self, sighting: Sighting) {
+        match sighting {
+            Sighting::ListBegins => self.listing = Some(Pods::new()),
+            Sighting::Pod(pod) => {
+                let name = pod.meta().name.as_deref().map(RunnerName::new);
+                if let (Some(name), Some(pods)) = (name, self.listing.as_mut().or(self.pods.as_mut())) {
+                    pods.insert(name, pod);
+                }
+            }
+            Sighting::Gone(name) => {
+                for pods in self.listing.iter_mut().chain(&mut self.pods) {
+                    pods.remove(&name);
+                }
+            }
+            Sighting::ListEnds => self.pods = self.listing.take().or(self.pods.take()),
+            Sighting::Interrupted(why) => tracing::warn!(why, "the watch was interrupted; it begins again"),
+        }
+    }
+
+    /// The same sightings once more.
+    fn replay(self) -> impl Iterator<Item = Sighting> {
+        let list = |pods: Option<Pods>, end: Option<Sighting>| {
+            let begin = pods.is_some().then_some(Sighting::ListBegins);
+            let pods = pods.into_iter().flatten().map(|(_, pod)| Sighting::Pod(pod));
+            begin.into_iter().chain(pods).chain(end)
+        };
+        let end = self.pods.is_some().then_some(Sighting::ListEnds);
+        list(self.pods, end).chain(list(self.listing, None))
+    }
+}
+
+impl Control {
+    /// Gains or loses what the Lease says.
+    pub(super) fn heed_lease(&mut self) {
+        let term = match &*self.leadership.standing.borrow_and_update() {
+            Standing::Leading(term) if !self.leadership.dead => Some(term.clone()),
+            _ => None,
+        };
+        if self.leadership.term == term {
+            return;
+        }
+        if self.leadership.leads() {
+            self.lose();
+        }
+        if let Some(term) = term.filter(|_| self.draining_since.is_none()) {
+            self.gain(term);
+        }
+    }
+
+    /// As it begins.
+    pub(super) fn stand_by(&mut self) {
+        self.world = self.blank_world(&Session::StandingBy);
+    }
+
+    fn gain(&mut self, term: Arc<Term>) {
+        let now = self.timeline.now();
+        self.world = self.blank_world(&Session::Registering);
+        self.world.begin_carefully();
+        // What another leader had under way when it died comes to its end within one JIT deadline.
+        let sweeps = if term.after_self { now } else { now + PROVISIONING };
+        self.rounds = AllRounds::of(&self.sets, sweeps);
+        for sighting in std::mem::take(&mut self.leadership.pods).replay() {
+            let folded = self.fold_sighting(now, sighting);
+            self.reap(folded);
+        }
+        let tenure = Tenure {
+            inherited: term.inherited.clone(),
+            over: CancellationToken::new(),
+        };
+        self.leadership.term = Some(term);
+        self.leadership.tenure.send_replace(Some(Arc::new(tenure)));
+    }
+
+    fn lose(&mut self) {
+        self.leadership.term = None;
+        if let Some(tenure) = self.leadership.tenure.send_replace(None) {
+            tenure.over.cancel();
+        }
+        // What has no pod yet gets none; its registration is an orphan, which the next leader removes.
+        for given_up in std::mem::take(&mut self.starts).into_values() {
+            given_up.store(true, std::sync::atomic::Ordering::Release);
+        }
+        self.acks.clear();
+        self.listing = None;
+        self.stand_by();
+        self.leadership.watch_again.notify_one();
+    }
+
+    fn blank_world(&self, session: &Session) -> World {
+        let mut world = World {
+            max_runners: self.world.max_runners,
+            draining: self.world.draining,
+            ..World::default()
+        };
+        for (name, state) in &self.sets {
+            let mut set = set_world(&state.setup);
+            set.session = session.clone();
+            world.sets.insert(name.clone(), set);
+        }
+        world
+    }
+
+    /// What the watch shows to one who stands by.
+    pub(super) fn keep_for_later(&mut self, sighting: Sighting) {
+        self.leadership.pods.see(sighting);
+        self.world.synced = self.leadership.pods.pods.is_some();
+    }
+
+    /// Before each plan.
+    pub(super) fn look_at_fence(&mut self) {
+        self.world.held_back = self.leadership.held_back();
+    }
+}
