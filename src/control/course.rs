@@ -20,7 +20,7 @@ const REPLAY_UNTIL: Duration = Duration::from_secs(30);
 pub(super) struct Course {
     /// Deleted, and so before what comes next.
     pub(super) last_message_id: Option<i64>,
-    /// The newest message that the loop has taken in, deleted or not.
+    /// The message that the loop has taken in and that is not deleted yet.
     pub(super) taken_in: Option<i64>,
     /// Until then what comes at once may have been delivered to the session before this one.
     replay_until: Instant,
@@ -55,7 +55,7 @@ impl Course {
 
     /// The loop has taken it in before: only its deletion failed.
     pub(super) fn has_taken_in(&self, message: &Message) -> bool {
-        self.taken_in.is_some_and(|taken| message.id <= taken)
+        self.taken_in == Some(message.id)
     }
 
     /// Whether what answered a poll begun at `begun` may have been delivered to the session before this one. Then it may

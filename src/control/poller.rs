@@ -495,9 +495,10 @@ impl Poller {
             // Not deleted: the next session gets it again.
             return Ok(());
         }
-        course.taken_in = course.taken_in.max(Some(id));
+        course.taken_in = Some(id);
         self.acquire(session, &offers, capacity, assigned).await?;
         self.connection.delete_message_renewing(session, id).await?;
+        course.taken_in = None;
         course.last_message_id = Some(id);
         Ok(())
     }

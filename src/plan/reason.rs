@@ -43,8 +43,9 @@ pub enum Code {
 
 impl Code {
     /// Every one, in their order.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Draining,
+        Self::NotLeader,
         Self::NotSynced,
         Self::SetFailed,
         Self::SetNotRegistered,

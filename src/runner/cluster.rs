@@ -361,12 +361,14 @@ pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
             let kind = match (status.code, status.reason.as_str()) {
                 (404 | 410, _) => Kind::Gone,
                 (409, "AlreadyExists") => Kind::Exists,
-                (409, _) => Kind::Conflict,
+                (409, _) if status.message.contains("UID in the precondition") => Kind::Conflict,
                 (400 | 422, _) => Kind::Invalid,
                 (403, _) if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
                     Kind::ResourceQuota
                 }
                 (401 | 403, _) => Kind::Forbidden,
+                // Any other 409 too: two writers at one moment, of the object or of a quota's figures. Nothing was done,
+                // and the same may work at once.
                 _ => Kind::Unavailable,
             };
             (kind, status.message.clone())
@@ -395,6 +397,8 @@ mod tests {
     fn b31_refusals_of_the_api_server_are_told_apart() {
         assert_eq!(kind(409, "AlreadyExists", "pods \"p1\" already exists"), Kind::Exists);
         assert_eq!(kind(409, "Conflict", "the UID in the precondition"), Kind::Conflict);
+        let contended = "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified";
+        assert_eq!(kind(409, "Conflict", contended), Kind::Unavailable);
         assert_eq!(kind(422, "Invalid", "spec.containers: Required"), Kind::Invalid);
         assert_eq!(kind(400, "BadRequest", "quantities must match"), Kind::Invalid);
         assert_eq!(

@@ -48,6 +48,22 @@ pub struct Cable {
 pub trait Onlooker: Send + Sync {
     fn asked(&self, sent: &Sent, request: &Request);
     fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>);
+    /// Answered, or given up.
+    fn ended(&self, sent: &Sent);
+}
+
+/// A request on its way.
+struct Going {
+    cable: Cable,
+    sent: Sent,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        if let Some(onlooker) = self.cable.onlooker() {
+            onlooker.ended(&self.sent);
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -268,12 +284,15 @@ struct Wire {
 
 impl Transport for Wire {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
-        let sent = self.cable.note(&request);
+        let going = Going {
+            sent: self.cable.note(&request),
+            cable: self.cable.clone(),
+        };
         match self.cable.spoilt(&request) {
             None => {}
             Some(Spoilt::Hangs) => return Box::pin(std::future::pending()),
-            #[expect(clippy::panic, reason = "what is asked for here is a panic")]
-            Some(Spoilt::Panics) => std::panic::panic_any("as the test wants it"),
+            // No words on standard error: it is what was asked for.
+            Some(Spoilt::Panics) => std::panic::resume_unwind(Box::new("as the test wants it")),
             Some(Spoilt::Forbidden) => {
                 let mut answer = Response::new(bytes::Bytes::from_static(
                     br#"{"detail":"Not for you","message":"Not for you"}"#,
@@ -287,7 +306,7 @@ impl Transport for Wire {
         Box::pin(async move {
             let answer = self.cable.carry(self.inner.send(request)).await;
             if let Some(onlooker) = self.cable.onlooker() {
-                onlooker.answered(&sent, answer.as_ref());
+                onlooker.answered(&going.sent, answer.as_ref());
             }
             let answer = answer?;
             self.cable.note_answer(&answer);

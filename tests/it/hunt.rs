@@ -6,7 +6,7 @@
 use std::{fs, num::NonZeroUsize, path::PathBuf};
 
 use gharts_listener::{
-    cli::hunt::{carry_out, hunt},
+    cli::hunt::{Hunt, carry_out, hunt},
     sim::hunt::Plan,
 };
 
@@ -21,7 +21,13 @@ fn number(variable: &str, usual: u64) -> u64 {
 fn nothing_is_lost_whatever_goes_wrong() {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let (from, seeds) = (number("HUNT_FROM", 0), number("HUNT_SEEDS", SEEDS));
-    let report = hunt(from, seeds, cores, number("HUNT_SHRINK", 1) == 1);
+    let report = hunt(&Hunt {
+        from,
+        seeds,
+        jobs: cores,
+        shrinks: number("HUNT_SHRINK", 1) == 1,
+        first: false,
+    });
     println!("{}", report.text());
     assert!(report.failures.is_empty() && report.broken.is_none(), "see above");
     if seeds >= SEEDS {

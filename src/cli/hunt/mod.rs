@@ -50,6 +50,9 @@ pub(super) struct HuntArgs {
     /// Print failing plans as they were drawn.
     #[arg(long)]
     no_shrink: bool,
+    /// End with the first seed that fails.
+    #[arg(long)]
+    first: bool,
     /// One JSON object at the end instead of words.
     #[arg(long)]
     json: bool,
@@ -69,7 +72,13 @@ pub(super) fn run_command(args: &HuntArgs) -> Exit {
         return replay(&Plan::draw(seed));
     }
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let report = hunt(args.from, args.seeds, args.jobs.unwrap_or(cores), !args.no_shrink);
+    let report = hunt(&Hunt {
+        from: args.from,
+        seeds: args.seeds,
+        jobs: args.jobs.unwrap_or(cores),
+        shrinks: !args.no_shrink,
+        first: args.first,
+    });
     output::text(&(if args.json { report.json() } else { report.text() } + "\n"));
     if report.failures.is_empty() {
         Exit::Well
@@ -145,8 +154,23 @@ impl Drop for Scratch {
     }
 }
 
-/// Hunts through `seeds` seeds from `from` on, `jobs` at one time, and makes what fails short where that is wanted.
-pub fn hunt(from: u64, seeds: u64, jobs: NonZeroUsize, shrinks: bool) -> Report {
+/// What to hunt through.
+#[derive(Clone, Copy, Debug)]
+pub struct Hunt {
+    /// The first seed, and how many.
+    pub from: u64,
+    pub seeds: u64,
+    /// At one time.
+    pub jobs: NonZeroUsize,
+    /// Plans that fail are made as short as they still do.
+    pub shrinks: bool,
+    /// The first failure is the last.
+    pub first: bool,
+}
+
+/// Carries out the plans of many seeds.
+pub fn hunt(hunt: &Hunt) -> Report {
+    let Hunt { from, seeds, jobs, .. } = *hunt;
     let begun = Clock::system().instant();
     let next = AtomicU64::new(from);
     let enough = AtomicBool::new(false);
@@ -164,7 +188,10 @@ pub fn hunt(from: u64, seeds: u64, jobs: NonZeroUsize, shrinks: bool) -> Report 
                     let failure = outcome
                         .as_ref()
                         .ok()
-                        .and_then(|(outcome, _)| fail(&plan, outcome, shrinks));
+                        .and_then(|(outcome, _)| fail(&plan, outcome, hunt.shrinks));
+                    if hunt.first && failure.is_some() {
+                        enough.store(true, Ordering::Relaxed);
+                    }
                     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
                     match outcome {
                         Ok((outcome, _)) => report.count(&outcome, failure),

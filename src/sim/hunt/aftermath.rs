@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{
     journal::Journal,
     judge::{Invariant, is_live},
+    plan::Fault,
     run::{EPOCH, Run, TICK},
     strangers,
 };
@@ -19,20 +20,29 @@ use crate::sim::{
 /// When all is well again, every job has ended and nothing is left within so long: GitHub gives a job's runner up after
 /// ten minutes of silence, queues a job that nobody took up to three times again, and the slowest re-check of what only
 /// people can mend is five minutes.
-const RECOVERY: Duration = Duration::from_mins(45);
+const RECOVERY: Duration = Duration::from_mins(25);
 
 impl Run<'_> {
     /// All is well again: what was there ends, and what comes is served.
     pub(super) async fn recover(&mut self) {
         self.journal.say(|| "WELL     all faults are over".to_owned());
         let well = Instant::now();
+        let shape = &self.plan.shape;
+        for job in self.world.github.jobs() {
+            let set = shape.sets.iter().find(|set| job.set.as_deref() == Some(&set.name));
+            if set.is_some_and(|set| !shape.serves(set)) {
+                // Nobody will ever run it; one that runs all the same ends by itself.
+                let _ = self.world.github.cancel(&job.id);
+            }
+        }
         let mut proofs = Vec::new();
-        for set in &self.plan.shape.sets {
+        for set in shape.sets.iter().filter(|set| shape.serves(set)) {
             let new = NewJobs::for_set(ORGANIZATION, &set.name, 1).lasting(Duration::from_secs(5));
             proofs.extend(self.world.github.queue_jobs(&new));
         }
         while Instant::now() - well < RECOVERY {
-            if self.world.github.unfinished_jobs() == 0 && self.left().is_empty() {
+            let is_well = self.left().is_empty() && self.spares_missing().is_empty();
+            if self.world.github.unfinished_jobs() == 0 && is_well {
                 break;
             }
             self.pass_until(Instant::now() + 4 * TICK).await;
@@ -56,6 +66,45 @@ impl Run<'_> {
         for what in self.left() {
             self.judge.breach(Invariant::NothingLeft, what);
         }
+        for what in self.spares_missing() {
+            self.judge.breach(Invariant::Spares, what);
+        }
+        let (jobs, spares): (usize, u32) = (
+            self.world.github.jobs().len(),
+            shape.sets.iter().map(|set| set.min).sum(),
+        );
+        let needed = jobs + spares as usize;
+        // Where sets share a limit, spare runners of one make room for jobs of another, and come back.
+        let shared = shape.max_runners.is_some() || shape.quota.is_some();
+        if self.plan.faults.is_empty() && !shared && self.judge.created() > needed {
+            let what = format!(
+                "{} pods for {jobs} jobs and {spares} spare runners",
+                self.judge.created()
+            );
+            self.judge.breach(Invariant::Thrift, what);
+        }
+    }
+
+    /// Sets whose `minRunners` are not there, where every limit has room for them.
+    fn spares_missing(&self) -> Vec<String> {
+        let shape = &self.plan.shape;
+        let all: u32 = shape.sets.iter().map(|set| set.min).sum();
+        if shape.max_runners.or(Some(all)).min(shape.quota.or(Some(all))) < Some(all) {
+            return Vec::new();
+        }
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE);
+        let of = |name: &str| {
+            let ours = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
+            ours.filter(|pod| pod.starts_with(&format!("{name}-")) && !strangers::is_theirs(pod))
+                .count()
+        };
+        let lacking = shape
+            .sets
+            .iter()
+            .filter(|set| shape.serves(set) && of(&set.name) < set.min as usize);
+        lacking
+            .map(|set| format!("{} of {} spare runners of {}", of(&set.name), set.min, set.name))
+            .collect()
     }
 
     /// What nobody needs any more: everything but `minRunners` idle runners of each set, whole.
@@ -150,7 +199,12 @@ impl Run<'_> {
     pub(super) fn judge_what_was_said(&mut self) {
         self.kill();
         let logs = self.subject.logs();
-        if let Some(panic) = logs.lines().find(|line| line.contains("panicked")) {
+        let ordered = self
+            .plan
+            .faults
+            .iter()
+            .any(|timed| matches!(timed.fault, Fault::Panic { .. }));
+        if let Some(panic) = logs.lines().find(|line| !ordered && line.contains("panicked")) {
             self.judge.breach(Invariant::Alive, format!("a task panicked: {panic}"));
         }
         for (said, place) in [(&logs, "the logs"), (&self.said, "status or metrics")] {

@@ -271,6 +271,21 @@ impl Stage<'_> {
                 };
                 AtWork::new(end, move || met.load(Ordering::SeqCst))
             }
+            Fault::RightsLost => {
+                const NAME: &str = "gharts-listener";
+                let Some(binding) = model.get("rolebindings", RUNNER_NAMESPACE, NAME) else {
+                    return Some(AtWork::done(false));
+                };
+                let met = model.delete("rolebindings", RUNNER_NAMESPACE, NAME).is_ok();
+                let again = json!({"apiVersion": binding["apiVersion"], "kind": binding["kind"],
+                    "metadata": {"name": NAME, "namespace": RUNNER_NAMESPACE},
+                    "roleRef": binding["roleRef"], "subjects": binding["subjects"]});
+                let end = move || {
+                    // There already where two overlapped.
+                    let _ = model.create(&again);
+                };
+                AtWork::new(end, move || met)
+            }
             Fault::ResourceQuota { pods } => {
                 const NAME: &str = "few-pods";
                 let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota",
@@ -436,6 +451,7 @@ fn api_trouble(how: ApiTrouble) -> kubernetes::Trouble {
         ApiTrouble::Slow => kubernetes::Trouble::Slow(SLOW_API),
         ApiTrouble::Hang => kubernetes::Trouble::Hang,
         ApiTrouble::Conflict => kubernetes::Trouble::Conflict,
+        ApiTrouble::Invalid => kubernetes::Trouble::Invalid,
     }
 }
 

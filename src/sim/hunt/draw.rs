@@ -111,6 +111,16 @@ fn set_shape(rng: &mut Rng, index: usize, flavour: Flavour, run_on: AssignedJobs
         Flavour::Team | Flavour::Seed => {}
     }
     let binding = match provisioner {
+        // Now and then one that cannot be served here: harmless, and told.
+        Provisioner::Gharts if rng.u32(..10) == 0 => pick(
+            rng,
+            &[
+                Binding::Auto,
+                Binding::ScaleSet,
+                Binding::LabelsAssigned,
+                Binding::RegistrationToken,
+            ],
+        ),
         Provisioner::Gharts => pick(rng, &bindings),
         Provisioner::ScaleSet => Binding::Auto,
     };
@@ -248,8 +258,9 @@ fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
 }
 
 fn of_kubernetes(rng: &mut Rng) -> Fault {
-    match rng.u32(..7) {
+    match rng.u32(..8) {
         0 => Fault::WatchCut,
+        4 => Fault::RightsLost,
         1 => Fault::HistoryCompacted,
         2 => Fault::ApiOutage,
         3 => Fault::ResourceQuota { pods: rng.u32(1..=3) },
@@ -266,6 +277,7 @@ fn of_kubernetes(rng: &mut Rng) -> Fault {
                     ApiTrouble::Slow,
                     ApiTrouble::Hang,
                     ApiTrouble::Conflict,
+                    ApiTrouble::Invalid,
                 ],
             ),
             times: pick(rng, &[1, 3, 1_000]),
@@ -348,7 +360,11 @@ fn of_gharts(rng: &mut Rng) -> Fault {
 }
 
 fn of_the_process(rng: &mut Rng) -> Fault {
-    match rng.u32(..4) {
+    match rng.u32(..5) {
+        4 => Fault::Panic {
+            call: pick(rng, &["", "/messages", "/sessions", "jit", "/agents", "DELETE /"]).to_owned(),
+            times: pick(rng, &[1, 3]),
+        },
         0 => Fault::Restarted {
             skew_seconds: pick(rng, &[0, 0, -30, 30]),
         },

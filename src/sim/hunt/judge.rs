@@ -2,10 +2,13 @@
 //! asked.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     fmt,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{journal::Journal, plan::Plan, strangers::Strangers};
+use super::{
+    journal::Journal,
+    plan::Plan,
+    queue::{Place, Queues},
+    strangers::Strangers,
+};
 use crate::{
     http::{Request, Response, TransportError},
     sim::{
@@ -24,14 +32,15 @@ use crate::{
     },
 };
 
-/// A runner that was called for stays so for this long after newer news: its creation waits for its turn, and for
-/// GHARTS' answer, for no longer than one deadline.
-const GRACE: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
 /// Calls to one peer in a minute. Nothing that a small world calls for comes near.
 const STORM: usize = 600;
+/// Pods made in a minute, likewise.
+const POD_STORM: usize = 60;
 /// Calls without any time between them: a loop that never rests, which virtual time would never end.
 const RUNAWAY: usize = 3_000;
+/// The word for them beside the peers' names.
+const PODS: &str = "new pods";
 /// What is wrong is told so often, then no more.
 const MOST_BREACHES: usize = 20;
 /// On our pods: the full name of the set.
@@ -45,6 +54,10 @@ pub enum Invariant {
     Limits,
     /// No runner is started beyond `minRunners` and the jobs that were told of.
     Demand,
+    /// In peace no pod is made that no job and no `minRunners` calls for.
+    Thrift,
+    /// When all is well again, `minRunners` are there.
+    Spares,
     /// Nobody deletes the pod of a runner that has a job.
     BusyKept,
     /// A JIT configuration is used by one process.
@@ -87,29 +100,6 @@ impl fmt::Display for Breach {
     }
 }
 
-/// What the daemon has been told of one set's jobs.
-#[derive(Debug, Default)]
-struct Told {
-    /// Newest last; all but the newest are younger than [`GRACE`].
-    jobs: VecDeque<(Instant, usize)>,
-    /// Assigned by message, and neither started nor over by message.
-    ledger: HashSet<String>,
-}
-
-impl Told {
-    /// Statistics that come late, or lie, say less of the assigned ones than messages do.
-    fn hear(&mut self, assigned: usize, available: usize, now: Instant) {
-        self.jobs.push_back((now, assigned.max(self.ledger.len()) + available));
-    }
-
-    fn most(&mut self, now: Instant) -> usize {
-        while self.jobs.get(1).is_some_and(|(at, _)| *at + GRACE < now) {
-            self.jobs.pop_front();
-        }
-        self.jobs.iter().map(|(_, jobs)| *jobs).max().unwrap_or(0)
-    }
-}
-
 /// Calls to one peer.
 #[derive(Debug, Default)]
 struct Calls {
@@ -123,7 +113,7 @@ struct Calls {
 #[derive(Debug, Default)]
 struct State {
     breaches: Vec<Breach>,
-    told: HashMap<String, Told>,
+    queues: Queues,
     names: HashSet<String>,
     calls: BTreeMap<String, Calls>,
     digest: u64,
@@ -216,8 +206,9 @@ impl Judge {
         while calls.recent.front().is_some_and(|at| *at + MINUTE <= now) {
             calls.recent.pop_front();
         }
+        let limit = if peer == PODS { POD_STORM } else { STORM };
         let (storms, runs_away) = (
-            calls.recent.len() > STORM && calls.most <= STORM,
+            calls.recent.len() > limit && calls.most <= limit,
             calls.at_once > RUNAWAY,
         );
         calls.most = calls.most.max(calls.recent.len());
@@ -225,7 +216,7 @@ impl Judge {
         if storms {
             self.breach(
                 Invariant::Calm,
-                format!("more than {STORM} calls to {peer} in a minute: {line}"),
+                format!("more than {limit} calls to {peer} in a minute: {line}"),
             );
         }
         if runs_away {
@@ -292,6 +283,7 @@ impl Judge {
     }
 
     fn pod_made(&self, name: &str) {
+        self.called(PODS, name);
         if !self.lock().names.insert(name.to_owned()) {
             self.breach(Invariant::NameOnce, format!("a second pod of the name {name}"));
         }
@@ -332,7 +324,7 @@ impl Judge {
             );
         }
         let covering = self.world.github.standing_for_sets(of_set.iter().copied());
-        let told = self.lock().told.entry(set.clone()).or_default().most(Instant::now());
+        let told = self.lock().queues.most(&set, Instant::now());
         let wanted = shape.min as usize + told;
         if covering > wanted {
             self.breach(
@@ -374,51 +366,69 @@ impl Judge {
 
     // ---- The queue ----------------------------------------------------------------------------------
 
-    /// What an answer tells of a set's jobs.
-    fn hear(&self, sent: &Sent, body: &[u8]) {
-        let is_news =
-            sent.line.contains("/sessions") || (sent.line.starts_with("GET ") && sent.line.contains("/messages"));
-        let (true, Some(set)) = (is_news, self.set_in(&sent.line)) else {
-            return;
-        };
-        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-        let Ok(answer) = serde_json::from_slice::<Value>(body) else {
-            return;
-        };
-        let entries = answer["body"]
-            .as_str()
-            .and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());
-        let statistics = &answer["statistics"];
-        let count = |key: &str| usize::try_from(statistics[key].as_u64().unwrap_or(0)).unwrap_or(0);
-        let mut state = self.lock();
-        let told = state.told.entry(set).or_default();
-        for entry in entries.iter().flatten() {
-            let job = entry["jobId"].as_str().unwrap_or_default();
-            if entry["messageType"] == "JobAssigned" {
-                told.ledger.insert(job.to_owned());
-            } else {
-                told.ledger.remove(job);
-            }
-        }
-        told.hear(count("totalAssignedJobs"), count("totalAvailableJobs"), Instant::now());
-    }
-
-    /// The set whose id stands in a path.
-    fn set_in(&self, line: &str) -> Option<String> {
-        let rest = line.split("runnerscalesets/").nth(1)?;
-        let id: u64 = rest.split('/').next()?.parse().ok()?;
-        self.world
-            .github
-            .sets()
-            .into_iter()
-            .find(|set| set.id == id)
-            .map(|set| set.name)
+    fn set_named(&self, id: &str) -> Option<String> {
+        let id: u64 = id.parse().ok()?;
+        let sets = self.world.github.sets();
+        sets.into_iter().find(|set| set.id == id).map(|set| set.name)
     }
 }
 
-impl cable::Onlooker for Judge {
+/// Looks at what goes over the wires of one daemon.
+pub(super) struct Eye {
+    judge: Arc<Judge>,
+    /// Requests on their way to GHARTS.
+    to_gharts: AtomicUsize,
+}
+
+impl Eye {
+    pub(super) fn of(judge: &Arc<Judge>) -> Self {
+        Self {
+            judge: judge.clone(),
+            to_gharts: AtomicUsize::new(0),
+        }
+    }
+
+    fn is_gharts(&self, sent: &Sent) -> bool {
+        self.judge.world.services.addresses.gharts.ends_with(&sent.authority)
+    }
+}
+
+impl cable::Onlooker for Eye {
+    fn asked(&self, sent: &Sent, request: &Request) {
+        if self.is_gharts(sent) {
+            let on_their_way = self.to_gharts.fetch_add(1, Ordering::Relaxed) + 1;
+            let most = self.judge.world.services.options.gharts_limits.max_in_flight as usize;
+            if on_their_way > most {
+                let what = format!(
+                    "{on_their_way} calls to GHARTS at one time, at most {most}: {}",
+                    sent.line
+                );
+                self.judge.breach(Invariant::Calm, what);
+            }
+        }
+        self.judge.asked(sent, request);
+    }
+
+    fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>) {
+        self.judge.answered(sent, answer);
+    }
+
+    fn ended(&self, sent: &Sent) {
+        if self.is_gharts(sent) {
+            self.to_gharts.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Judge {
     fn asked(&self, sent: &Sent, request: &Request) {
         self.called(&sent.authority, &sent.line);
+        let place = Place::of(&sent.line);
+        let late = place.and_then(|place| self.lock().queues.answer(&place, request.body()));
+        if let Some(id) = late {
+            let what = format!("the message that offers request {id} was deleted before it was acquired");
+            self.breach(Invariant::Queue, what);
+        }
         if sent.line.starts_with("DELETE ") && self.strangers.own(&sent.line) {
             self.breach(Invariant::Strangers, format!("{} {}", sent.authority, sent.line));
         }
@@ -445,8 +455,13 @@ impl cable::Onlooker for Judge {
             Err(error) => format!("answer   {} {} -> {error}", sent.authority, sent.line),
         });
         if let Ok(answer) = answer {
-            if status == 200 {
-                self.hear(sent, answer.body());
+            let place = Place::of(&sent.line).filter(|_| status == 200);
+            if let Some((place, name)) = place.and_then(|place| self.set_named(place.set).map(|name| (place, name))) {
+                let queues = &mut self.lock().queues;
+                queues.offered_anew(&place);
+                if place.has_news() {
+                    queues.hear(&place, &name, answer.body(), Instant::now());
+                }
             }
             let jit = serde_json::from_slice::<Value>(answer.body()).ok().and_then(|body| {
                 let jit = body["encodedJITConfig"]

@@ -8,6 +8,7 @@
 //! | `apply` | from a fault to what happens in the world, and its end |
 //! | `run`, `process`, `aftermath` | carry a plan out, under virtual time: time and turns, the daemon's lives, the end |
 //! | `judge` | the invariants, checked at every call |
+//! | `queue` | what the daemon was told of its jobs, for the judge |
 //! | `strangers` | another installation, never to be touched |
 //! | `shrink` | from a plan that fails to the shortest that still does |
 //! | `subject` | the program under test, as the hunt knows it |
@@ -22,6 +23,7 @@ mod journal;
 mod judge;
 pub mod plan;
 mod process;
+mod queue;
 mod run;
 mod shrink;
 mod strangers;

@@ -54,6 +54,18 @@ pub struct SetShape {
     pub max: u32,
 }
 
+impl Shape {
+    /// Whether the set's runners can be made and get its jobs, in this world with this GHARTS.
+    pub fn serves(&self, set: &SetShape) -> bool {
+        match (set.provisioner, set.binding) {
+            (Provisioner::ScaleSet, _) | (_, Binding::LabelsAvailable) => true,
+            (_, Binding::Auto | Binding::ScaleSet) => self.flavour == Flavour::SetAware,
+            (_, Binding::LabelsAssigned) => self.assigned_jobs_run_on == AssignedJobsRunOn::MatchingLabels,
+            (_, Binding::RegistrationToken) => self.flavour == Flavour::User,
+        }
+    }
+}
+
 /// Jobs that come at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -100,6 +112,7 @@ pub enum ApiTrouble {
     Slow,
     Hang,
     Conflict,
+    Invalid,
 }
 
 /// What becomes of pods.
@@ -272,6 +285,7 @@ pub enum Fault {
     ResourceQuota {
         pods: u32,
     },
+    RightsLost,
     // Pods and nodes.
     PodsFail {
         how: PodTrouble,
@@ -315,10 +329,14 @@ pub enum Fault {
     Restarted {
         skew_seconds: i64,
     },
+    Panic {
+        call: String,
+        times: u32,
+    },
 }
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 43] = [
+pub const KINDS: [&str; 45] = [
     "latency",
     "resetBefore",
     "resetAfter",
@@ -347,6 +365,7 @@ pub const KINDS: [&str; 43] = [
     "apiOutage",
     "apiTrouble",
     "resourceQuota",
+    "rightsLost",
     "podsFail",
     "podStruck",
     "podsStuckTerminating",
@@ -362,6 +381,7 @@ pub const KINDS: [&str; 43] = [
     "keysIll",
     "killed",
     "restarted",
+    "panic",
 ];
 
 impl Fault {

@@ -1,18 +1,24 @@
 //! The daemon's process during a run: its starts, its deaths, and what can be seen of it from outside.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    judge::Invariant,
+    judge::{Eye, Invariant},
     plan::{Fault, Moment},
     run::{ORDERLY_END, Run, TICK},
     subject::{Glance, Launch},
 };
 use crate::sim::{
-    cable::{Cable, Kill},
+    cable::{Cable, Kill, Spoilt},
     world::RUNNER_NAMESPACE,
 };
 
@@ -42,7 +48,7 @@ pub(super) struct Death {
 impl Run<'_> {
     pub(super) fn start(&mut self) {
         let (cable, stop) = (Cable::default(), CancellationToken::new());
-        cable.look_on(self.judge.clone());
+        cable.look_on(Arc::new(Eye::of(&self.judge)));
         let transport = self.world.services.transport();
         let launch = Launch {
             file: self.file,
@@ -106,6 +112,18 @@ impl Run<'_> {
         });
     }
 
+    /// From now on, so often, whatever sends such a call panics.
+    pub(super) fn make_panic(&self, call: &str, times: u32) {
+        let Some(daemon) = &self.daemon else { return };
+        let (call, left) = (call.to_owned(), AtomicU32::new(times));
+        daemon.cable.spoil(Arc::new(move |request| {
+            let line = format!("{} {}", request.method(), request.uri().path());
+            let take = |left: u32| left.checked_sub(1);
+            let panics = line.contains(&call) && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+            panics.then_some(Spoilt::Panics)
+        }));
+    }
+
     /// SIGKILL: no call of this daemon's is answered any more, nor any other made.
     pub(super) fn kill(&mut self) {
         if let Some(daemon) = self.daemon.take() {
@@ -157,6 +175,8 @@ impl Run<'_> {
         daemon.stop.cancel();
         let told = Instant::now();
         while !daemon.task.is_finished() && told.elapsed() < ORDERLY_END {
+            let reasons = (daemon.glance)().reasons;
+            self.outcome.reasons.extend(reasons);
             tokio::time::sleep(TICK).await;
         }
         self.see_off().await;
@@ -197,7 +217,11 @@ impl Run<'_> {
         for set in glance.silent {
             self.judge.breach(Invariant::Reasons, format!("{set} gives no reason"));
         }
-        for reason in glance.reasons {
+        self.note_reasons(glance.reasons);
+    }
+
+    fn note_reasons(&mut self, reasons: Vec<String>) {
+        for reason in reasons {
             if self.outcome.reasons.insert(reason.clone()) {
                 self.journal.say(|| format!("reason   {reason} for the first time"));
             }

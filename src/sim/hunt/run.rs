@@ -16,7 +16,7 @@ use super::{
     apply::{AtWork, Stage},
     journal::Journal,
     judge::{Breach, Judge},
-    plan::Plan,
+    plan::{Fault, Plan},
     process::{Daemon, Death},
     strangers::{self, Strangers},
     subject::Subject,
@@ -259,12 +259,18 @@ impl Run<'_> {
         if let Some(at_work) = stage.begin(timed) {
             self.at_work.push((index, at_work));
         } else {
-            self.order_death(&timed.fault, Duration::from_millis(timed.for_ms));
+            match &timed.fault {
+                Fault::Panic { call, times } => self.make_panic(call, *times),
+                fault => self.order_death(fault, Duration::from_millis(timed.for_ms)),
+            }
             self.met(index);
         }
     }
 
     fn end(&mut self, index: usize) {
+        if let Fault::Panic { call, .. } = &self.plan.faults[index].fault {
+            self.make_panic(call, 0);
+        }
         let Some(place) = self.at_work.iter().position(|(other, _)| *other == index) else {
             return;
         };

@@ -110,7 +110,8 @@ fn times(fault: &mut Fault) -> Option<&mut u32> {
         | Fault::TruncatedBody { times, .. }
         | Fault::Hang { times, .. }
         | Fault::ApiTrouble { times, .. }
-        | Fault::GhartsFails { times, .. } => Some(times),
+        | Fault::GhartsFails { times, .. }
+        | Fault::Panic { times, .. } => Some(times),
         _ => None,
     }
 }

@@ -25,6 +25,8 @@ pub enum Trouble {
     Slow(Duration),
     /// No answer, ever.
     Hang,
+    /// 422: an admission rule refuses the object.
+    Invalid,
     /// 409: somebody else wrote the object at the same moment.
     Conflict,
 }

@@ -120,6 +120,10 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
         Some(Trouble::Unavailable) => return respond(Err(Refusal::unavailable())),
         Some(Trouble::Internal) => return respond(Err(Refusal::internal("injected"))),
         Some(Trouble::Throttled { retry_after }) => return respond(Err(Refusal::too_many_requests(retry_after))),
+        Some(Trouble::Invalid) => {
+            let why = "admission webhook \"policy.example.com\" denied the request";
+            return respond(Err(Refusal::new(422, "Invalid", why)));
+        }
         Some(Trouble::Conflict) => {
             let name = path.as_ref().map_or("", |path| &path.name);
             let why = "the object has been modified; please apply your changes to the latest version and try again";
