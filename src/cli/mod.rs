@@ -9,16 +9,20 @@ pub mod hunt;
 mod import_arc;
 mod logs;
 mod output;
+mod package;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
 mod status;
 
-use std::{panic, path::PathBuf, process::ExitCode};
+use std::{panic, path::PathBuf, process::ExitCode, sync::LazyLock};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    telemetry::COMMIT,
+};
 
 /// Where the file is when nothing else says so.
 const DEFAULT_FILE: &str = "/etc/gharts-listener/config.yaml";
@@ -27,6 +31,12 @@ const FILE_VARIABLE: &str = "GHARTS_LISTENER_CONFIG";
 
 /// Threads of the runtime: the work is waiting, not computing; a node's 64 cores would only cost memory.
 const WORKERS: usize = 4;
+
+/// What `--version` says; `-V` says the version alone.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let features = if cfg!(feature = "sim") { "sim" } else { "none" };
+    format!("{}\ncommit {COMMIT}\nfeatures {features}", env!("CARGO_PKG_VERSION"))
+});
 
 /// What the process says with its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +72,7 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, Parser)]
 #[command(
     version,
+    long_version = LONG_VERSION.as_str(),
     after_help = "Exit codes: 0 well; 1 a check failed; 64 the file or the command line is wrong, or the port is in \
                   use; 70 a core task died; 75 could not start, try again."
 )]
@@ -104,6 +115,10 @@ enum Command {
     /// The configuration file: an example, its JSON schema, or what is in effect.
     #[command(subcommand)]
     Config(config_cmd::ConfigCommand),
+    /// Print the completions for a shell.
+    Completions(package::CompletionsArgs),
+    /// Print the manual page.
+    Man(package::ManArgs),
 }
 
 /// Which file.
@@ -149,8 +164,11 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Exit {
-    if let Command::Config(command) = &command {
-        return config_cmd::run(command);
+    match &command {
+        Command::Config(command) => return config_cmd::run(command),
+        Command::Completions(args) => return package::completions(Cli::command(), args),
+        Command::Man(args) => return package::man(Cli::command(), args),
+        _ => {}
     }
     #[cfg(feature = "sim")]
     if let Command::Hunt(args) = &command {
@@ -186,8 +204,7 @@ fn dispatch(command: Command) -> Exit {
         // Done already, without a runtime.
         #[cfg(feature = "sim")]
         Command::Hunt(_) => Exit::Well,
-        Command::Config(command) => config_cmd::run(&command),
-        Command::ImportArc(args) => import_arc::run(&args),
+        Command::Config(_) | Command::Completions(_) | Command::Man(_) | Command::ImportArc(_) => Exit::Well,
     }
 }
 
@@ -203,8 +220,6 @@ fn install_panic_hook() {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -491,7 +491,7 @@ fn whole_seconds(duration: Duration) -> f64 {
 fn build_info(registry: &Registry) {
     let opts = Opts::new("gharts_listener_build_info", "Always 1; the labels say what runs.")
         .const_label("version", env!("CARGO_PKG_VERSION"))
-        .const_label("commit", option_env!("GHARTS_LISTENER_COMMIT").unwrap_or("unknown"));
+        .const_label("commit", super::COMMIT);
     registered(registry, Gauge::with_opts(opts)).set(1.0);
 }
 

@@ -78,3 +78,37 @@ fn b38_sim_says_which_port_is_taken_and_what_to_do_before_it_makes_anything() {
     assert!(said.contains(&port) && said.contains("--port-base"), "{said}");
     assert!(!std::path::Path::new(&dir).exists());
 }
+
+#[test]
+fn the_version_tells_the_commit_and_the_features() {
+    let short = String::from_utf8(listener(&["-V"]).stdout).unwrap();
+    assert_eq!(short.trim(), concat!("gharts-listener ", env!("CARGO_PKG_VERSION")));
+    let long = String::from_utf8(listener(&["--version"]).stdout).unwrap();
+    assert!(long.starts_with(short.trim()), "{long}");
+    assert!(long.contains("\ncommit ") && long.contains("\nfeatures sim"), "{long}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(listener(&["completions", shell]).stdout).unwrap();
+        for word in ["check", "status", "config"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let page = String::from_utf8(listener(&["man"]).stdout).unwrap();
+    assert!(
+        page.contains(".TH gharts-listener 1") && page.contains("gharts\\-listener\\-check(1)"),
+        "{page}"
+    );
+    let dir = crate::killed::scratch("man");
+    let output = listener(&["man", "--dir", dir.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    for page in [
+        "gharts-listener.1",
+        "gharts-listener-run.1",
+        "gharts-listener-config-show.1",
+    ] {
+        assert!(dir.join(page).exists(), "{page}");
+    }
+}

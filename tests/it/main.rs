@@ -21,6 +21,7 @@ mod fuzz;
 mod gharts_recorded;
 mod github_protocol;
 mod hunt;
+mod image;
 mod killed;
 mod kubernetes_model;
 mod scale_set_client;
