@@ -21,9 +21,9 @@ const UNUSED: [(&str, &str); 5] = [
         "runners: get pods",
         "a pod whose creation's answer was lost is looked up",
     ),
-    ("runners: create events", "Events are not written yet"),
-    ("gharts-listener: get leases", "two replicas are not there yet"),
-    ("gharts-listener: update leases", "two replicas are not there yet"),
+    ("runners: create events", "of trouble with pods only"),
+    ("gharts-listener: get leases", "one replica alone leads"),
+    ("gharts-listener: update leases", "one replica alone leads"),
     (
         "gharts-listener: create leases",
         "the chart makes it; somebody may have deleted it",
