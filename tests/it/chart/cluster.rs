@@ -107,10 +107,10 @@ impl Cluster {
         self.helm_does(&[&all, arguments].concat())
     }
 
-    /// What there is in the daemon's and the runners' namespaces, one `kind/name` each.
+    /// What there is in the daemon's and the runners' namespaces, one `kind/name` each. Not Events: they expire.
     pub fn everything(&self) -> Vec<String> {
         const KINDS: &str = "all,secrets,configmaps,leases,roles,rolebindings,serviceaccounts,poddisruptionbudgets,\
-                             networkpolicies,persistentvolumeclaims,events";
+                             networkpolicies,persistentvolumeclaims";
         let mut all = Vec::new();
         for namespace in [DAEMON_NAMESPACE, RUNNER_NAMESPACE] {
             let names = self.kubectl(&["--namespace", namespace, "get", KINDS, "--output", "name"]);

@@ -16,12 +16,11 @@ use super::{
 const DAEMON: &str = "system:serviceaccount:gharts-listener:gharts-listener";
 
 /// Rights of the chart that this walk need not use, and what does.
-const UNUSED: [(&str, &str); 5] = [
+const UNUSED: [(&str, &str); 4] = [
     (
         "runners: get pods",
         "a pod whose creation's answer was lost is looked up",
     ),
-    ("runners: create events", "of trouble with pods only"),
     ("gharts-listener: get leases", "one replica alone leads"),
     ("gharts-listener: update leases", "one replica alone leads"),
     (
