@@ -43,6 +43,8 @@ say, over what the chart knows better than a person: paths and its own service a
 {{- end }}
 {{- if $ca }}{{ $_ := set $github "tls" (merge (get $github "tls" | default dict) (dict "caFile" $ca)) }}{{ end }}
 {{- $_ := set $config "github" $github }}
+{{- /* Replicas of one release lead by one Lease, and nobody else's. */}}
+{{- $_ := set $config "lease" (merge (get $config "lease" | default dict) (dict "name" (include "gharts-listener.fullname" .) "namespace" .Release.Namespace)) }}
 {{- $config | toJson }}
 {{- end }}
 

@@ -66,7 +66,3 @@ annotations:
 {{- define "gharts-listener.port" -}}
 {{- regexFind "[0-9]+$" (dig "server" "listen" "0.0.0.0:8080" .Values.config) }}
 {{- end }}
-
-{{- define "gharts-listener.lease" -}}
-{{- dig "lease" "name" (include "gharts-listener.fullname" .) .Values.config }}
-{{- end }}

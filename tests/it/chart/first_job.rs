@@ -16,13 +16,11 @@ use super::{
 const DAEMON: &str = "system:serviceaccount:gharts-listener:gharts-listener";
 
 /// Rights of the chart that this walk need not use, and what does.
-const UNUSED: [(&str, &str); 4] = [
+const UNUSED: [(&str, &str); 2] = [
     (
         "runners: get pods",
         "a pod whose creation's answer was lost is looked up",
     ),
-    ("gharts-listener: get leases", "one replica alone leads"),
-    ("gharts-listener: update leases", "one replica alone leads"),
     (
         "gharts-listener: create leases",
         "the chart makes it; somebody may have deleted it",

@@ -90,6 +90,8 @@ fn b38_the_example_of_the_file_as_config_comes_out_as_it_went_in() {
     // What a person may leave out, and this one did.
     let own = rendered["gharts"]["oidc"].as_object_mut().unwrap().remove("namespace");
     assert_eq!(own, Some(DAEMON_NAMESPACE.into()));
+    let own = rendered["lease"].as_object_mut().unwrap().remove("namespace");
+    assert_eq!(own, Some(DAEMON_NAMESPACE.into()));
     assert_eq!(numbers_alike(rendered), numbers_alike(example));
 }
 
@@ -308,11 +310,11 @@ async fn b35_the_charts_roles_are_those_that_every_simulated_daemon_has() {
             let rules = serde_json::to_value(role.rules.unwrap()).unwrap();
             simulated.extend(rules.as_array().unwrap().clone());
         }
-        // Where the simulated world has one replica, it needs no Lease.
-        let is_lease = |rule: &Value| rule["resources"] == json!(["leases"]);
-        let mut rules = objects.rules(namespace);
-        rules.retain(|rule| !is_lease(rule) || simulated.iter().any(is_lease));
-        assert_eq!(comparable(&rules), comparable(&simulated), "{namespace}");
+        assert_eq!(
+            comparable(&objects.rules(namespace)),
+            comparable(&simulated),
+            "{namespace}"
+        );
     }
     assert_eq!(
         objects.of_kind("ClusterRole").len() + objects.of_kind("ClusterRoleBinding").len(),
