@@ -10,5 +10,5 @@
 pub mod breaker;
 pub mod gate;
 
-pub use breaker::{Admission, Breaker, SharedBreaker};
+pub use breaker::{Admission, Breaker, Outcome, SharedBreaker};
 pub use gate::{Gate, Load, Permit, Urgency};

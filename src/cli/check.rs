@@ -23,7 +23,8 @@ pub(super) async fn run(args: &FileArgs) -> Exit {
         .map(|app::Check { name, run }| async move { (name, run.await) })
         .buffered(AT_ONCE);
     let mut outcomes = std::pin::pin!(outcomes);
-    let (mut tried, mut failed) = (0_usize, 0_usize);
+    // The file was the first of them.
+    let (mut tried, mut failed) = (1_usize, 0_usize);
     while let Some((name, outcome)) = outcomes.next().await {
         tried += 1;
         failed += usize::from(outcome.is_err());

@@ -13,7 +13,7 @@ use crate::{
         runner::{Call, CallResult, Failure},
         world::Session,
     },
-    provision::Refusal,
+    provision::{Refusal, Standing},
     runner::cluster::{ClusterError, Sighting},
     scaleset::{Agent, GroupAccess, Message, Note, Statistics},
 };
@@ -41,6 +41,9 @@ pub(super) enum Event {
         agents: Option<Vec<Agent>>,
     },
     Swept(Subject, Findings),
+    /// How the account of this set, and of those that share it, stands with its service; `None` when the question came
+    /// to nothing.
+    Probed(SetName, Option<Result<Standing, Refusal>>),
     /// Whom the runner groups of one way to GitHub let in; `None` when that could not be had.
     Groups {
         github: String,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     event::{Cause, Event, StartError, StartEvent},
+    probe,
     service::Service,
     sweep,
     tenure::Mandate,
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     admission::gate::{Gate, Urgency},
+    gharts::classify,
     http::redact,
     ids::{Namer, RunnerName, SetName},
     plan::{
@@ -78,6 +80,8 @@ pub struct ClusterGates {
 pub(super) struct Executor {
     parts: Arc<Parts>,
     tasks: Tasks,
+    /// Calls that need not come to an end: they stop with the loop.
+    looks: Tasks,
 }
 
 #[derive(Debug)]
@@ -149,8 +153,8 @@ impl From<CallResult> for Answered {
 }
 
 impl Executor {
-    pub(super) fn new(parts: Arc<Parts>, tasks: Tasks) -> Self {
-        Self { parts, tasks }
+    pub(super) fn new(parts: Arc<Parts>, tasks: Tasks, looks: Tasks) -> Self {
+        Self { parts, tasks, looks }
     }
 
     pub(super) fn start(&self, start: Start) {
@@ -259,6 +263,26 @@ impl Executor {
         });
     }
 
+    /// How the account of `set` stands with its service.
+    pub(super) fn probe(&self, set: &SetName) {
+        let parts = self.parts.clone();
+        let Some(set) = parts.sets.get(set).cloned() else {
+            return;
+        };
+        let stop = self.looks.token().clone();
+        self.looks.spawn("probe", async move {
+            let answer = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                answer = survive(probe::ask(&set, &parts.timeline)) => answer,
+            };
+            let answer = answer
+                .inspect_err(|panic| tracing::error!(set = %set.name, panic, "a probe panicked; it is tried again"))
+                .ok();
+            parts.tell(Event::Probed(set.name.clone(), answer)).await;
+        });
+    }
+
     pub(super) fn sweep(&self, subject: sweep::Subject, order: sweep::Order) {
         let parts = self.parts.clone();
         self.tasks.spawn("sweep", async move {
@@ -343,15 +367,11 @@ impl Parts {
             });
         }
         let began = self.timeline.clock().instant();
+        set.service.breaker.tried();
         let result = set.service.provisioner.provision(&request).await;
         let refused = result.as_ref().err().filter(|refusal| !refusal.by_github);
-        if let Some(refusal) = refused {
-            set.service.heed(refusal);
-        }
+        set.service.answered(began, refused, Class::is_outage);
         drop(permit);
-        set.service
-            .breaker
-            .report(!refused.is_some_and(|refusal| refusal.class.is_outage()));
         let took = self.timeline.clock().instant().duration_since(began);
         self.tell_of_provisioning(set, start, &result, took);
         result.map_err(|refusal| StartError {
@@ -382,7 +402,7 @@ impl Parts {
                     error_code = refusal.code, error_class = class, attempt, seconds, error = refusal.message,
                     "runner not provisioned"
                 );
-                ("error", refusal.code.as_deref().unwrap_or(class))
+                ("error", refusal.code.as_deref().map_or(class, classify::label))
             }
         };
         if gharts_url.is_some() {
@@ -538,5 +558,8 @@ fn panicked(panic: String) -> StartError {
 /// Whether a refusal of this class leaves open that a registration exists. Who is told to slow down has not been
 /// served, and looking for what is not there would be no slower.
 fn may_be_registered(class: Class) -> bool {
-    matches!(class, Class::NameTaken | Class::Upstream | Class::UnknownOutcome)
+    matches!(
+        class,
+        Class::NameTaken | Class::Upstream | Class::UnknownOutcome | Class::Stalled
+    )
 }

@@ -92,6 +92,10 @@ impl Control {
                 self.rounds.swept(now, &subject, findings);
                 Folded::default()
             }
+            Event::Probed(set, answer) => {
+                self.fold_probe(now, &set, answer);
+                Folded::default()
+            }
         }
     }
 
@@ -111,7 +115,7 @@ impl Control {
         let Some(service) = self.sets.get(set).and_then(|s| s.setup.parts.records.as_ref()) else {
             return;
         };
-        let scope = Scope::Account(service.account.clone());
+        let scope = Scope::Account(self.world.account(&service.account).to_owned());
         self.world.place_freed(now, &scope);
     }
 
@@ -129,7 +133,8 @@ impl Control {
                 let scope = Scope::Set(name.clone());
                 let hurdle = self.world.hurdles.get(&scope);
                 // What was refused for the set that is gone says nothing about the new one.
-                if before != Some(scale_set_id) && hurdle.is_some_and(|h| h.reason.code == Code::Configuration) {
+                let is_another = before.is_some_and(|before| before != scale_set_id);
+                if is_another && hurdle.is_some_and(|h| h.reason.code == Code::Configuration) {
                     self.world.hurdles.remove(&scope);
                 }
             }
@@ -466,7 +471,7 @@ impl Control {
     ) -> (Scope, Reason, Option<std::time::Duration>) {
         let asked = Asked {
             provisioner: &service.key,
-            account: &service.account,
+            account: self.world.account(&service.account),
         };
         let scope = self.world.stopped_by(set, asked, refusal.class, refusal.by_github);
         let mut reason = Reason::new(refusal.class.into(), refusal.message.clone());

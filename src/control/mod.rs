@@ -9,6 +9,7 @@ mod event;
 mod execute;
 mod fold;
 mod poller;
+mod probe;
 mod report;
 mod rounds;
 mod service;
@@ -253,7 +254,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         world,
         sets,
         events,
-        executor: Executor::new(parts, work.clone()),
+        executor: Executor::new(parts, work.clone(), watching.clone()),
         work,
         rng,
         starts: BTreeMap::new(),

@@ -1,5 +1,5 @@
 //! What is looked at from time to time: the agents list, and the comparison of what GitHub and GHARTS hold with
-//! what is known here.
+//! what is known here, and how each account stands with its token service.
 //!
 //! Each peer has rounds of its own (each way to GitHub, each token service), so that one that fails or hangs is
 //! waited for by nobody but its own scale sets.
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BEAT, Control, SetState, sweep};
+use super::{BEAT, Control, SetState, probe::Probes, sweep};
 use crate::{
     ids::SetName,
     plan::{Moment, runner::Runner},
@@ -62,6 +62,7 @@ struct Rounds {
     agents: Schedule,
     groups: Schedule,
     sweeps: Sweeps,
+    probes: Probes,
 }
 
 /// The rounds about every peer, by its key.
@@ -85,6 +86,10 @@ impl AllRounds {
             if let Some(service) = &parts.records {
                 let service = all.services.entry(service.key.clone()).or_default();
                 service.sets.push(name.clone());
+                // Another's records are kept there as well; how it stands there is no affair of its runners.
+                if parts.service.provisioner.gharts_url().is_some() {
+                    service.probes.add(name, &parts.service.provisioner);
+                }
             }
             if parts.leaves_things {
                 all.cluster.sets.push(name.clone());
@@ -94,6 +99,11 @@ impl AllRounds {
             rounds.sweeps.schedule.next = sweeps;
         }
         all
+    }
+
+    /// The probes of a token service.
+    pub(super) fn probes_of(&mut self, service: &str) -> Option<&mut Probes> {
+        self.services.get_mut(service).map(|rounds| &mut rounds.probes)
     }
 
     /// The agents list of a way to GitHub has come, or could not be had.
@@ -170,6 +180,7 @@ impl Control {
         }
         for (key, service) in &mut rounds.services {
             self.sweep(now, sweep::Subject::Records(key.clone()), service);
+            self.probe(now, &mut service.probes);
         }
         if !rounds.cluster.sets.is_empty() {
             self.sweep(now, sweep::Subject::Leftovers, &mut rounds.cluster);

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::{
-    admission::{SharedBreaker, gate::Gate},
+    admission::{Outcome, SharedBreaker, gate::Gate},
     plan::limits::RETRY_AFTER_MAX,
-    provision::{Provisioner, Refusal, Registration, ReleaseError, Released},
+    provision::{Class, Provisioner, Refusal, Registration, ReleaseError, Released},
 };
 
 /// One provisioner as one scale set uses it.
@@ -25,20 +27,27 @@ pub struct Service {
 impl Service {
     /// Takes a registration back, once the breaker has admitted the call.
     pub(super) async fn release(&self, registration: &Registration) -> Result<Released, ReleaseError> {
+        let began = self.breaker.now();
         let released = self.provisioner.release(registration).await;
-        if let Err(ReleaseError::Failed(refusal)) = &released {
-            self.heed(refusal);
-        }
-        let failed = matches!(released, Err(ReleaseError::Failed(_)));
-        self.breaker.report(!failed);
+        let refused = match &released {
+            Err(ReleaseError::Failed(refusal)) => Some(refusal),
+            _ => None,
+        };
+        self.answered(began, refused, |_| true);
         released
     }
 
-    /// A service that says when to come back is left alone until then, whatever the next call is about. To be
-    /// called while the refused call's permit is held still, or the next one slips through.
-    pub(super) fn heed(&self, refusal: &Refusal) {
-        if let Some(pause) = refusal.retry_after {
+    /// Tells gate and breaker what a call came to that began at `began`. A service that says when to come back is left
+    /// alone until then, whatever the next call is about. `fails`: the refusals that say that it is ill. To be called
+    /// while the call's permit is held still, or the next one slips through.
+    pub(super) fn answered(&self, began: Instant, refused: Option<&Refusal>, fails: impl FnOnce(Class) -> bool) {
+        if let Some(pause) = refused.and_then(|refusal| refusal.retry_after) {
             self.gate.hold(pause.min(RETRY_AFTER_MAX));
         }
+        self.breaker.report(match refused.map(|refusal| refusal.class) {
+            Some(Class::Stalled) => Outcome::Stalled(began),
+            Some(class) if fails(class) => Outcome::Failed,
+            _ => Outcome::Answered,
+        });
     }
 }

@@ -151,12 +151,10 @@ async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) 
         return None;
     }
     let permit = service.gate.enter(Urgency::Remove, &first.name).await;
+    let began = service.breaker.now();
     let records = service.provisioner.records().await;
-    if let Err(refusal) = &records {
-        service.heed(refusal);
-    }
+    service.answered(began, records.as_ref().err(), |_| true);
     drop(permit);
-    service.breaker.report(records.is_ok());
     let records = match records {
         Ok(records) => records.unwrap_or_default(),
         Err(refusal) => {
@@ -172,6 +170,9 @@ async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) 
     let views: Vec<RecordView> = records.into_iter().map(view).collect();
     for set in sets {
         for record in orphan_records(&owner(set, order), &views) {
+            if !service.breaker.admits() {
+                return None;
+            }
             remove_record(parts, set, service, record).await;
         }
     }

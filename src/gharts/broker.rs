@@ -124,7 +124,10 @@ impl Broker {
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => {
-                if matches!(failure.trouble, Trouble::UnknownOutcome | Trouble::Upstream) {
+                if matches!(
+                    failure.trouble,
+                    Trouble::UnknownOutcome | Trouble::Stalled | Trouble::Upstream
+                ) {
                     shared.lost(name);
                 }
                 return Err(self.refusal(&failure));
@@ -200,6 +203,7 @@ impl Broker {
             | Trouble::IssuerDown
             | Trouble::Upstream
             | Trouble::UnknownOutcome
+            | Trouble::Stalled
             | Trouble::Unreachable => return TokenError::Unavailable { message },
         };
         TokenError::Denied { denial, message }

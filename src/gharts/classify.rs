@@ -69,6 +69,9 @@ pub enum Trouble {
     Upstream,
     /// No usable answer: what happened is unknown.
     UnknownOutcome,
+    /// None for so long that the service stands still: what happened is unknown, and each further call makes it stand
+    /// still for longer.
+    Stalled,
     /// The request never reached the service.
     Unreachable,
 }
@@ -81,6 +84,19 @@ pub struct Answer {
     pub code: Option<String>,
     /// The server's own words, cut and redacted, with what mends it where that is known.
     pub message: String,
+}
+
+/// The server's own code as a metric's label: what a server sends is anybody's text, and labels must be few.
+pub fn label(code: &str) -> &'static str {
+    const KNOWN: [&str; 6] = [
+        "QUOTA_EXCEEDED",
+        "LABEL_POLICY_VIOLATION",
+        "USER_NOT_AUTHORIZED",
+        "INVALID_LABELS",
+        "VALIDATION_ERROR",
+        "INTERNAL_ERROR",
+    ];
+    KNOWN.into_iter().find(|known| *known == code).unwrap_or("other")
 }
 
 /// The table. First match wins.
@@ -340,6 +356,14 @@ mod tests {
             "GHARTS answered 403: Team 'b' is deactivated: restructuring"
         );
         assert_eq!(answer.code.as_deref(), Some("X"));
+    }
+
+    #[test]
+    fn b40_codes_that_servers_are_known_to_send_are_labels_and_all_others_are_one() {
+        assert_eq!(label("QUOTA_EXCEEDED"), "QUOTA_EXCEEDED");
+        for odd in ["", "quota_exceeded", "E-4711-2026-11-28T17:00:00Z"] {
+            assert_eq!(label(odd), "other");
+        }
     }
 
     #[test]

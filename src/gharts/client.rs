@@ -27,6 +27,11 @@ use crate::{
 
 /// The largest page that every version accepts.
 const PAGE: usize = 200;
+/// Where the older version hands out registration tokens.
+const PROVISION: &str = "/api/v1/runners/provision";
+/// A call that fails after so long has not met an ill peer of the service's, whose worst case it is: it stood in line
+/// while nothing moved.
+const STALLED: Duration = Duration::from_secs(30);
 /// No list is longer: more than this is a server that does not end its list.
 const PAGES_MAX: usize = 100;
 
@@ -63,6 +68,13 @@ pub enum Deleted {
     Gone,
     /// GitHub refused: the runner executes a job.
     Busy,
+}
+
+/// What a server says of its own API; `None`: it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    pub binds_to_scale_sets: Option<bool>,
+    pub hands_out_registration_tokens: Option<bool>,
 }
 
 /// One GHARTS, spoken to with one identity.
@@ -115,9 +127,8 @@ impl Client {
 
     /// Has a registration token of GitHub's handed out. Only the older version does it.
     pub async fn provision(&self, request: &RegistrationRequest) -> Result<RegistrationAnswer, Failure> {
-        let path = "/api/v1/runners/provision";
         let (_, answer) = self
-            .register(Operation::Provision, path, request, &request.runner_name)
+            .register(Operation::Provision, PROVISION, request, &request.runner_name)
             .await?;
         Ok(answer)
     }
@@ -188,9 +199,13 @@ impl Client {
         Ok(found)
     }
 
-    /// Whether the server's own description of its API knows the set-aware extension; `None` when there is
-    /// no such description to be had (ingresses answer with a web page).
-    pub async fn describes_extension(&self) -> Option<bool> {
+    /// What the server's own description of its API says; nothing where there is no such description to be had
+    /// (ingresses answer with a web page).
+    pub async fn description(&self) -> Description {
+        self.read_description().await.unwrap_or_default()
+    }
+
+    async fn read_description(&self) -> Option<Description> {
         let request = self.request(&Method::GET, "/openapi.json", Bytes::new(), None).ok()?;
         let response = send(self.transport.as_ref(), request, self.timeout).await.ok()?;
         if classify(
@@ -205,12 +220,15 @@ impl Client {
             return None;
         }
         let document: serde_json::Value = serde_json::from_slice(response.body()).ok()?;
-        let schemas = document.pointer("/components/schemas")?.as_object()?;
-        Some(
-            schemas
-                .values()
-                .any(|schema| schema.pointer(&format!("/properties/{SCALE_SET_FIELD}")).is_some()),
-        )
+        let field = format!("/properties/{SCALE_SET_FIELD}");
+        let schemas = document
+            .pointer("/components/schemas")
+            .and_then(|found| found.as_object());
+        let paths = document.get("paths").and_then(|found| found.as_object());
+        Some(Description {
+            binds_to_scale_sets: schemas.map(|all| all.values().any(|schema| schema.pointer(&field).is_some())),
+            hands_out_registration_tokens: paths.map(|all| all.contains_key(PROVISION)),
+        })
     }
 
     /// Pages through the list until `take` says false. Records that vanish meanwhile shift the rest towards
@@ -289,9 +307,11 @@ impl Client {
         loop {
             let token = self.token.get().await.map_err(no_token)?;
             let request = self.request(&method, path, body.clone(), Some(&token))?;
+            let began = self.clock.instant();
             let response = send(self.transport.as_ref(), request, self.timeout)
                 .await
                 .map_err(|e| no_answer(&e))?;
+            let took = self.clock.instant().duration_since(began);
             let status = response.status().as_u16();
             let Answer { verdict, code, message } =
                 classify(operation, status, content_type(&response), response.body());
@@ -303,6 +323,12 @@ impl Client {
                 renewed = true;
                 continue;
             }
+            let trouble = match trouble {
+                Trouble::UnknownOutcome | Trouble::Upstream | Trouble::IssuerDown if took >= STALLED => {
+                    Trouble::Stalled
+                }
+                trouble => trouble,
+            };
             return Err(Failure {
                 trouble,
                 status: Some(status),
@@ -403,10 +429,10 @@ fn no_token(error: TokenError) -> Failure {
 }
 
 fn no_answer(error: &TransportError) -> Failure {
-    let trouble = if error.outcome_unknown() {
-        Trouble::UnknownOutcome
-    } else {
-        Trouble::Unreachable
+    let trouble = match error {
+        TransportError::Timeout { .. } => Trouble::Stalled,
+        error if error.outcome_unknown() => Trouble::UnknownOutcome,
+        _ => Trouble::Unreachable,
     };
     Failure::new(trouble, format!("GHARTS: {error}"))
 }

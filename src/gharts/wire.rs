@@ -178,6 +178,9 @@ pub struct Me {
     pub oidc_sub: Option<String>,
     #[serde(default)]
     pub can_use_jit: Option<bool>,
+    /// Told by the older version alone.
+    #[serde(default)]
+    pub can_use_registration_token: Option<bool>,
     /// Active teams; absent where the server has no teams.
     #[serde(default)]
     pub teams: Option<Vec<Team>>,

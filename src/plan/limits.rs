@@ -20,6 +20,8 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 const QUOTA_STEPS: [u64; 4] = [5, 10, 20, 30];
 /// A template, image or cluster that fails every pod.
 const PODS_STEPS: [u64; 6] = [5, 10, 30, 60, 120, 300];
+/// A service that stands still: each call that comes meanwhile may keep it so for half a minute more.
+const STALLED_STEPS: [u64; 5] = [30, 60, 120, 240, 300];
 /// Clocks differ by seconds, seldom by more.
 const SKEW_STEPS: [u64; 2] = [5, 15];
 
@@ -51,6 +53,8 @@ pub struct Hurdle {
     pub step: u32,
     /// The newest try succeeded: go on, one by one.
     pub recovering: bool,
+    /// No try was refused: a probe was ([`super::probe`]).
+    pub suspected: bool,
     /// A place was given back since the newest refusal.
     freed: Option<Moment>,
 }
@@ -83,6 +87,7 @@ fn steps(code: Code) -> Steps {
     match code {
         Code::QuotaExceeded | Code::ResourceQuota => Steps::Fixed(&QUOTA_STEPS),
         Code::ClockSkew => Steps::Fixed(&SKEW_STEPS),
+        Code::Stalled => Steps::Fixed(&STALLED_STEPS),
         // An API server that has just started forbids everything until it has read its Roles.
         Code::PodsFailing | Code::SetFailed | Code::Forbidden => Steps::Fixed(&PODS_STEPS),
         Code::Upstream
@@ -94,6 +99,11 @@ fn steps(code: Code) -> Steps {
         | Code::NameTaken => Steps::BackOff,
         _ => Steps::Recheck,
     }
+}
+
+/// Whether repeating does not cure it, so that it is looked at slowly.
+pub fn is_stubborn(code: Code) -> bool {
+    steps(code) == Steps::Recheck
 }
 
 /// Whether two refusals are met in the same way, so that they count as one row.
@@ -137,7 +147,7 @@ impl Hurdle {
             }
         }
         // A service that fails now so, now otherwise fails in one row.
-        let row = old.filter(|h| alike(h.reason.code, reason.code));
+        let row = old.filter(|h| !h.suspected && alike(h.reason.code, reason.code));
         let step = row.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
         let base = steps(reason.code).pause(step, retry);
         let pause = base.mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0));
@@ -149,6 +159,25 @@ impl Hurdle {
             told,
             step,
             recovering: false,
+            suspected: false,
+            freed: None,
+        }
+    }
+
+    /// After a probe that was refused: it says why there might be no runner, and the first one wanted is asked for at
+    /// once, alone, unless the server said when.
+    pub fn suspect(old: Option<&Self>, now: Moment, reason: Reason, retry_after: Option<Duration>) -> Self {
+        let told = now + retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+        let since = old.filter(|h| h.reason.code == reason.code).map_or(now, |h| h.since);
+        Self {
+            reason,
+            since,
+            raised: now,
+            until: told,
+            told,
+            step: 0,
+            recovering: false,
+            suspected: true,
             freed: None,
         }
     }

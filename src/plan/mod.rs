@@ -11,6 +11,7 @@ pub mod limits;
 mod moment;
 pub mod notices;
 pub mod orphans;
+pub mod probe;
 pub mod reason;
 pub mod runner;
 pub mod tally;

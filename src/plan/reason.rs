@@ -31,6 +31,7 @@ pub enum Code {
     ClockSkew,
     RateLimited,
     Unreachable,
+    Stalled,
     UnknownOutcome,
     Upstream,
     NameTaken,
@@ -69,6 +70,7 @@ impl Code {
         Self::ClockSkew,
         Self::RateLimited,
         Self::Unreachable,
+        Self::Stalled,
         Self::UnknownOutcome,
         Self::Upstream,
         Self::NameTaken,
@@ -106,6 +108,7 @@ impl Code {
             Self::ClockSkew => "clock_skew",
             Self::RateLimited => "rate_limited",
             Self::Unreachable => "unreachable",
+            Self::Stalled => "stalled",
             Self::UnknownOutcome => "unknown_outcome",
             Self::Upstream => "upstream",
             Self::NameTaken => "name_taken",
@@ -182,6 +185,9 @@ impl Code {
             Self::Unreachable => {
                 "check the address in the configuration, DNS, proxy, network policies and certificates between here and the service"
             }
+            Self::Stalled => {
+                "look whether the service answers at all: a GHARTS with too many calls at once (16 on SQLite, 31 on PostgreSQL) stands still for minutes, and each further call prolongs it; so it is asked ever more rarely, at most every 5 minutes. Where that lasts, restart it, and find out who else calls it"
+            }
             Self::UnknownOutcome | Self::Upstream => {
                 "look at the service's own log, at what stands between, and at GitHub's status; it is tried again, and what a lost answer may have made is removed by its name"
             }
@@ -214,6 +220,7 @@ impl From<Class> for Code {
             Class::RateLimited => Self::RateLimited,
             Class::Upstream => Self::Upstream,
             Class::UnknownOutcome => Self::UnknownOutcome,
+            Class::Stalled => Self::Stalled,
             Class::Unreachable => Self::Unreachable,
         }
     }

@@ -32,6 +32,8 @@ pub struct World {
     pub held_back: Option<Reason>,
     /// Shutting down: nothing new is begun.
     pub draining: bool,
+    /// Accounts that a service told the payer of: by the names that the file gives them.
+    pub payers: BTreeMap<String, String>,
     /// When each provisioner, and each account there, last granted a runner.
     pub granted: BTreeMap<Scope, Moment>,
 }

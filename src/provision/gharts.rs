@@ -16,13 +16,14 @@
 
 mod labels;
 mod registration_token;
+mod standing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 
 pub use self::registration_token::GitHubAccess;
-use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released};
+use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released, Standing};
 use crate::{
     clock::Clock,
     gharts::{
@@ -80,20 +81,6 @@ impl GhartsProvisioner {
             binding,
             known: Mutex::new(None),
         }
-    }
-
-    /// Asks the server who we are to it and what it can do, registering nothing. One sentence for a person.
-    pub async fn probe(&self) -> Result<String, Refusal> {
-        let known = self.server().await?;
-        let team = self.team.as_ref();
-        let team = team.map_or_else(|| "no team asked for".to_owned(), |team| format!("team {team}"));
-        let binding = match &self.binding {
-            Binding::ScaleSet if known.binds => "it binds runners to scale sets",
-            Binding::ScaleSet => "whether it binds runners to scale sets shows at the first runner",
-            Binding::Labels { .. } => "runners are bound to jobs by labels only (experimental)",
-            Binding::RegistrationToken(_) => "whether it hands out registration tokens shows at the first runner",
-        };
-        Ok(format!("{team}; {binding}"))
     }
 
     async fn grant(&self, request: &JitRequest) -> Result<Granted, Refusal> {
@@ -187,6 +174,11 @@ impl GhartsProvisioner {
         if let Some(known) = self.known().clone() {
             return Ok(known);
         }
+        let (_, known) = self.ask_server().await?;
+        Ok(known)
+    }
+
+    async fn ask_server(&self) -> Result<(Me, Known), Refusal> {
         let me = match self.client.me().await {
             Ok(me) => me,
             // A version without this endpoint: the other signs will tell.
@@ -197,10 +189,10 @@ impl GhartsProvisioner {
         if !matches!(self.binding, Binding::ScaleSet) {
             let known = Known { team, binds: false };
             *self.known() = Some(known.clone());
-            return Ok(known);
+            return Ok((me, known));
         }
         let binds = me.binds_to_scale_sets()
-            || match self.client.describes_extension().await {
+            || match self.client.description().await.binds_to_scale_sets {
                 Some(false) => {
                     return Err(refusal(
                         Class::BindingUnsupported,
@@ -214,7 +206,7 @@ impl GhartsProvisioner {
         if known.binds {
             *self.known() = Some(known.clone());
         }
-        Ok(known)
+        Ok((me, known))
     }
 
     async fn take_back(&self, registration: &Registration) -> Result<Released, ReleaseError> {
@@ -257,6 +249,10 @@ impl GhartsProvisioner {
 impl Provisioner for GhartsProvisioner {
     fn provision<'a>(&'a self, request: &'a JitRequest) -> BoxFuture<'a, Result<Granted, Refusal>> {
         Box::pin(self.grant(request))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<Standing, Refusal>> {
+        Box::pin(self.stand())
     }
 
     fn release<'a>(&'a self, registration: &'a Registration) -> BoxFuture<'a, Result<Released, ReleaseError>> {
@@ -371,6 +367,7 @@ impl From<Trouble> for Class {
             Trouble::RateLimited => Self::RateLimited,
             Trouble::Upstream => Self::Upstream,
             Trouble::UnknownOutcome => Self::UnknownOutcome,
+            Trouble::Stalled => Self::Stalled,
             Trouble::Unreachable => Self::Unreachable,
         }
     }

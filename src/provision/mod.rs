@@ -84,6 +84,8 @@ pub enum Class {
     Upstream,
     /// No usable answer: whether the registration exists is unknown.
     UnknownOutcome,
+    /// No answer for so long that the service stands still: ask it ever more rarely. What it was asked for may exist.
+    Stalled,
     /// Never reached the service: nothing happened.
     Unreachable,
 }
@@ -95,6 +97,7 @@ impl Class {
         match self {
             Self::Unreachable
             | Self::UnknownOutcome
+            | Self::Stalled
             | Self::Upstream
             | Self::IssuerDown
             | Self::RateLimited
@@ -125,6 +128,7 @@ impl Class {
             | Self::RateLimited
             | Self::Upstream
             | Self::UnknownOutcome
+            | Self::Stalled
             | Self::Unreachable => Concerns::Service,
         }
     }
@@ -132,7 +136,10 @@ impl Class {
     /// Whether one answer does not tell if the refusal is about this scale set or about all behind the service: its
     /// team may be forbidden, its call may hang, while those of others fare well.
     pub fn may_concern_one_set(self) -> bool {
-        matches!(self, Self::NotAuthorized | Self::UnknownOutcome | Self::Upstream)
+        matches!(
+            self,
+            Self::NotAuthorized | Self::UnknownOutcome | Self::Stalled | Self::Upstream
+        )
     }
 
     /// Stable code, for metrics, logs and status.
@@ -151,6 +158,7 @@ impl Class {
             Self::RateLimited => "rate_limited",
             Self::Upstream => "upstream",
             Self::UnknownOutcome => "unknown_outcome",
+            Self::Stalled => "stalled",
             Self::Unreachable => "unreachable",
         }
     }
@@ -181,6 +189,16 @@ pub struct Refusal {
     pub by_github: bool,
 }
 
+/// What a provisioner's service says of itself and of us where no runner is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// For a person: one sentence.
+    pub says: String,
+    /// Whose quota the runners count against: sets with the same one share it, however the file names it.
+    /// `None`: the service does not tell.
+    pub payer: Option<String>,
+}
+
 /// What became of a call that takes a registration back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
@@ -204,6 +222,12 @@ pub enum ReleaseError {
 pub trait Provisioner: Send + Sync + fmt::Debug {
     /// Registers a runner. Never cancelled by the caller: cancelling leaks.
     fn provision<'a>(&'a self, request: &'a JitRequest) -> BoxFuture<'a, Result<Granted, Refusal>>;
+
+    /// Asks the service who we are to it and what it can do, registering nothing. A provisioner without a service of
+    /// its own has nothing to ask.
+    fn probe(&self) -> BoxFuture<'_, Result<Standing, Refusal>> {
+        Box::pin(async { Ok(Standing::default()) })
+    }
 
     /// Takes back what the provisioner's own service recorded (GHARTS). Idempotent. Without a
     /// `gharts_id` the record is looked up by name. The registration at GitHub is removed through

@@ -41,6 +41,12 @@ fn b28_demo_serves_every_job_through_gharts_with_at_most_four_writes() {
 }
 
 #[test]
+fn b43_demo_binds_runners_as_it_is_told() {
+    demo_serves(&["--gharts", "user", "--binding", "registration-token"]);
+    demo_serves(&["--gharts", "team", "--binding", "labels-available"]);
+}
+
+#[test]
 fn b5_demo_serves_every_job_through_the_scale_set_where_jobs_are_offered() {
     demo_serves(&["--provisioner", "scaleSet", "--flow", "ghes"]);
 }

@@ -188,7 +188,7 @@ proptest! {
                 judged(client.list()).await;
                 judged(client.find_by_name("fuzz-0")).await;
                 judged(client.delete(made.as_ref().map_or("../..", |made| &made.runner_id))).await;
-                let _ = client.describes_extension().await;
+                let _ = client.description().await;
             }
             tasks.stop();
             tasks.finished().await;

@@ -23,6 +23,7 @@ mod rebinding;
 mod registration;
 mod replicas;
 mod restarts;
+mod standing;
 mod teams;
 
 use std::time::Duration;

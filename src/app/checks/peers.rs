@@ -26,6 +26,7 @@ use crate::{
         reason::Code,
         runner::{Meets, Purpose},
     },
+    provision::Provisioner as _,
     runner::manifest::Blueprint,
     scaleset::{Connection, GroupAccess},
     shutdown::Tasks,
@@ -262,7 +263,8 @@ fn token_service(config: &Config, mut service: TokenService) -> Vec<Check> {
         return vec![Check {
             name: format!("{} accepts us", service.key),
             run: async move {
-                let says = provisioner.probe().await.unwrap_or_else(|refusal| refusal.message);
+                let standing = provisioner.probe().await;
+                let says = standing.map_or_else(|refusal| refusal.message, |standing| standing.says);
                 Ok(format!("no scale set uses it; it says: {says}"))
             }
             .boxed(),
@@ -273,10 +275,11 @@ fn token_service(config: &Config, mut service: TokenService) -> Vec<Check> {
         Check {
             name: format!("{} accepts us for {}", service.key, sets.join(", ")),
             run: async move {
-                provisioner.probe().await.map_err(|refusal| {
+                let standing = provisioner.probe().await.map_err(|refusal| {
                     let remedy = Code::from(refusal.class).remedy().unwrap_or("see the message");
                     CheckFailure::new(refusal.message, remedy)
-                })
+                })?;
+                Ok(standing.says)
             }
             .boxed(),
         }

@@ -151,14 +151,17 @@ async fn b20_b21_a_lost_answer_is_an_unknown_outcome_and_a_refused_connection_is
     for (line, trouble) in [
         (fails(JIT, lost), Trouble::UnknownOutcome),
         (fails(JIT, never), Trouble::Unreachable),
-        (
-            slow(json(JIT, 201, GRANTED), Duration::from_secs(46)),
-            Trouble::UnknownOutcome,
-        ),
+        (slow(json(JIT, 201, GRANTED), Duration::from_secs(46)), Trouble::Stalled),
     ] {
         let script = Script::of([line]);
         let failure = client(&script).jit(&request()).await.unwrap_err();
         assert_eq!((failure.trouble, failure.status), (trouble, None));
+    }
+    let internal = r#"{"detail":"Internal server error","error_code":"INTERNAL_ERROR"}"#;
+    for (seconds, trouble) in [(29, Trouble::UnknownOutcome), (31, Trouble::Stalled)] {
+        let script = Script::of([slow(json(JIT, 500, internal), Duration::from_secs(seconds))]);
+        let failure = client(&script).jit(&request()).await.unwrap_err();
+        assert_eq!((failure.trouble, failure.status), (trouble, Some(500)));
     }
     let script = Script::of([slow(json(JIT, 201, GRANTED), Duration::from_secs(44))]);
     assert!(
@@ -291,15 +294,21 @@ async fn b43_the_api_description_tells_of_the_extension_only_where_it_is_json() 
     const CALL: &str = "GET /openapi.json";
     let with = r#"{"components":{"schemas":{"JitProvisionRequest":{"properties":{"runner_scale_set_id":{}}}}}}"#;
     let without = r#"{"components":{"schemas":{"JitProvisionRequest":{"properties":{"labels":{}}}}}}"#;
-    for (line, expected) in [
-        (json(CALL, 200, with), Some(true)),
-        (json(CALL, 200, without), Some(false)),
-        (json(CALL, 200, r#"{"hello":"world"}"#), None),
-        (html(CALL, 200), None),
-        (json(CALL, 404, r#"{"detail":"Not Found"}"#), None),
+    let older = r#"{"paths":{"/api/v1/runners/provision":{"post":{}}}}"#;
+    let newer = r#"{"paths":{"/api/v1/runners/jit":{"post":{}}}}"#;
+    for (line, binds, hands_out) in [
+        (json(CALL, 200, with), Some(true), None),
+        (json(CALL, 200, without), Some(false), None),
+        (json(CALL, 200, older), None, Some(true)),
+        (json(CALL, 200, newer), None, Some(false)),
+        (json(CALL, 200, r#"{"hello":"world"}"#), None, None),
+        (html(CALL, 200), None, None),
+        (json(CALL, 404, r#"{"detail":"Not Found"}"#), None, None),
     ] {
         let script = Script::of([line]);
-        assert_eq!(client(&script).describes_extension().await, expected);
+        let described = client(&script).description().await;
+        assert_eq!(described.binds_to_scale_sets, binds);
+        assert_eq!(described.hands_out_registration_tokens, hands_out);
         assert_eq!(script.tokens(), [""], "no token for a page that needs none");
     }
 }

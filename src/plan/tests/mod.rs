@@ -4,6 +4,7 @@ mod blame;
 mod former;
 mod limits;
 mod outside;
+mod probes;
 mod shares;
 mod surplus;
 mod walk;

@@ -20,7 +20,7 @@ use crate::{
     scaleset::{Authority, Connection},
 };
 
-const UNSUPPORTED: &str = "this GHARTS hands out no registration tokens: use the version that does (and keep it from \
+pub(super) const UNSUPPORTED: &str = "this GHARTS hands out no registration tokens: use the version that does (and keep it from \
                            everybody's reach), `provisioner: scaleSet`, or `runnerBinding: auto` with a GHARTS that has the \
                            extension described in docs/gharts-extension.md";
 

@@ -509,3 +509,82 @@ async fn b43_a_version_without_registration_tokens_is_told_apart() {
     assert_eq!(refusal.class, Class::BindingUnsupported);
     assert!(refusal.message.contains("provisioner: scaleSet"), "{refusal}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn b19_who_pays_is_the_team_by_its_name_however_the_file_names_it() {
+    let one = json!([{"id": TEAM_ID, "name": "arc-team"}]);
+    let two = json!([{"id": TEAM_ID, "name": "arc-team"}, {"id": "x", "name": "other"}]);
+    for (teams, wanted, payer) in [
+        (&one, Some("arc-team"), Some("team arc-team")),
+        (&one, Some(TEAM_ID), Some("team arc-team")),
+        (&one, None, Some("team arc-team")),
+        (&two, Some(TEAM_ID), Some("team arc-team")),
+        // GHARTS takes any of them.
+        (&two, None, None),
+    ] {
+        let script = Script::of([me_of(json!({"teams": teams, "features": ["runner_scale_set"]}))]);
+        let standing = provisioner(&script, wanted).probe().await.unwrap();
+        assert_eq!(standing.payer.as_deref(), payer, "{wanted:?} of {teams}");
+    }
+    let script = Script::of([me_of(json!({"can_use_registration_token": true}))]);
+    let labels = Binding::Labels { runner_group_id: None };
+    let standing = bound(&script, Some("no-teams-there"), labels).probe().await.unwrap();
+    assert_eq!(standing.payer.as_deref(), Some("this identity"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b18_a_probe_is_refused_where_a_request_would_be() {
+    let labels = || Binding::Labels { runner_group_id: None };
+    let flag = json!(["runner_scale_set"]);
+    for (me, team, binding, class, word) in [
+        (
+            json!({"can_use_jit": false, "features": flag}),
+            None,
+            Binding::ScaleSet,
+            Class::NotAuthorized,
+            "can_use_jit",
+        ),
+        (
+            json!({"teams": [], "features": flag}),
+            None,
+            Binding::ScaleSet,
+            Class::NotAuthorized,
+            "no active team",
+        ),
+        (
+            json!({"teams": [{"id": "x", "name": "other"}]}),
+            Some(TEAM_ID),
+            labels(),
+            Class::NotAuthorized,
+            TEAM_ID,
+        ),
+        (
+            json!({"teams": [{"id": "x", "name": "other"}]}),
+            Some("arc-team"),
+            labels(),
+            Class::Configuration,
+            "arc-team",
+        ),
+    ] {
+        let script = Script::of([me_of(me)]);
+        let refusal = bound(&script, team, binding).probe().await.unwrap_err();
+        assert_eq!(refusal.class, class, "{refusal}");
+        assert!(refusal.message.contains(word), "{refusal}");
+        script.assert_finished();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b43_a_probe_asks_anew_what_a_request_takes_for_known() {
+    let script = Script::of([aware(), granted(Some(42))]);
+    let provisioner = provisioner(&script, None);
+    provisioner.probe().await.unwrap();
+    provisioner.provision(&request()).await.unwrap();
+    script.assert_finished();
+    script.then([me(&[]), openapi("labels")]);
+    assert_eq!(provisioner.probe().await.unwrap_err().class, Class::BindingUnsupported);
+    // What was known is known no more.
+    script.then([me(&[]), openapi("labels")]);
+    assert_eq!(refused(&provisioner).await.class, Class::BindingUnsupported);
+    script.assert_finished();
+}

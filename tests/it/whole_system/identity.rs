@@ -54,13 +54,13 @@ fn scratch_file(text: &str) -> PathBuf {
 }
 
 /// The daemon's file with another identity.
-fn with_oidc(text: &str, oidc: &str) -> String {
+pub(super) fn with_oidc(text: &str, oidc: &str) -> String {
     let (before, rest) = text.split_once("  oidc:\n").unwrap();
     let after = &rest[rest.find("  limits: ").unwrap()..];
     format!("{before}  oidc: {oidc}\n{after}")
 }
 
-fn client_credentials(style: &str) -> String {
+pub(super) fn client_credentials(style: &str) -> String {
     let secret = scratch_file(MACHINE.1);
     format!(
         "{{ provider: external, audience: https://gharts.test, external: {{ tokenUrl: https://oidc.test/oauth/token, \
@@ -179,7 +179,8 @@ async fn b16_a_wrong_client_secret_says_what_mends_it_and_a_right_one_is_read_wi
     let before = running.world.oidc.tokens_refused();
     running.pass(10 * MINUTE).await;
     let refused = running.world.oidc.tokens_refused() - before;
-    assert!(refused <= 6, "{refused} tries in ten minutes");
+    // Told by a probe already: the first try, the first list and what follows them slowly.
+    assert!(refused <= 9, "{refused} tries in ten minutes");
     std::fs::write(&secret, MACHINE.1).unwrap();
     running.until_finished(&queued, 7 * MINUTE).await;
     running.end().await;
@@ -201,7 +202,7 @@ async fn b16_an_account_without_a_namespace_is_the_daemons_own_and_a_missing_rig
     let asked = running.requests("create", "serviceaccounts/token");
     running.pass(10 * MINUTE).await;
     let asked = running.requests("create", "serviceaccounts/token") - asked;
-    assert!(asked <= 6, "{asked} requests in ten minutes");
+    assert!(asked <= 9, "{asked} requests in ten minutes");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use gharts_listener::{
         cable::Kill,
         fleet::{Fleet, FleetSettings},
         gharts::{Flavour, Latency, Status},
-        github::JobState,
+        github::{AssignedJobsRunOn, JobState},
         kubernetes::{Fault, Trouble},
         world::{Binding, Options, Provisioner, install_runners},
     },
@@ -34,7 +34,7 @@ struct Way {
     latency: Latency,
 }
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 8] = [
     Way {
         name: "the scale set alone",
         provisioner: Provisioner::ScaleSet,
@@ -71,6 +71,13 @@ const WAYS: [Way; 7] = [
         latency: Latency::None,
     },
     Way {
+        name: "ordinary runners of today's GHARTS for jobs that the set was given",
+        provisioner: Provisioner::Gharts,
+        flavour: Flavour::Team,
+        binding: Binding::LabelsAssigned,
+        latency: Latency::None,
+    },
+    Way {
         name: "ordinary runners of the older GHARTS",
         provisioner: Provisioner::Gharts,
         flavour: Flavour::User,
@@ -95,6 +102,10 @@ impl Way {
         Options {
             seed,
             flavour: self.flavour,
+            assigned_jobs_run_on: match self.binding {
+                Binding::LabelsAssigned => AssignedJobsRunOn::MatchingLabels,
+                _ => AssignedJobsRunOn::SetRunners,
+            },
             fleet: Some(FleetSettings {
                 seed,
                 start_delay: 2 * SECOND,

@@ -169,7 +169,7 @@ async fn b8_of_thirty_sets_one_that_hangs_panics_or_is_forbidden_delays_no_other
 async fn b8_a_set_whose_calls_hang_panic_or_are_forbidden_says_so_and_recovers() {
     for (spoilt, calls, code) in [
         (Spoilt::Panics, "/runners/jit", "set_failed"),
-        (Spoilt::Hangs, "/runners/jit", "unknown_outcome"),
+        (Spoilt::Hangs, "/runners/jit", "stalled"),
         (Spoilt::Forbidden, "/runners/jit", "not_authorized"),
         (Spoilt::Panics, "/messages", "set_failed"),
     ] {

@@ -108,3 +108,38 @@ async fn as_stranger(world: &World, method: &str, path: String, body: String) ->
         .unwrap();
     world.network.send(request).await.unwrap().status().as_u16()
 }
+
+/// How long strangers keep GHARTS frozen beside the daemon, or without one.
+async fn frozen_by_strangers(with_daemon: bool) -> Duration {
+    let mut running = Running::start(at_the_recorded_pace(Database::Sqlite)).await;
+    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
+    if with_daemon {
+        running.pass(15 * SECOND).await;
+    } else {
+        for job in &queued {
+            let _ = running.world.github.cancel(&job.id);
+        }
+        running.stop().await;
+    }
+    let world = &running.world;
+    let names = (0..40).map(|n| format!(r#"{{"runner_name":"stranger-{n}"}}"#));
+    let strangers = names.map(|body| as_stranger(world, "POST", "/jit".to_owned(), body));
+    futures::future::join_all(strangers).await;
+    let begun = world.clock.instant();
+    // It moves when a whole minute has brought no more of it.
+    let mut stood = Duration::ZERO;
+    while world.gharts.stood_still() > stood && begun.elapsed() < 60 * MINUTE {
+        stood = world.gharts.stood_still();
+        tokio::time::sleep(10 * MINUTE).await;
+    }
+    stood
+}
+
+#[tokio::test(start_paused = true)]
+async fn b20_a_freeze_that_strangers_made_ends_little_later_beside_the_daemon() {
+    let without = frozen_by_strangers(false).await;
+    let with = frozen_by_strangers(true).await;
+    println!("frozen for {without:?} without the daemon, for {with:?} beside it");
+    // What was under way when it began, and a few questions whether it is over.
+    assert!(with <= without + 5 * MINUTE, "{without:?} without, {with:?} with");
+}
