@@ -44,7 +44,7 @@ pub enum Code {
 
 impl Code {
     /// Every one, in their order.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Draining,
         Self::NotLeader,
         Self::NotSynced,
