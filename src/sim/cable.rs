@@ -284,6 +284,10 @@ struct Wire {
 
 impl Transport for Wire {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, TransportError>> {
+        if self.cable.is_cut() {
+            // What is left of a process that is dead asks nobody anything.
+            return Box::pin(std::future::pending());
+        }
         let going = Going {
             sent: self.cable.note(&request),
             cable: self.cable.clone(),

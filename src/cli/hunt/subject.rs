@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::{
     app::{self, Externals},
     config,
+    shutdown::Tasks,
     sim::hunt::{Glance, Journal, Launch, Life, Subject},
 };
 
@@ -74,7 +75,7 @@ impl Subject for Daemon {
             seed: launch.seed,
             identity: launch.identity,
         };
-        let daemon = app::Daemon::new(config, externals);
+        let daemon = app::Daemon::new(config, externals).within(Tasks::that_freeze(launch.frozen));
         let (seen, said) = (daemon.sources(), daemon.sources());
         let stop = launch.stop;
         Ok(Life {

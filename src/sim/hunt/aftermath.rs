@@ -173,7 +173,7 @@ impl Run<'_> {
     }
 
     pub(super) async fn end_in_order(&mut self) {
-        self.stop().await;
+        self.stop_all().await;
         for set in self.world.github.sets() {
             let ours = self.plan.shape.sets.iter().any(|shape| shape.name == set.name);
             if ours && set.session.is_some() {
@@ -197,7 +197,7 @@ impl Run<'_> {
     }
 
     pub(super) fn judge_what_was_said(&mut self) {
-        self.kill();
+        self.kill_all();
         let logs = self.subject.logs();
         let ordered = self
             .plan

@@ -91,6 +91,7 @@ fn shape(rng: &mut Rng) -> Shape {
         start_ms: pick(rng, &[0, 0, 1_000, 5_000, 20_000]),
         exit_ms: pick(rng, &[0, 0, 500, 5_000]),
         skew_seconds: pick(rng, &[0, 0, 0, 0, -20, 20]),
+        second_replica: (rng.u32(..3) == 0).then(|| pick(rng, &[0, 0, -25, 25])),
     }
 }
 
@@ -167,7 +168,7 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
         7..=8 if uses_gharts => of_gharts(rng),
         5 | 7 => of_kubernetes(rng),
         6 | 8 => of_pods(rng),
-        _ => of_the_process(rng),
+        _ => of_the_process(rng, shape),
     };
     Timed { at_ms, for_ms, fault }
 }
@@ -359,26 +360,22 @@ fn of_gharts(rng: &mut Rng) -> Fault {
     }
 }
 
-fn of_the_process(rng: &mut Rng) -> Fault {
-    match rng.u32(..5) {
-        4 => Fault::Panic {
-            call: pick(rng, &["", "/messages", "/sessions", "jit", "/agents", "DELETE /"]).to_owned(),
-            times: pick(rng, &[1, 3]),
-        },
+fn of_the_process(rng: &mut Rng, shape: &Shape) -> Fault {
+    let replica = shape.second_replica.map_or(0, |_| rng.usize(..2));
+    let killed = |moment, count| Fault::Killed { moment, count, replica };
+    match rng.u32(..7) {
         0 => Fault::Restarted {
             skew_seconds: pick(rng, &[0, 0, -30, 30]),
+            replica,
         },
-        1 => Fault::Killed {
-            moment: Moment::BeforeCall,
-            count: rng.u64(1..=12),
-        },
-        2 => Fault::Killed {
-            moment: Moment::AfterCall,
-            count: rng.u64(1..=12),
-        },
-        _ => Fault::Killed {
-            moment: Moment::AtStep,
-            count: rng.u64(1..=300),
+        1 => killed(Moment::BeforeCall, rng.u64(1..=12)),
+        2 => killed(Moment::AfterCall, rng.u64(1..=12)),
+        3 => killed(Moment::AtStep, rng.u64(1..=300)),
+        4 => Fault::Paused { replica },
+        5 => Fault::ClusterLost { replica },
+        _ => Fault::Panic {
+            call: pick(rng, &["", "/messages", "/sessions", "jit", "/agents", "DELETE /"]).to_owned(),
+            times: pick(rng, &[1, 3]),
         },
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     sim::{
         cable::{self, Sent},
         kubernetes::{self, Object},
-        world::{RUNNER_NAMESPACE, World, account_name},
+        world::{DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE, World, account_name},
     },
 };
 
@@ -64,6 +64,8 @@ pub enum Invariant {
     JitOnce,
     /// A runner's name is used by one pod.
     NameOnce,
+    /// Only the replica that holds the Lease opens sessions and asks for runners.
+    Fence,
     /// Jobs are acquired within what was announced, and no set is deleted.
     Queue,
     /// What is another installation's stays as it is.
@@ -376,14 +378,17 @@ impl Judge {
 /// Looks at what goes over the wires of one daemon.
 pub(super) struct Eye {
     judge: Arc<Judge>,
+    /// Whose they are.
+    replica: &'static str,
     /// Requests on their way to GHARTS.
     to_gharts: AtomicUsize,
 }
 
 impl Eye {
-    pub(super) fn of(judge: &Arc<Judge>) -> Self {
+    pub(super) fn of(judge: &Arc<Judge>, replica: &'static str) -> Self {
         Self {
             judge: judge.clone(),
+            replica,
             to_gharts: AtomicUsize::new(0),
         }
     }
@@ -407,6 +412,10 @@ impl cable::Onlooker for Eye {
             }
         }
         self.judge.asked(sent, request);
+        let opens = sent.line.starts_with("POST ") && sent.line.ends_with("/sessions");
+        if opens || sent.line.ends_with("/runners/jit") || sent.line.ends_with("/generatejitconfig") {
+            self.judge.may_lead(self.replica, &sent.line);
+        }
     }
 
     fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>) {
@@ -421,6 +430,20 @@ impl cable::Onlooker for Eye {
 }
 
 impl Judge {
+    /// Whoever does what only one may do holds the Lease.
+    fn may_lead(&self, replica: &str, line: &str) {
+        let lease = self.world.kubernetes.get("leases", DAEMON_NAMESPACE, LEASE);
+        let holder = lease
+            .as_ref()
+            .and_then(|lease| lease["spec"]["holderIdentity"].as_str());
+        if holder != Some(replica) {
+            self.breach(
+                Invariant::Fence,
+                format!("{replica} while {holder:?} holds the Lease: {line}"),
+            );
+        }
+    }
+
     fn asked(&self, sent: &Sent, request: &Request) {
         self.called(&sent.authority, &sent.line);
         let place = Place::of(&sent.line);

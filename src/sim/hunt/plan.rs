@@ -42,6 +42,9 @@ pub struct Shape {
     pub exit_ms: u64,
     /// The daemon's clock beside everybody else's.
     pub skew_seconds: i64,
+    /// A second replica, whose clock is so far from the first one's.
+    #[serde(default)]
+    pub second_replica: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -321,13 +324,25 @@ pub enum Fault {
     KeysIll {
         how: Ill,
     },
-    // The process.
+    // The process. `replica`: 0, or 1 where there is a second one.
     Killed {
         moment: Moment,
         count: u64,
+        #[serde(default)]
+        replica: usize,
     },
     Restarted {
         skew_seconds: i64,
+        #[serde(default)]
+        replica: usize,
+    },
+    /// SIGSTOP, and SIGCONT at its end.
+    Paused {
+        replica: usize,
+    },
+    /// This replica alone gets no answers from the API server.
+    ClusterLost {
+        replica: usize,
     },
     Panic {
         call: String,
@@ -336,7 +351,7 @@ pub enum Fault {
 }
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 45] = [
+pub const KINDS: [&str; 47] = [
     "latency",
     "resetBefore",
     "resetAfter",
@@ -382,6 +397,8 @@ pub const KINDS: [&str; 45] = [
     "killed",
     "restarted",
     "panic",
+    "paused",
+    "clusterLost",
 ];
 
 impl Fault {
@@ -454,6 +471,9 @@ impl fmt::Display for Plan {
             ", pods start in {} ms and end in {} ms, skew {} s",
             shape.start_ms, shape.exit_ms, shape.skew_seconds
         )?;
+        if let Some(skew) = shape.second_replica {
+            writeln!(f, "  a second replica, its clock {skew} s ahead of everybody's")?;
+        }
         for (index, set) in shape.sets.iter().enumerate() {
             writeln!(
                 f,

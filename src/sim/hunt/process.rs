@@ -1,4 +1,4 @@
-//! The daemon's process during a run: its starts, its deaths, and what can be seen of it from outside.
+//! The daemon's processes during a run: their starts, their deaths, and what can be seen of them from outside.
 
 use std::{
     sync::{
@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     judge::{Eye, Invariant},
-    plan::{Fault, Moment},
+    plan::{Fault, Moment, Shape},
     run::{ORDERLY_END, Run, TICK},
     subject::{Glance, Launch},
 };
@@ -31,6 +31,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Daemon {
     cable: Cable,
     stop: CancellationToken,
+    frozen: watch::Sender<bool>,
+    /// When it was last continued: its loop has had no turn yet at that moment.
+    thawed: Option<Instant>,
     task: JoinHandle<Result<(), String>>,
     glance: Box<dyn Fn() -> Glance + Send + Sync>,
     says: Box<dyn Fn() -> String + Send + Sync>,
@@ -45,66 +48,114 @@ pub(super) struct Death {
     reborn: Option<Instant>,
 }
 
+/// One of the deployment's replicas.
+pub(super) struct Replica {
+    name: &'static str,
+    skew: i64,
+    daemon: Option<Daemon>,
+    pub(super) death: Option<Death>,
+}
+
+impl Replica {
+    pub(super) fn all(shape: &Shape) -> Vec<Self> {
+        let skews = [Some(shape.skew_seconds), shape.second_replica];
+        let replica = |(name, skew)| Self {
+            name,
+            skew,
+            daemon: None,
+            death: None,
+        };
+        ["replica-0", "replica-1"]
+            .into_iter()
+            .zip(skews.into_iter().flatten())
+            .map(replica)
+            .collect()
+    }
+
+    /// It can act: not killed, not told to end, not stopped.
+    fn acts(&self) -> Option<&Daemon> {
+        let acts = |daemon: &&Daemon| {
+            daemon.thawed.is_none_or(|at| at.elapsed() > TICK)
+                && !daemon.cable.is_cut()
+                && !daemon.stop.is_cancelled()
+                && !*daemon.frozen.borrow()
+        };
+        self.daemon.as_ref().filter(acts)
+    }
+}
+
 impl Run<'_> {
-    pub(super) fn start(&mut self) {
-        let (cable, stop) = (Cable::default(), CancellationToken::new());
-        cable.look_on(Arc::new(Eye::of(&self.judge)));
+    pub(super) fn start_all(&mut self) {
+        for index in 0..self.replicas.len() {
+            self.start(index);
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let (cable, stop, frozen) = (Cable::default(), CancellationToken::new(), watch::Sender::new(false));
+        let Replica { name, skew, .. } = self.replicas[index];
+        cable.look_on(Arc::new(Eye::of(&self.judge, name)));
         let transport = self.world.services.transport();
         let launch = Launch {
             file: self.file,
             github: cable.transport(transport.clone()),
             gharts: cable.transport(transport),
             kubernetes: cable.client(&self.world.daemon_client(), RUNNER_NAMESPACE),
-            clock: self.world.clock.ahead(self.skew),
+            clock: self.world.clock.ahead(skew),
             seed: self.plan.seed.wrapping_add(7919 * self.lives),
             // The same in each life: it takes its own Lease back at once.
-            identity: "daemon".to_owned(),
+            identity: name.to_owned(),
             stop: stop.clone(),
+            frozen: frozen.subscribe(),
         };
         self.journal
-            .say(|| format!("process  started, its clock {} s ahead", self.skew));
+            .say(|| format!("process  {name} started, its clock {skew} s ahead"));
         self.lives += 1;
         match self.subject.launch(launch) {
             Ok(life) => {
-                self.daemon = Some(Daemon {
+                self.replicas[index].daemon = Some(Daemon {
                     task: self.tasks.spawn("daemon", cable.counted(life.serve)),
                     glance: life.glance,
                     says: life.says,
                     cable,
                     stop,
+                    frozen,
+                    thawed: None,
                 });
             }
             Err(error) => self
                 .judge
-                .breach(Invariant::Alive, format!("the daemon does not start: {error}")),
+                .breach(Invariant::Alive, format!("{name} does not start: {error}")),
         }
     }
 
     pub(super) fn order_death(&mut self, fault: &Fault, down: Duration) {
-        let (Some(daemon), None) = (&self.daemon, &self.death) else {
+        let (Fault::Killed { replica, .. } | Fault::Restarted { replica, .. }) = fault else {
             return;
         };
-        let skew = match fault {
-            Fault::Killed { moment, count } => {
+        let Some(replica) = self.replicas.get_mut(*replica) else {
+            return;
+        };
+        let (Some(daemon), None) = (&replica.daemon, &replica.death) else {
+            return;
+        };
+        let (skew, patience) = match fault {
+            Fault::Killed { moment, count, .. } => {
                 daemon.cable.cut_after(match moment {
                     Moment::BeforeCall => Kill::Before { call: *count },
                     Moment::AfterCall => Kill::After { call: *count },
                     Moment::AtStep => Kill::AtStep { step: *count },
                 });
-                self.skew
+                (replica.skew, KILL_PATIENCE)
             }
-            Fault::Restarted { skew_seconds } => {
+            Fault::Restarted { skew_seconds, .. } => {
+                daemon.frozen.send_replace(false);
                 daemon.stop.cancel();
-                *skew_seconds
+                (*skew_seconds, ORDERLY_END)
             }
             _ => return,
         };
-        let patience = if matches!(fault, Fault::Restarted { .. }) {
-            ORDERLY_END
-        } else {
-            KILL_PATIENCE
-        };
-        self.death = Some(Death {
+        replica.death = Some(Death {
             at_the_latest: Instant::now() + patience,
             down,
             skew,
@@ -112,23 +163,51 @@ impl Run<'_> {
         });
     }
 
+    fn living(&self) -> impl Iterator<Item = &Daemon> {
+        self.replicas.iter().filter_map(|replica| replica.daemon.as_ref())
+    }
+
     /// From now on, so often, whatever sends such a call panics.
     pub(super) fn make_panic(&self, call: &str, times: u32) {
-        let Some(daemon) = &self.daemon else { return };
-        let (call, left) = (call.to_owned(), AtomicU32::new(times));
-        daemon.cable.spoil(Arc::new(move |request| {
-            let line = format!("{} {}", request.method(), request.uri().path());
-            let take = |left: u32| left.checked_sub(1);
-            let panics = line.contains(&call) && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
-            panics.then_some(Spoilt::Panics)
-        }));
+        for daemon in self.living() {
+            let (call, left) = (call.to_owned(), AtomicU32::new(times));
+            daemon.cable.spoil(Arc::new(move |request| {
+                let line = format!("{} {}", request.method(), request.uri().path());
+                let take = |left: u32| left.checked_sub(1);
+                let panics =
+                    line.contains(&call) && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+                panics.then_some(Spoilt::Panics)
+            }));
+        }
+    }
+
+    /// SIGSTOP and SIGCONT.
+    pub(super) fn pause(&mut self, replica: usize, paused: bool) {
+        let replica = self.replicas.get_mut(replica);
+        if let Some(daemon) = replica.and_then(|replica| replica.daemon.as_mut()) {
+            daemon.frozen.send_replace(paused);
+            daemon.thawed = (!paused).then(Instant::now);
+        }
+    }
+
+    pub(super) fn lose_cluster(&self, replica: usize, lost: bool) {
+        if let Some(daemon) = self.replicas.get(replica).and_then(|replica| replica.daemon.as_ref()) {
+            daemon.cable.lose_cluster(lost);
+        }
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        for index in 0..self.replicas.len() {
+            self.kill(index);
+        }
     }
 
     /// SIGKILL: no call of this daemon's is answered any more, nor any other made.
-    pub(super) fn kill(&mut self) {
-        if let Some(daemon) = self.daemon.take() {
+    fn kill(&mut self, index: usize) {
+        if let Some(daemon) = self.replicas[index].daemon.take() {
             daemon.cable.cut();
             // What is left of it in this process has nobody to talk to, and ends.
+            daemon.frozen.send_replace(false);
             daemon.stop.cancel();
             self.bury(&daemon);
         }
@@ -140,87 +219,99 @@ impl Run<'_> {
         self.secrets.extend(daemon.cable.secrets());
     }
 
+    pub(super) async fn pass_deaths(&mut self) {
+        for index in 0..self.replicas.len() {
+            self.pass_death(index).await;
+        }
+    }
+
     /// Brings an ordered death about, and the next life.
-    pub(super) async fn pass_death(&mut self) {
-        let Some(death) = &mut self.death else { return };
+    async fn pass_death(&mut self, index: usize) {
+        let replica = &mut self.replicas[index];
+        let Some(death) = &mut replica.death else { return };
         let now = Instant::now();
         match death.reborn {
             None => {
-                let Some(daemon) = &mut self.daemon else { return };
+                let Some(daemon) = &replica.daemon else { return };
                 let stopping = daemon.stop.is_cancelled();
                 if !daemon.cable.is_cut() && !daemon.task.is_finished() && now < death.at_the_latest {
                     return;
                 }
                 death.reborn = Some(now + death.down);
-                self.skew = death.skew;
+                replica.skew = death.skew;
                 if stopping {
-                    self.see_off().await;
+                    self.see_off(index).await;
                 } else {
-                    self.journal.say(|| "process  killed".to_owned());
-                    self.kill();
+                    let name = replica.name;
+                    self.journal.say(|| format!("process  {name} killed"));
+                    self.kill(index);
                 }
             }
             Some(at) if at <= now => {
-                self.death = None;
-                self.start();
+                replica.death = None;
+                self.start(index);
             }
             Some(_) => {}
         }
     }
 
-    /// SIGTERM, and the wait for the daemon's end.
-    pub(super) async fn stop(&mut self) {
-        let Some(daemon) = &self.daemon else { return };
+    /// SIGTERM to all, and the wait for their end.
+    pub(super) async fn stop_all(&mut self) {
         self.journal.say(|| "process  told to end".to_owned());
-        daemon.stop.cancel();
+        for daemon in self.living() {
+            daemon.stop.cancel();
+        }
         let told = Instant::now();
-        while !daemon.task.is_finished() && told.elapsed() < ORDERLY_END {
-            let reasons = (daemon.glance)().reasons;
+        while self.living().any(|daemon| !daemon.task.is_finished()) && told.elapsed() < ORDERLY_END {
+            let reasons: Vec<String> = self.living().flat_map(|daemon| (daemon.glance)().reasons).collect();
             self.outcome.reasons.extend(reasons);
             tokio::time::sleep(TICK).await;
         }
-        self.see_off().await;
+        for index in 0..self.replicas.len() {
+            self.see_off(index).await;
+        }
     }
 
     /// Says how a daemon that was told to end in good time has ended.
-    async fn see_off(&mut self) {
-        let Some(mut daemon) = self.daemon.take() else { return };
+    async fn see_off(&mut self, index: usize) {
+        let name = self.replicas[index].name;
+        let Some(mut daemon) = self.replicas[index].daemon.take() else {
+            return;
+        };
         let ended = tokio::time::timeout(Duration::from_secs(1), &mut daemon.task).await;
         match ended {
-            Ok(Ok(Ok(()))) => self.journal.say(|| "process  ended in order".to_owned()),
-            Ok(Ok(Err(error))) => self.judge.breach(Invariant::OrderlyEnd, error),
-            Ok(Err(error)) => self.judge.breach(Invariant::OrderlyEnd, error.to_string()),
+            Ok(Ok(Ok(()))) => self.journal.say(|| format!("process  {name} ended in order")),
+            Ok(Ok(Err(error))) => self.judge.breach(Invariant::OrderlyEnd, format!("{name}: {error}")),
+            Ok(Err(error)) => self.judge.breach(Invariant::OrderlyEnd, format!("{name}: {error}")),
             Err(_) => {
-                let what = format!("not ended {ORDERLY_END:?} after it was told to");
+                let what = format!("{name} has not ended {ORDERLY_END:?} after it was told to");
                 self.judge.breach(Invariant::OrderlyEnd, what);
             }
         }
         self.bury(&daemon);
     }
 
-    /// What can be seen of the daemon from outside.
+    /// What can be seen of the daemons from outside.
     pub(super) fn look(&mut self) {
-        let Some(daemon) = &self.daemon else { return };
-        if daemon.cable.is_cut() || daemon.stop.is_cancelled() {
-            return;
+        let mut reasons = Vec::new();
+        for replica in &self.replicas {
+            let Some(daemon) = replica.acts() else { continue };
+            let name = replica.name;
+            if daemon.task.is_finished() {
+                self.judge.breach(Invariant::Alive, format!("{name} ended by itself"));
+                continue;
+            }
+            let glance = (daemon.glance)();
+            if glance.heartbeat_age > HEARTBEAT {
+                let what = format!("the loop of {name} has not moved for {:?}", glance.heartbeat_age);
+                self.judge.breach(Invariant::Alive, what);
+            }
+            for set in glance.silent {
+                self.judge
+                    .breach(Invariant::Reasons, format!("{name} gives no reason for {set}"));
+            }
+            reasons.extend(glance.reasons);
         }
-        if daemon.task.is_finished() {
-            self.judge
-                .breach(Invariant::Alive, "the daemon ended by itself".to_owned());
-            return;
-        }
-        let glance = (daemon.glance)();
-        if glance.heartbeat_age > HEARTBEAT {
-            let what = format!("its loop has not moved for {:?}", glance.heartbeat_age);
-            self.judge.breach(Invariant::Alive, what);
-        }
-        for set in glance.silent {
-            self.judge.breach(Invariant::Reasons, format!("{set} gives no reason"));
-        }
-        self.note_reasons(glance.reasons);
-    }
-
-    fn note_reasons(&mut self, reasons: Vec<String>) {
         for reason in reasons {
             if self.outcome.reasons.insert(reason.clone()) {
                 self.journal.say(|| format!("reason   {reason} for the first time"));

@@ -17,7 +17,7 @@ use super::{
     journal::Journal,
     judge::{Breach, Judge},
     plan::{Fault, Plan},
-    process::{Daemon, Death},
+    process::Replica,
     strangers::{self, Strangers},
     subject::Subject,
 };
@@ -86,9 +86,7 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
         tasks: &tasks,
         file: &file,
         lives: 0,
-        skew: plan.shape.skew_seconds,
-        daemon: None,
-        death: None,
+        replicas: Replica::all(&plan.shape),
         at_work: Vec::new(),
         said: String::new(),
         secrets: BTreeSet::new(),
@@ -152,9 +150,7 @@ pub(super) struct Run<'a> {
     pub(super) tasks: &'a Tasks,
     pub(super) file: &'a Path,
     pub(super) lives: u64,
-    pub(super) skew: i64,
-    pub(super) daemon: Option<Daemon>,
-    pub(super) death: Option<Death>,
+    pub(super) replicas: Vec<Replica>,
     /// With the index of each in the plan.
     pub(super) at_work: Vec<(usize, AtWork)>,
     /// What daemons of before have said.
@@ -176,7 +172,7 @@ impl Run<'_> {
         let runaway = CancellationToken::new();
         self.judge.end_by(runaway.clone());
         if runaway.run_until_cancelled(self.in_order()).await.is_none() {
-            self.kill();
+            self.kill_all();
         }
         self.judge_what_was_said();
     }
@@ -186,7 +182,7 @@ impl Run<'_> {
         for (at_ms, turn) in self.turns() {
             // What is there from the first moment on is there before the daemon.
             if at_ms > 0 && self.lives == 0 {
-                self.start();
+                self.start_all();
             }
             self.pass_until(begun + Duration::from_millis(at_ms)).await;
             match turn {
@@ -196,10 +192,10 @@ impl Run<'_> {
             }
         }
         if self.lives == 0 {
-            self.start();
+            self.start_all();
         }
         // A death that was ordered late.
-        while self.death.is_some() {
+        while self.replicas.iter().any(|replica| replica.death.is_some()) {
             self.pass_until(Instant::now() + TICK).await;
         }
         self.recover().await;
@@ -223,7 +219,7 @@ impl Run<'_> {
 
     pub(super) async fn pass_until(&mut self, at: Instant) {
         loop {
-            self.pass_death().await;
+            self.pass_deaths().await;
             self.look();
             let next = at.min(Instant::now() + TICK);
             tokio::time::sleep_until(next).await;
@@ -261,6 +257,8 @@ impl Run<'_> {
         } else {
             match &timed.fault {
                 Fault::Panic { call, times } => self.make_panic(call, *times),
+                Fault::Paused { replica } => self.pause(*replica, true),
+                Fault::ClusterLost { replica } => self.lose_cluster(*replica, true),
                 fault => self.order_death(fault, Duration::from_millis(timed.for_ms)),
             }
             self.met(index);
@@ -268,8 +266,11 @@ impl Run<'_> {
     }
 
     fn end(&mut self, index: usize) {
-        if let Fault::Panic { call, .. } = &self.plan.faults[index].fault {
-            self.make_panic(call, 0);
+        match &self.plan.faults[index].fault {
+            Fault::Panic { call, .. } => self.make_panic(call, 0),
+            Fault::Paused { replica } => self.pause(*replica, false),
+            Fault::ClusterLost { replica } => self.lose_cluster(*replica, false),
+            _ => {}
         }
         let Some(place) = self.at_work.iter().position(|(other, _)| *other == index) else {
             return;

@@ -91,6 +91,7 @@ fn simpler_shapes(plan: &Plan) -> Vec<Plan> {
     with(&|plan| plan.shape.quota = None);
     with(&|plan| plan.shape.slow_gharts = false);
     with(&|plan| plan.shape.skew_seconds = 0);
+    with(&|plan| plan.shape.second_replica = None);
     with(&|plan| plan.shape.start_ms = 0);
     with(&|plan| plan.shape.exit_ms = 0);
     for index in 0..plan.shape.sets.len() {

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Clock, http::SharedTransport};
@@ -21,6 +22,8 @@ pub struct Launch<'a> {
     pub identity: String,
     /// SIGTERM.
     pub stop: CancellationToken,
+    /// True from SIGSTOP to SIGCONT: nothing of it moves meanwhile.
+    pub frozen: watch::Receiver<bool>,
 }
 
 impl std::fmt::Debug for Launch<'_> {
