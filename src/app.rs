@@ -4,29 +4,31 @@ mod checks;
 mod compose;
 mod githubs;
 mod identity;
+mod reload;
 mod token_service;
 
-use std::{net::TcpListener, sync::Arc};
+use std::{net::TcpListener, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, Environment},
     control,
     runner::cluster::Cluster,
-    server::{self, Heartbeat, Sources},
+    server::{self, Heartbeat, Sources, systemd::Manager},
     shutdown::Tasks,
-    status::Status,
+    status::{ConfigurationStatus, Status},
     telemetry::Metrics,
 };
 
 pub use checks::{Check, CheckFailure, checks};
-pub use compose::{Externals, externals};
+pub use compose::{Dial, Externals, externals};
+pub use reload::ConfigFile;
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -48,19 +50,68 @@ pub async fn cluster(config: &Config) -> Result<Cluster, Error> {
     Ok(Cluster::new(client, &config.kubernetes.namespace))
 }
 
-/// Runs the daemon on a bound port until it is told to end: the first signal drains, the second ends at once.
-pub async fn run(config: Config, listener: TcpListener) -> Result<(), Error> {
+/// Runs the daemon on a bound port until it is told to end: the first signal drains, the second ends at once. SIGHUP
+/// has the file at `path`, with `environment`, looked at.
+pub async fn run(config: Config, path: PathBuf, environment: Environment, listener: TcpListener) -> Result<(), Error> {
     let temporary = |error: std::io::Error| Error::Temporary(error.to_string());
     let listen = listener.local_addr().map_err(temporary)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(temporary)?;
     let mut signals = Signals::new().map_err(temporary)?;
+    let mut hangups = signal(SignalKind::hangup()).map_err(temporary)?;
     let externals = externals(&config, listen).await?;
     let stop = CancellationToken::new();
-    let mut daemon = std::pin::pin!(serve(config, externals, Some(listener), stop.clone()));
+    let (ask, asked) = mpsc::channel(1);
+    let file = ConfigFile {
+        path,
+        environment,
+        asked,
+    };
+    let daemon = Daemon::new(config, externals).following(file);
+    let systemd = Manager::of_this_process().map(Arc::new);
+    let tasks = Tasks::new();
+    if let Some(systemd) = &systemd {
+        systemd.clone().serve(daemon.sources(), stop.clone(), &tasks);
+    }
+    let ended = run_until_told(daemon, listener, &mut signals, &stop, async {
+        while hangups.recv().await.is_some() {
+            reload(&ask, systemd.as_deref()).await;
+        }
+    })
+    .await;
+    tasks.stop();
+    tasks.finished().await;
+    ended
+}
+
+/// Has the file looked at, and systemd told of it.
+async fn reload(ask: &mpsc::Sender<oneshot::Sender<()>>, systemd: Option<&Manager>) {
+    tracing::info!("SIGHUP: the file is looked at");
+    if let Some(systemd) = systemd {
+        systemd.reloading();
+    }
+    let (done, looked) = oneshot::channel();
+    if ask.send(done).await.is_ok() {
+        // Whatever came of it stands in log and status.
+        let _ = looked.await;
+    }
+    if let Some(systemd) = systemd {
+        systemd.reloaded();
+    }
+}
+
+async fn run_until_told(
+    daemon: Daemon,
+    listener: tokio::net::TcpListener,
+    signals: &mut Signals,
+    stop: &CancellationToken,
+    hangups: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let mut daemon = std::pin::pin!(daemon.serve(Some(listener), stop.clone()));
     tokio::select! {
         biased;
         () = signals.next() => stop.cancel(),
         ended = &mut daemon => return ended,
+        () = hangups => stop.cancel(),
     }
     tokio::select! {
         biased;
@@ -88,12 +139,17 @@ pub struct Daemon {
     outputs: compose::Outputs,
     sources: Sources,
     tasks: Tasks,
+    /// What is said of the file.
+    configuration: watch::Sender<ConfigurationStatus>,
+    file: Option<ConfigFile>,
 }
 
 impl Daemon {
     pub fn new(config: Config, externals: Externals) -> Self {
         let clock = &externals.clock;
-        let (status_in, status) = watch::channel(Arc::new(first_status(clock.now())));
+        let configuration = reload::first_status(clock.now());
+        let (status_in, status) = watch::channel(Arc::new(first_status(clock.now(), configuration.clone())));
+        let (configuration, said) = watch::channel(configuration);
         let heartbeat = Arc::new(Heartbeat::new(clock));
         let metrics = Metrics::new(false);
         Self {
@@ -106,7 +162,10 @@ impl Daemon {
                 metrics,
                 heartbeat,
                 status: status_in,
+                configuration: said,
             },
+            configuration,
+            file: None,
             config,
             externals,
             tasks: Tasks::new(),
@@ -117,6 +176,13 @@ impl Daemon {
     #[must_use]
     pub fn within(mut self, tasks: Tasks) -> Self {
         self.tasks = tasks;
+        self
+    }
+
+    /// Takes over the changes of its file, too.
+    #[must_use]
+    pub fn following(mut self, file: ConfigFile) -> Self {
+        self.file = Some(file);
         self
     }
 
@@ -133,6 +199,8 @@ impl Daemon {
             outputs,
             sources,
             tasks,
+            configuration,
+            file,
         } = self;
         let serving = tasks.child();
         if let Some(listener) = listener {
@@ -141,9 +209,23 @@ impl Daemon {
         let core = tasks.spawn("control", {
             let (tasks, stop) = (tasks.clone(), stop.clone());
             async move {
-                if let Some(setup) = compose::setup(config, externals, outputs, &tasks, &stop).await? {
-                    control::run(setup, stop).await;
+                let (metrics, clock) = (outputs.metrics.clone(), externals.clock.clone());
+                let (change, changes) = mpsc::channel(1);
+                let made = compose::setup(&config, externals, outputs, changes, &tasks, &stop).await?;
+                let Some((setup, assembly)) = made else { return Ok(()) };
+                if let Some(file) = file {
+                    let watch = reload::Watch {
+                        file,
+                        config,
+                        assembly,
+                        changes: change,
+                        status: configuration,
+                        metrics,
+                        clock,
+                    };
+                    tasks.spawn("reload", watch.run(stop.clone()));
                 }
+                control::run(setup, stop).await;
                 Ok(())
             }
         });
@@ -176,11 +258,12 @@ impl Signals {
     }
 }
 
-fn first_status(now: Timestamp) -> Status {
+fn first_status(now: Timestamp, configuration: ConfigurationStatus) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: now.to_string(),
         not_ready: vec!["starting".to_owned()],
+        configuration,
         ..Status::default()
     }
 }

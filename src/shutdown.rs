@@ -1,10 +1,13 @@
 //! Orderly ends: every task is named, tracked and told to stop by one token.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
+
+/// A task that panics is started again after this, and later and later within these bounds.
+const REVIVE_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// Spawns tracked tasks and ends them. Clones share the same set of tasks and the same token.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +52,33 @@ impl Tasks {
             None => self.tracker.spawn(future),
             Some(frozen) => self.tracker.spawn(freezing(frozen, future)),
         }
+    }
+
+    /// Keeps a task running under `name` until it ends by itself: when it panics it is started again, later and later
+    /// while that goes on, and nobody else is affected.
+    pub fn keep<F>(&self, name: &'static str, mut task: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (tasks, stop) = (self.clone(), self.token.clone());
+        self.spawn("keeper", async move {
+            let (first, longest) = REVIVE_AFTER;
+            let mut pause = first;
+            loop {
+                let began = Instant::now();
+                let Err(error) = tasks.spawn(name, task()).await else {
+                    return;
+                };
+                if began.elapsed() > longest {
+                    pause = first;
+                }
+                tracing::error!(task = name, %error, "a task died; starting it again");
+                if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return;
+                }
+                pause = (pause * 2).min(longest);
+            }
+        });
     }
 
     /// Nothing is under way.

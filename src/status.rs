@@ -19,6 +19,9 @@ pub struct Status {
     /// Which replica leads.
     #[serde(default)]
     pub leader: LeaderStatus,
+    /// The file, and what it is now.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
     pub scale_sets: Vec<SetStatus>,
 }
 
@@ -33,6 +36,32 @@ pub struct LeaderStatus {
     pub leads: bool,
     /// Who leads, where that is known.
     pub leader: Option<String>,
+}
+
+/// Which configuration is in effect, and what became of the file since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigurationStatus {
+    /// Counts configurations: 1 is the one that the daemon started with.
+    pub generation: u64,
+    /// RFC 3339: since when it is in effect.
+    pub since: String,
+    /// RFC 3339: since when the file has been refused, with what is wrong with it; the older settings stand.
+    pub refused_since: Option<String>,
+    pub problems: Vec<ProblemStatus>,
+    /// Changes of the file that only a restart brings into effect: `path: old -> new`.
+    pub needs_restart: Vec<String>,
+}
+
+/// One thing wrong with the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemStatus {
+    /// `scaleSets[2].labels[0]`
+    pub path: String,
+    pub message: String,
+    /// What mends it.
+    pub remedy: String,
 }
 
 /// One scale set.

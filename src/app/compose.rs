@@ -1,25 +1,20 @@
 //! From the configuration to the loop's setup: every concrete type is named here and nowhere else.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Error,
-    githubs::GitHubs,
-    identity,
-    token_service::{self, TokenService},
-};
+use super::{Error, githubs::GitHubs, identity, token_service::TokenService};
 use crate::{
     admission::gate::Gate,
     clock::Clock,
     config::{
         Config, Gharts, Kubernetes, LabelsDemand, Limits, Oidc, ProvisionerKind, Retry, RunnerBinding, ScaleSet, Scope,
     },
-    control::{ClusterGates, ScopeLabels, Service, SetParts, SetSetup, Setup},
+    control::{ClusterGates, Reconfigured, ScopeLabels, Service, SetParts, SetSetup, Setup},
     gharts::{Broker, Client as GhartsClient, broker},
-    http::{IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
+    http::{Exchangeable, IDLE_BRIEF, IDLE_LONG, SharedTransport, TransportBuildError, reqwest_transport},
     identity::{Cached, TokenError, TokenSource, exec, file, kubernetes, oauth2},
     ids::Namer,
     lease::LeaseSetup,
@@ -34,7 +29,7 @@ use crate::{
     scaleset::Spec,
     server::Heartbeat,
     shutdown::Tasks,
-    status::Status,
+    status::{ConfigurationStatus, Status},
     telemetry::Metrics,
 };
 
@@ -54,7 +49,12 @@ pub struct Externals {
     /// Who we are: in the Lease, and at GitHub's sessions. No two living processes share it, and a process that is
     /// started again on the same machine and port has it again.
     pub identity: String,
+    /// Makes the transports anew when a CA bundle or a proxy changes: to GitHub, and to GHARTS and OIDC providers.
+    pub dial: Dial,
 }
+
+/// Fails with one sentence that says what to mend.
+pub type Dial = Arc<dyn Fn(&Config) -> Result<(SharedTransport, SharedTransport), String> + Send + Sync>;
 
 impl std::fmt::Debug for Externals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -70,12 +70,13 @@ pub(super) struct Outputs {
     pub(super) metrics: Metrics,
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) status: watch::Sender<Arc<Status>>,
+    pub(super) configuration: watch::Receiver<ConfigurationStatus>,
 }
 
 /// The machine's own world: real sockets, and the cluster that the file names. `listen`: the address that this process
 /// is bound to.
 pub async fn externals(config: &Config, listen: SocketAddr) -> Result<Externals, Error> {
-    let (github, gharts) = transports(config)?;
+    let (github, gharts) = transports(config).map_err(Error::Temporary)?;
     Ok(Externals {
         github,
         gharts,
@@ -83,16 +84,17 @@ pub async fn externals(config: &Config, listen: SocketAddr) -> Result<Externals,
         clock: Clock::system(),
         seed: fastrand::u64(..),
         identity: identity::of(listen),
+        dial: Arc::new(transports),
     })
 }
 
 /// To GitHub, and to GHARTS and OIDC providers.
-pub(super) fn transports(config: &Config) -> Result<(SharedTransport, SharedTransport), Error> {
-    let temporary = |error: TransportBuildError| Error::Temporary(error.to_string());
+pub(super) fn transports(config: &Config) -> Result<(SharedTransport, SharedTransport), String> {
+    let failed = |error: TransportBuildError| error.to_string();
     let (tls, proxy) = (&config.github.tls, &config.github.proxy);
     let gharts_tls = config.gharts.as_ref().map_or(tls, |g| &g.tls);
-    let github = reqwest_transport(tls, proxy, IDLE_LONG).map_err(temporary)?;
-    let gharts = reqwest_transport(gharts_tls, proxy, IDLE_BRIEF).map_err(temporary)?;
+    let github = reqwest_transport(tls, proxy, IDLE_LONG).map_err(failed)?;
+    let gharts = reqwest_transport(gharts_tls, proxy, IDLE_BRIEF).map_err(failed)?;
     Ok((github, gharts))
 }
 
@@ -122,58 +124,139 @@ pub(super) async fn kubernetes_client(kubernetes: &Kubernetes) -> Result<kube::C
     kube::Client::try_from(config).map_err(|e| failed(&e))
 }
 
-/// The loop's setup; `None` when told to stop meanwhile. Waits for the API server, since nothing can be named
-/// without the runner namespace's uid.
+/// The loop's setup, and what makes its sets anew when the file changes; `None` when told to stop meanwhile. Waits
+/// for the API server, since nothing can be named without the runner namespace's uid.
 pub(super) async fn setup(
-    config: Config,
+    config: &Config,
     externals: Externals,
     outputs: Outputs,
+    changes: mpsc::Receiver<Reconfigured>,
     tasks: &Tasks,
     stop: &CancellationToken,
-) -> Result<Option<Setup>, Error> {
+) -> Result<Option<(Setup, Assembly)>, Error> {
     let cluster = Cluster::new(externals.kubernetes.clone(), &config.kubernetes.namespace);
     let Some(uid) = namespace_uid(&cluster, &outputs, stop).await else {
         return Ok(None);
     };
-    let mut gharts = config
-        .gharts
-        .as_ref()
-        .map(|gharts| service(gharts, &config, &externals, &outputs.metrics));
-    let githubs = GitHubs::new(
-        &config,
-        &externals.github,
-        &externals.clock,
-        externals.seed,
-        |source| cached(source, &externals, &outputs.metrics, "github"),
-        |scope| {
-            let (client, gate) = brokerage(gharts.as_ref());
-            let (clock, seed) = (externals.clock.clone(), externals.seed);
-            let broker = Broker::new(client, gate, clock, scope.url.clone(), &uid, seed, tasks.clone());
-            let cached = cached(Arc::new(broker), &externals, &outputs.metrics, "registration");
-            cached.with_deadline(broker::DEADLINE)
-        },
-    );
-    let sets = config
-        .scale_sets
-        .iter()
-        .map(|set| set_setup(set, &config, &uid, &githubs, gharts.as_mut()))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(Setup {
-        sets,
+    let (lease, clock, seed) = (lease_setup(config, &externals), externals.clock.clone(), externals.seed);
+    let mut assembly = Assembly::new(externals, outputs.metrics.clone(), uid, tasks.clone());
+    let setup = Setup {
+        sets: assembly.sets(config)?,
         max_runners: config.max_runners,
         cluster_gates: ClusterGates {
-            starts: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
-            others: Gate::new(Some(&Limits::kubernetes()), externals.clock.clone()),
+            starts: Gate::new(Some(&Limits::kubernetes()), clock.clone()),
+            others: Gate::new(Some(&Limits::kubernetes()), clock.clone()),
         },
         cluster,
-        lease: lease_setup(&config, &externals),
-        clock: externals.clock,
-        seed: externals.seed,
+        lease,
+        clock,
+        seed,
         metrics: outputs.metrics,
         heartbeat: outputs.heartbeat,
         status: outputs.status,
+        configuration: outputs.configuration,
+        changes,
         tasks: tasks.clone(),
-    }))
+    };
+    Ok(Some((setup, assembly)))
+}
+
+/// What is made of the file, and outlives its changes as far as they do not concern it: connections, tokens, gates.
+pub(super) struct Assembly {
+    externals: Externals,
+    github: Arc<Exchangeable>,
+    gharts: Arc<Exchangeable>,
+    metrics: Metrics,
+    namespace_uid: String,
+    tasks: Tasks,
+    ways: GitHubs,
+    service: Option<TokenService>,
+}
+
+impl Assembly {
+    fn new(externals: Externals, metrics: Metrics, namespace_uid: String, tasks: Tasks) -> Self {
+        Self {
+            github: Arc::new(Exchangeable::new(externals.github.clone())),
+            gharts: Arc::new(Exchangeable::new(externals.gharts.clone())),
+            externals,
+            metrics,
+            namespace_uid,
+            tasks,
+            ways: GitHubs::default(),
+            service: None,
+        }
+    }
+
+    /// The sets of a configuration, with whatever of the last one's serves them still.
+    pub(super) fn sets(&mut self, config: &Config) -> Result<Vec<SetSetup>, Error> {
+        let before = self.service.take();
+        let client_before = before.as_ref().map(|service| service.client.clone());
+        self.service = config
+            .gharts
+            .as_ref()
+            .map(|gharts| self.service(gharts, config, before));
+        let service = self.service.as_ref();
+        let same_client = match (&client_before, service) {
+            (Some(before), Some(service)) => Arc::ptr_eq(before, &service.client),
+            (None, None) => true,
+            _ => false,
+        };
+        let github: SharedTransport = self.github.clone();
+        self.ways = self.ways.renewed(
+            config,
+            &github,
+            &self.externals.clock,
+            self.externals.seed,
+            |source| cached(source, &self.externals, &self.metrics, "github"),
+            |scope| {
+                let (client, gate) = brokerage(service);
+                let (clock, seed) = (self.externals.clock.clone(), self.externals.seed);
+                let url = scope.url.clone();
+                let broker = Broker::new(client, gate, clock, url, &self.namespace_uid, seed, self.tasks.clone());
+                let cached = cached(Arc::new(broker), &self.externals, &self.metrics, "registration");
+                cached.with_deadline(broker::DEADLINE)
+            },
+            same_client,
+        );
+        let mut service = self.service.as_mut();
+        let sets = config.scale_sets.iter();
+        sets.map(|set| set_setup(set, config, &self.namespace_uid, &self.ways, service.as_deref_mut()))
+            .collect()
+    }
+
+    /// Makes both transports anew; nothing changes where that fails.
+    pub(super) fn dial(&self, config: &Config) -> Result<(), String> {
+        let (github, gharts) = (self.externals.dial)(config)?;
+        self.github.exchange(github);
+        self.gharts.exchange(gharts);
+        Ok(())
+    }
+
+    /// These files hold something else now: whoever made a token of one of them makes another.
+    pub(super) fn renew_tokens(&self, changed: &BTreeSet<PathBuf>) {
+        self.ways.renew_tokens(changed);
+        if let Some(service) = &self.service {
+            service.renew_token(changed);
+        }
+    }
+
+    /// The token service with its identity.
+    fn service(&self, gharts: &Gharts, config: &Config, before: Option<TokenService>) -> TokenService {
+        let Externals { clock, kubernetes, .. } = &self.externals;
+        let transport: SharedTransport = self.gharts.clone();
+        TokenService::renewed(before, gharts, || {
+            let source = token_source(&gharts.oidc, config, kubernetes, &transport, clock);
+            let token = Arc::new(cached(source, &self.externals, &self.metrics, "gharts"));
+            TokenService::new(
+                gharts,
+                token,
+                transport.clone(),
+                self.github.clone(),
+                clock.clone(),
+                self.externals.seed,
+            )
+        })
+    }
 }
 
 async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &CancellationToken) -> Option<String> {
@@ -186,6 +269,8 @@ async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &Cancellation
                 Ok(uid) => return Some(uid),
                 Err(error) => error,
             },
+            // An API server that hangs is no reason to believe that we do.
+            () = beat_on(&outputs.heartbeat) => continue,
         };
         outputs.heartbeat.beat();
         if said.as_ref() != Some(&error) {
@@ -203,13 +288,11 @@ async fn namespace_uid(cluster: &Cluster, outputs: &Outputs, stop: &Cancellation
     }
 }
 
-/// The token service with its identity.
-fn service(gharts: &Gharts, config: &Config, externals: &Externals, metrics: &Metrics) -> TokenService {
-    let clock = &externals.clock;
-    let source = token_source(&gharts.oidc, config, &externals.kubernetes, &externals.gharts, clock);
-    let token = Arc::new(cached(source, externals, metrics, "gharts"));
-    let client = token_service::client(gharts, externals.gharts.clone(), clock.clone(), token);
-    TokenService::new(gharts, client, externals.github.clone(), clock.clone(), externals.seed)
+async fn beat_on(heartbeat: &Heartbeat) {
+    loop {
+        heartbeat.beat();
+        tokio::time::sleep(START_PAUSE).await;
+    }
 }
 
 /// What hands out registration tokens, and the gate in front of it.

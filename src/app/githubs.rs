@@ -5,12 +5,12 @@
 //! that a credential that fails or hangs delays nobody else's sets. Where GHARTS hands out registration tokens
 //! instead, each scope has its own.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use crate::{
     admission::{SharedBreaker, gate::Gate},
     clock::Clock,
-    config::{Config, ConfigUrl, GitHub, GitHubAuth},
+    config::{Config, ConfigUrl, GitHub, GitHubAuth, Limits},
     http::SharedTransport,
     identity::{Cached, TokenSource, github_token_source},
     provision::{Provisioner, scale_set::ScaleSetProvisioner},
@@ -20,6 +20,7 @@ use crate::{
 /// One credential's way into one scope.
 pub(super) struct Way {
     place: (ConfigUrl, GitHubAuth),
+    limits: Limits,
     pub(super) connection: Arc<Connection>,
     pub(super) gate: Gate,
     pub(super) breaker: SharedBreaker,
@@ -31,8 +32,11 @@ pub(super) struct Way {
 }
 
 /// All of them.
+#[derive(Default)]
 pub(super) struct GitHubs {
     ways: Vec<Arc<Way>>,
+    /// REST tokens, each with whose it is.
+    tokens: Vec<(GitHub, Arc<Cached>)>,
 }
 
 impl GitHubs {
@@ -46,22 +50,63 @@ impl GitHubs {
         cached: impl Fn(Arc<dyn TokenSource>) -> Cached,
         brokered: impl Fn(&ConfigUrl) -> Cached,
     ) -> Self {
+        Self::default().renewed(config, transport, clock, seed, cached, brokered, true)
+    }
+
+    /// For a changed file: ways and tokens that it takes still are the same ones. `same_service`: so is the GHARTS
+    /// that hands out registration tokens.
+    #[expect(clippy::too_many_arguments, reason = "what `new` takes, and one thing more")]
+    pub(super) fn renewed(
+        &self,
+        config: &Config,
+        transport: &SharedTransport,
+        clock: &Clock,
+        seed: u64,
+        cached: impl Fn(Arc<dyn TokenSource>) -> Cached,
+        brokered: impl Fn(&ConfigUrl) -> Cached,
+        same_service: bool,
+    ) -> Self {
         let mut places: Vec<&GitHub> = Vec::new();
         for set in &config.scale_sets {
             if !places.iter().any(|place| is_same(place, &set.github)) {
                 places.push(&set.github);
             }
         }
-        let mut tokens: Vec<(&GitHub, Arc<Cached>)> = Vec::new();
-        let mut ways = Vec::new();
+        let old = |github: &GitHub| {
+            let same = self.ways.iter().find(|way| way.is_for(github));
+            same.filter(|way| same_service || !way.is_brokered())
+        };
+        let mut tokens: Vec<(GitHub, Arc<Cached>)> = Vec::new();
+        let mut ways: Vec<Arc<Way>> = places.iter().filter_map(|github| old(github).cloned()).collect();
         for (github, seed) in places.iter().zip(seed..) {
-            let known = tokens.iter().find(|(other, _)| shares_token(other, github));
+            let known = tokens
+                .iter()
+                .chain(&self.tokens)
+                .find(|(other, _)| shares_token(other, github));
+            let known = known.map(|(_, token)| token.clone());
+            if let Some(token) = known
+                .clone()
+                .filter(|_| !tokens.iter().any(|(other, _)| shares_token(other, github)))
+            {
+                tokens.push(((*github).clone(), token));
+            }
+            if let Some(at) = ways.iter().position(|way| way.is_for(github)) {
+                if ways[at].limits != github.limits {
+                    ways[at] = Arc::new(Way::new(
+                        github,
+                        ways[at].connection.clone(),
+                        ways[at].key.clone(),
+                        clock,
+                    ));
+                }
+                continue;
+            }
             let (token, is_brokered) = match known {
-                Some((_, token)) => (token.clone(), false),
+                Some(token) => (token, false),
                 None => match github_token_source(github, transport.clone(), clock.clone()) {
                     Some(source) => {
                         let token = Arc::new(cached(source));
-                        tokens.push((github, token.clone()));
+                        tokens.push(((*github).clone(), token.clone()));
                         (token, false)
                     }
                     None => (Arc::new(brokered(&github.config_url)), true),
@@ -88,9 +133,9 @@ impl GitHubs {
             };
             let place = github.config_url.clone();
             let connection = Connection::new(transport.clone(), clock.clone(), place, authority, seed);
-            ways.push(Arc::new(Way::new(github, connection, key, clock)));
+            ways.push(Arc::new(Way::new(github, Arc::new(connection), key, clock)));
         }
-        Self { ways }
+        Self { ways, tokens }
     }
 
     /// The way that a set with these settings takes.
@@ -98,8 +143,19 @@ impl GitHubs {
     pub(super) fn of(&self, github: &GitHub) -> &Arc<Way> {
         self.ways
             .iter()
-            .find(|way| is_scope(&way.place.0, &github.config_url) && way.place.1 == github.auth)
+            .find(|way| way.is_for(github))
             .expect("a way for every scale set")
+    }
+
+    /// See [`super::compose::Assembly::renew_tokens`].
+    pub(super) fn renew_tokens(&self, changed: &BTreeSet<PathBuf>) {
+        let is_of = |auth: &GitHubAuth| auth.file().is_some_and(|file| changed.contains(file));
+        for (_, token) in self.tokens.iter().filter(|(github, _)| is_of(&github.auth)) {
+            token.renew();
+        }
+        for way in self.ways.iter().filter(|way| is_of(&way.place.1)) {
+            way.connection.reconsider();
+        }
     }
 
     pub(super) fn ways(&self) -> &[Arc<Way>] {
@@ -113,11 +169,15 @@ impl Way {
         self.place.1 == GitHubAuth::Gharts
     }
 
-    fn new(github: &GitHub, connection: Connection, key: String, clock: &Clock) -> Self {
-        let connection = Arc::new(connection);
+    fn is_for(&self, github: &GitHub) -> bool {
+        is_scope(&self.place.0, &github.config_url) && self.place.1 == github.auth
+    }
+
+    fn new(github: &GitHub, connection: Arc<Connection>, key: String, clock: &Clock) -> Self {
         let most = github.limits.max_in_flight;
         Self {
             place: (github.config_url.clone(), github.auth.clone()),
+            limits: github.limits.clone(),
             gate: Gate::new(Some(&github.limits), clock.clone()),
             breaker: SharedBreaker::new(clock.clone()),
             provisioner: Arc::new(ScaleSetProvisioner::new(connection.clone())),

@@ -1,7 +1,7 @@
 //! The GHARTS that the file names: one client and one gate for all, and one provisioner for each team and way of binding
 //! that some set asks for.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use crate::{
     admission::{SharedBreaker, gate::Gate},
@@ -26,7 +26,9 @@ pub(super) struct TokenService {
     /// Where a registration token is used.
     github: SharedTransport,
     seed: u64,
-    team: Option<String>,
+    token: Arc<Cached>,
+    /// As the file has it.
+    gharts: Gharts,
     accounts: Vec<(Account, Arc<GhartsProvisioner>)>,
 }
 
@@ -40,9 +42,23 @@ pub(super) struct Account {
 }
 
 impl TokenService {
-    pub(super) fn new(gharts: &Gharts, client: Arc<Client>, github: SharedTransport, clock: Clock, seed: u64) -> Self {
+    /// `transport` leads to it, `github` to where a registration token is used.
+    pub(super) fn new(
+        gharts: &Gharts,
+        token: Arc<Cached>,
+        transport: SharedTransport,
+        github: SharedTransport,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
         Self {
-            client,
+            client: Arc::new(Client::new(
+                transport,
+                clock.clone(),
+                &gharts.base_url,
+                token.clone(),
+                gharts.timeout,
+            )),
             gate: Gate::new(Some(&gharts.limits), clock.clone()),
             breaker: SharedBreaker::new(clock.clone()),
             key: format!("GHARTS at {}", gharts.base_url),
@@ -50,14 +66,37 @@ impl TokenService {
             clock,
             github,
             seed,
-            team: gharts.team.clone(),
+            token,
+            gharts: gharts.clone(),
             accounts: Vec::new(),
+        }
+    }
+
+    /// For a changed file: what is learnt of a service and what is under way there stands as long as it is the same
+    /// service, spoken to with the same identity. Else `anew`.
+    pub(super) fn renewed(before: Option<Self>, gharts: &Gharts, anew: impl FnOnce() -> Self) -> Self {
+        let identity = |gharts: &Gharts| (gharts.base_url.clone(), gharts.oidc.clone(), gharts.timeout);
+        let Some(mut same) = before.filter(|before| identity(&before.gharts) == identity(gharts)) else {
+            return anew();
+        };
+        if same.gharts.limits != gharts.limits {
+            same.gate = Gate::new(Some(&gharts.limits), same.clock.clone());
+            same.max_in_flight = gharts.limits.max_in_flight;
+        }
+        same.gharts = gharts.clone();
+        same
+    }
+
+    /// See [`super::compose::Assembly::renew_tokens`].
+    pub(super) fn renew_token(&self, changed: &BTreeSet<PathBuf>) {
+        if self.gharts.oidc.file().is_some_and(|file| changed.contains(file)) {
+            self.token.renew();
         }
     }
 
     pub(super) fn account(&self, set: &ScaleSet) -> Account {
         Account {
-            team: set.gharts.team.clone().or_else(|| self.team.clone()),
+            team: set.gharts.team.clone().or_else(|| self.gharts.team.clone()),
             binding: set.binding,
             runner_group_id: set.gharts.runner_group_id,
             scope: set.github.config_url.clone(),
@@ -79,7 +118,7 @@ impl TokenService {
     /// Where no set uses it.
     pub(super) fn default_account(&self, scope: &ConfigUrl) -> Account {
         Account {
-            team: self.team.clone(),
+            team: self.gharts.team.clone(),
             binding: RunnerBinding::Auto,
             runner_group_id: None,
             scope: scope.clone(),
@@ -114,9 +153,4 @@ impl TokenService {
         self.accounts.push((account.clone(), made.clone()));
         made
     }
-}
-
-/// One identity's way to a token service.
-pub(super) fn client(gharts: &Gharts, transport: SharedTransport, clock: Clock, token: Arc<Cached>) -> Arc<Client> {
-    Arc::new(Client::new(transport, clock, &gharts.base_url, token, gharts.timeout))
 }

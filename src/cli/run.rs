@@ -6,7 +6,12 @@ use std::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::{Exit, FileArgs, output};
-use crate::{app, clock::Clock, config::Config, telemetry::logs};
+use crate::{
+    app,
+    clock::Clock,
+    config::{self, Config},
+    telemetry::logs,
+};
 
 pub(super) fn run(runtime: &Runtime, args: &FileArgs) -> Exit {
     let (config, listener) = match prepare(args) {
@@ -24,7 +29,8 @@ pub(super) fn run(runtime: &Runtime, args: &FileArgs) -> Exit {
         scale_sets = config.scale_sets.len(),
         "gharts-listener starts"
     );
-    match runtime.block_on(app::run(config, listener)) {
+    let daemon = app::run(config, args.path(), config::environment(), listener);
+    match runtime.block_on(daemon) {
         Ok(()) => {
             tracing::info!("ended in good order");
             Exit::Well

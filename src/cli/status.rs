@@ -10,7 +10,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::timeout;
 
 use super::{Exit, FileArgs, output};
-use crate::status::{SetStatus, Status};
+use crate::status::{ConfigurationStatus, SetStatus, Status};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Three hundred scale sets are less than one MiB.
@@ -125,6 +125,7 @@ fn render(status: &Status) -> String {
     for line in status.leader.words().iter().chain(&status.not_ready) {
         let _ = writeln!(text, "  {}", clean(line));
     }
+    text.push_str(&of_the_file(&status.configuration));
     if status.scale_sets.is_empty() {
         text.push_str("\nno scale sets\n");
         return text;
@@ -137,6 +138,31 @@ fn render(status: &Status) -> String {
     for set in &status.scale_sets {
         text.push('\n');
         text.push_str(&details(set));
+    }
+    text
+}
+
+/// Nothing, while what the file says is in effect.
+fn of_the_file(configuration: &ConfigurationStatus) -> String {
+    let mut text = String::new();
+    if let Some(since) = &configuration.refused_since {
+        let _ = writeln!(
+            text,
+            "\nthe file has been refused since {since}; the settings of {} stay in effect",
+            configuration.since
+        );
+    }
+    for problem in &configuration.problems {
+        let _ = writeln!(text, "  {}: {}", clean(&problem.path), clean(&problem.message));
+        if !problem.remedy.is_empty() {
+            let _ = writeln!(text, "    help: {}", clean(&problem.remedy));
+        }
+    }
+    if !configuration.needs_restart.is_empty() {
+        text.push_str("\nchanges of the file that need a restart:\n");
+    }
+    for change in &configuration.needs_restart {
+        let _ = writeln!(text, "  {}", clean(change));
     }
     text
 }
@@ -242,7 +268,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{DemandStatus, LeaderStatus, NoteStatus, ReasonStatus};
+    use crate::status::{DemandStatus, LeaderStatus, NoteStatus, ProblemStatus, ReasonStatus};
 
     fn example() -> Status {
         Status {
@@ -327,6 +353,35 @@ mod tests {
             said(false, None),
             "  stands by: nobody leads yet, by the Lease ci/gharts-listener"
         );
+    }
+
+    #[test]
+    fn b38_a_file_that_is_refused_and_changes_that_need_a_restart_are_shown() {
+        let status = Status {
+            configuration: ConfigurationStatus {
+                generation: 3,
+                since: "2026-11-23T09:00:00Z".to_owned(),
+                refused_since: Some("2026-11-23T09:30:00Z".to_owned()),
+                problems: vec![ProblemStatus {
+                    path: "scaleSets[0].maxRunners".to_owned(),
+                    message: "expected a whole number, found the text \"50\"".to_owned(),
+                    remedy: "write 50 without quotes".to_owned(),
+                }],
+                needs_restart: vec!["server.listen: 0.0.0.0:8080 -> 0.0.0.0:9090".to_owned()],
+            },
+            ..Status::default()
+        };
+        insta::assert_snapshot!(of_the_file(&status.configuration), @r#"
+
+        the file has been refused since 2026-11-23T09:30:00Z; the settings of 2026-11-23T09:00:00Z stay in effect
+          scaleSets[0].maxRunners: expected a whole number, found the text "50"
+            help: write 50 without quotes
+
+        changes of the file that need a restart:
+          server.listen: 0.0.0.0:8080 -> 0.0.0.0:9090
+        "#);
+        assert!(render(&status).contains(&of_the_file(&status.configuration)));
+        assert_eq!(of_the_file(&ConfigurationStatus::default()), "");
     }
 
     #[test]

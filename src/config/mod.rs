@@ -5,6 +5,7 @@
 
 mod config_url;
 mod container_mode;
+mod diff;
 mod duration;
 mod env;
 mod load;
@@ -32,6 +33,7 @@ pub use self::{
 };
 use crate::ids::SetName;
 
+pub use diff::{Contents, Difference, diff};
 pub use env::environment;
 pub use load::{load, parse};
 pub use show::show;

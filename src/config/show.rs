@@ -20,7 +20,7 @@ pub fn show(config: &Config) -> Result<String, serde_yaml_ng::Error> {
     serde_yaml_ng::to_string(&raw(config))
 }
 
-fn raw(config: &Config) -> RawConfig {
+pub(super) fn raw(config: &Config) -> RawConfig {
     RawConfig {
         github: Some(github(&config.github)),
         gharts: config.gharts.as_ref().map(gharts),

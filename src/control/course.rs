@@ -34,6 +34,8 @@ pub(super) struct Course {
     pub(super) next_offers: Instant,
     /// Polls that failed since one was answered.
     pub(super) failures: u32,
+    /// What the file says of the set now is not at GitHub yet: when that is tried again, and tries so far.
+    pub(super) rewrite: Option<(Instant, u32)>,
 }
 
 impl Course {
@@ -50,6 +52,7 @@ impl Course {
             offers: true,
             next_offers: now,
             failures: 0,
+            rewrite: None,
         }
     }
 

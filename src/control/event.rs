@@ -1,10 +1,13 @@
 //! Everything that reaches the control loop: facts, never requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::sweep::{Findings, Subject};
+use super::{
+    SetParts,
+    sweep::{Findings, Subject},
+};
 use crate::{
     ids::{RunnerName, SetName},
     plan::{
@@ -43,7 +46,7 @@ pub(super) enum Event {
     Swept(Subject, Findings),
     /// How the account of this set, and of those that share it, stands with its service; `None` when the question came
     /// to nothing.
-    Probed(SetName, Option<Result<Standing, Refusal>>),
+    Probed(Arc<SetParts>, Option<Result<Standing, Refusal>>),
     /// Whom the runner groups of one way to GitHub let in; `None` when that could not be had.
     Groups {
         github: String,

@@ -2,7 +2,7 @@
 //! pod's deletion; every outcome comes back to the loop as an event. No lock is held across any call.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -44,7 +44,8 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What the executor knows of one scale set; fixed while the configuration stands.
+/// What is needed to work for one scale set, as one configuration has it. Every order carries its own: what was begun
+/// under one configuration is ended under it.
 #[derive(Debug)]
 pub struct SetParts {
     pub name: SetName,
@@ -86,7 +87,6 @@ pub(super) struct Executor {
 
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) sets: BTreeMap<SetName, Arc<SetParts>>,
     pub(super) cluster: Cluster,
     pub(super) cluster_gates: ClusterGates,
     pub(super) events: mpsc::Sender<Event>,
@@ -98,7 +98,7 @@ pub(super) struct Parts {
 /// One runner to start.
 #[derive(Debug)]
 pub(super) struct Start {
-    pub(super) set: SetName,
+    pub(super) set: Arc<SetParts>,
     pub(super) name: RunnerName,
     pub(super) scale_set_id: i64,
     pub(super) purpose: Purpose,
@@ -112,7 +112,7 @@ pub(super) struct Start {
 /// One call about a runner.
 #[derive(Debug)]
 pub(super) struct CallOrder {
-    pub(super) set: SetName,
+    pub(super) set: Arc<SetParts>,
     pub(super) name: RunnerName,
     pub(super) call: Call,
     pub(super) agent_id: Option<i64>,
@@ -158,25 +158,18 @@ impl Executor {
     }
 
     pub(super) fn start(&self, start: Start) {
-        let Some(set) = self.parts.sets.get(&start.set).cloned() else {
-            return;
-        };
         let parts = self.parts.clone();
         self.tasks.spawn("start", async move {
-            let started = survive(Box::pin(parts.start(&set, &start))).await;
+            let started = survive(Box::pin(parts.start(&start))).await;
             let result = started.unwrap_or_else(|panic| Err(panicked(panic)));
-            let event = StartEvent::Finished(result);
-            parts.tell(Event::Start(start.set, start.name, event)).await;
+            parts.tell_of(&start, StartEvent::Finished(result)).await;
         });
     }
 
     pub(super) fn call(&self, order: CallOrder) {
-        let Some(set) = self.parts.sets.get(&order.set).cloned() else {
-            return;
-        };
         let parts = self.parts.clone();
         self.tasks.spawn("call", async move {
-            let answered = survive(parts.call(&set, &order)).await;
+            let answered = survive(parts.call(&order)).await;
             let Answered {
                 result,
                 place_freed,
@@ -188,7 +181,7 @@ impl Executor {
             let CallOrder { set, name, call, .. } = order;
             parts
                 .tell(Event::Called {
-                    set,
+                    set: set.name.clone(),
                     name,
                     call,
                     result,
@@ -203,9 +196,7 @@ impl Executor {
     pub(super) fn tell_operators(&self, words: &Tasks, notice: Notice) {
         let parts = self.parts.clone();
         // Not of one set alone, and the gate wants one for its turns.
-        let Some(set) = parts.sets.keys().next().cloned() else {
-            return;
-        };
+        let set = SetName::new("events");
         words.spawn("event", async move {
             let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &set).await;
             let time = |moment| Time(parts.timeline.wall(moment));
@@ -221,13 +212,10 @@ impl Executor {
         });
     }
 
-    /// One unfiltered agents list, for every set on this way to GitHub.
-    pub(super) fn list_agents(&self, github: &str, sets: &[SetName]) {
+    /// One unfiltered agents list, for every set on the way to GitHub that `set` takes.
+    pub(super) fn list_agents(&self, set: Arc<SetParts>) {
         let parts = self.parts.clone();
-        let Some(set) = sets.first().and_then(|name| parts.sets.get(name)).cloned() else {
-            return;
-        };
-        let github = github.to_owned();
+        let github = set.github.clone();
         self.tasks.spawn("agents", async move {
             let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
             let began = parts.timeline.now();
@@ -244,31 +232,29 @@ impl Executor {
         });
     }
 
-    /// Whom these runner groups let in.
-    pub(super) fn look_at_groups(&self, github: &str, sets: &[SetName], groups: BTreeSet<String>) {
+    /// Whom these runner groups let in, on the way to GitHub that `set` takes.
+    pub(super) fn look_at_groups(&self, set: Arc<SetParts>, groups: BTreeSet<String>) {
         let parts = self.parts.clone();
-        let Some(set) = sets.first().and_then(|name| parts.sets.get(name)).cloned() else {
-            return;
-        };
-        let github = github.to_owned();
+        let github = set.github.clone();
         self.tasks.spawn("groups", async move {
             let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
             let groups: Vec<String> = groups.into_iter().collect();
-            let access = set.connection.group_access(&groups).await.unwrap_or_else(|error| {
-                tracing::debug!(github, %error, "the runner groups' settings cannot be read now");
-                None
-            });
+            let asked = survive(set.connection.group_access(&groups)).await;
+            let access = match asked.map(|asked| asked.map_err(|error| error.to_string())) {
+                Ok(Ok(access)) => access,
+                Ok(Err(error)) | Err(error) => {
+                    tracing::debug!(github, error, "the runner groups' settings cannot be read now");
+                    None
+                }
+            };
             drop(permit);
             parts.tell(Event::Groups { github, access }).await;
         });
     }
 
     /// How the account of `set` stands with its service.
-    pub(super) fn probe(&self, set: &SetName) {
+    pub(super) fn probe(&self, set: Arc<SetParts>) {
         let parts = self.parts.clone();
-        let Some(set) = parts.sets.get(set).cloned() else {
-            return;
-        };
         let stop = self.looks.token().clone();
         self.looks.spawn("probe", async move {
             let answer = tokio::select! {
@@ -279,7 +265,7 @@ impl Executor {
             let answer = answer
                 .inspect_err(|panic| tracing::error!(set = %set.name, panic, "a probe panicked; it is tried again"))
                 .ok();
-            parts.tell(Event::Probed(set.name.clone(), answer)).await;
+            parts.tell(Event::Probed(set, answer)).await;
         });
     }
 
@@ -309,8 +295,14 @@ impl Parts {
         }
     }
 
+    async fn tell_of(&self, start: &Start, event: StartEvent) {
+        self.tell(Event::Start(start.set.name.clone(), start.name.clone(), event))
+            .await;
+    }
+
     /// JIT configuration, Pod, Secret. Never cancelled: cancelling leaks.
-    async fn start(&self, set: &SetParts, start: &Start) -> Result<(), StartError> {
+    async fn start(&self, start: &Start) -> Result<(), StartError> {
+        let set = &start.set;
         let granted = self.provision(set, start).await?;
         let failed = |failure, cause| StartError {
             failure,
@@ -321,8 +313,7 @@ impl Parts {
             agent_id: granted.agent_id,
             gharts_id: granted.gharts_id.clone(),
         };
-        self.tell(Event::Start(start.set.clone(), start.name.clone(), told))
-            .await;
+        self.tell_of(start, told).await;
         // One turn for both: were the Secrets to queue behind other runners' Pods, in a burst every kubelet would
         // find its pod without one, say so in the pod's status, and wait before it looks again.
         let _permit = self.cluster_gates.starts.enter(Urgency::Create, &set.name).await;
@@ -334,8 +325,7 @@ impl Parts {
             .await
             .map_err(|e| failed(Failure::PodRefused, Cause::Cluster(e)))?;
         let told = StartEvent::PodCreated { uid: uid.clone() };
-        self.tell(Event::Start(start.set.clone(), start.name.clone(), told))
-            .await;
+        self.tell_of(start, told).await;
         self.make_secret(start, &uid, &granted.jit_config)
             .await
             .map_err(|e| failed(Failure::SecretRefused, Cause::Cluster(e)))
@@ -427,7 +417,8 @@ impl Parts {
         self.cluster.create_secret(&secret).await
     }
 
-    async fn call(&self, set: &SetParts, order: &CallOrder) -> Answered {
+    async fn call(&self, order: &CallOrder) -> Answered {
+        let set = &*order.set;
         match order.call {
             Call::RemoveAgent => {
                 let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;

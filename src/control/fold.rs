@@ -92,8 +92,8 @@ impl Control {
                 self.rounds.swept(now, &subject, findings);
                 Folded::default()
             }
-            Event::Probed(set, answer) => {
-                self.fold_probe(now, &set, answer);
+            Event::Probed(asked, answer) => {
+                self.fold_probe(now, &asked, answer);
                 Folded::default()
             }
         }
@@ -138,6 +138,8 @@ impl Control {
                     self.world.hurdles.remove(&scope);
                 }
             }
+            // It was told to end; what it says of itself is its own affair.
+            QueueEvent::Session(_) | QueueEvent::Polled if state.removed => {}
             QueueEvent::Session(session) => {
                 if session != Session::Polling {
                     set.hearing = None;
@@ -152,7 +154,9 @@ impl Control {
                 let (assigned, available) =
                     statistics.map_or((0, 0), |s| (s.total_assigned_jobs, s.total_available_jobs));
                 tracing::info!(set = %name, assigned, available, "session open");
-                set.session = Session::Polling;
+                if !state.removed {
+                    set.session = Session::Polling;
+                }
                 set.poll_answered(now);
                 state.polled = Some(now);
                 if let Some(statistics) = statistics {
@@ -326,7 +330,10 @@ impl Control {
         }
         let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
             tracing::info!(set = %seen.set, runner = %seen.name, "a running pod is adopted");
-            Runner::adopted(seen.name.clone(), seen.purpose, now, seen.adopted.clone(), set.kind)
+            let adopted = seen.adopted.clone();
+            let mut runner = Runner::adopted(seen.name.clone(), seen.purpose, now, adopted, set.kind);
+            runner.template.clone_from(&seen.template);
+            runner
         });
         let happening = runner.pod_seen(now, seen.adopted.pod);
         Folded::happening(&seen.set, &seen.name, happening)
@@ -488,10 +495,12 @@ impl Control {
         let by_name: BTreeMap<&str, &Agent> = agents.iter().map(|a| (a.name.as_str(), a)).collect();
         let mut folded = Folded::default();
         for set_name in self.rounds.sets_of(github) {
-            let Some(set) = self.world.sets.get_mut(set_name) else {
+            let (Some(set), Some(state)) = (self.world.sets.get_mut(set_name), self.sets.get(set_name)) else {
                 continue;
             };
-            for (name, runner) in &mut set.runners {
+            // This list knows nothing of runners that are registered elsewhere.
+            let here = |name: &RunnerName| state.parts_of(name).github == github;
+            for (name, runner) in set.runners.iter_mut().filter(|(name, _)| here(name)) {
                 let agent = by_name.get(name.as_str());
                 let sight = match agent {
                     None => AgentSight::Absent,

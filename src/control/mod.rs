@@ -10,6 +10,8 @@ mod execute;
 mod fold;
 mod poller;
 mod probe;
+mod queues;
+mod reconfigure;
 mod report;
 mod rounds;
 mod service;
@@ -31,18 +33,15 @@ use execute::{CallOrder, Executor, KeepOrder, Parts, Start};
 pub use execute::{ClusterGates, SetParts};
 use fold::Folded;
 use futures::StreamExt as _;
-use poller::{Announce, Held, Poller};
+use poller::{Announce, Wish};
+use queues::{Queue, Queues};
+pub use reconfigure::Reconfigured;
 pub use report::ScopeLabels;
 pub use service::Service;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    event::{Event, QueueEvent},
-    rounds::AllRounds,
-    tenure::Leadership,
-    timeline::Timeline,
-};
+use self::{event::Event, rounds::AllRounds, tenure::Leadership, timeline::Timeline};
 use crate::{
     clock::Clock,
     config::{Retry, Timeouts},
@@ -53,7 +52,7 @@ use crate::{
         demand::{Demand, Source},
         notices::Notices,
         plan,
-        reason::{Code, Reason},
+        reason::Code,
         runner::{Kind, PodProgress, Runner},
         world::{Session, SetWorld, World},
     },
@@ -61,7 +60,7 @@ use crate::{
     scaleset::{Note, Spec},
     server::Heartbeat,
     shutdown::Tasks,
-    status::Status,
+    status::{ConfigurationStatus, Status},
     telemetry::Metrics,
 };
 
@@ -75,8 +74,6 @@ const BEAT: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(45);
 /// How often the end of what is in flight is looked for meanwhile.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// A panicking queue task starts again after this, and later and later within these bounds while it goes on.
-const REVIVE_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 /// A plan goes over every runner, so in a burst the next one waits for so many times as long as the last one took,
 /// within these bounds: events gather meanwhile, and most of the processor is left to the calls. Shorter rests than
 /// the least are none: timers count in milliseconds.
@@ -119,6 +116,10 @@ pub struct Setup {
     pub metrics: Metrics,
     pub heartbeat: Arc<Heartbeat>,
     pub status: watch::Sender<Arc<Status>>,
+    /// What is to be said of the file.
+    pub configuration: watch::Receiver<ConfigurationStatus>,
+    /// Changes of the file, as they come.
+    pub changes: mpsc::Receiver<Reconfigured>,
     pub tasks: Tasks,
 }
 
@@ -136,7 +137,11 @@ struct LastError {
 #[derive(Debug)]
 struct SetState {
     setup: SetSetup,
-    announce: watch::Sender<Announce>,
+    queue: Queue,
+    /// The file names it no more: it stays known until nothing of it is left.
+    removed: bool,
+    /// Runners that were begun under another configuration, with what they are to be ended by.
+    of_before: BTreeMap<RunnerName, Arc<SetParts>>,
     scale_set_id: Option<i64>,
     /// When a poll was last answered.
     polled: Option<Moment>,
@@ -162,6 +167,8 @@ pub struct Control {
     world: World,
     sets: BTreeMap<SetName, SetState>,
     events: mpsc::Receiver<Event>,
+    changes: mpsc::Receiver<Reconfigured>,
+    queues: Queues,
     executor: Executor,
     /// Calls and starts under way, to be waited for at the end.
     work: Tasks,
@@ -188,14 +195,7 @@ struct Shared {
     metrics: Metrics,
     heartbeat: Arc<Heartbeat>,
     status: watch::Sender<Arc<Status>>,
-}
-
-/// Handles that end the queues' tasks.
-#[derive(Debug)]
-struct Queues {
-    tasks: Tasks,
-    stop: CancellationToken,
-    close: CancellationToken,
+    configuration: watch::Receiver<ConfigurationStatus>,
 }
 
 /// Runs the loop with all its tasks until `stop`, then drains. Returns when sessions are closed.
@@ -203,11 +203,6 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     let (events_in, events) = mpsc::channel(EVENTS);
     let timeline = Timeline::new(setup.clock.clone());
     let mut rng = fastrand::Rng::with_seed(setup.seed);
-    let queues = Queues {
-        tasks: setup.tasks.child(),
-        stop: CancellationToken::new(),
-        close: CancellationToken::new(),
-    };
     let watching = setup.tasks.child();
     let words = setup.tasks.child();
     let watch_again = Arc::new(Notify::new());
@@ -217,11 +212,6 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     let (leadership, mandate) = Leadership::new(&lease, watch_again);
 
     let parts = Arc::new(Parts {
-        sets: setup
-            .sets
-            .iter()
-            .map(|s| (s.parts.name.clone(), s.parts.clone()))
-            .collect(),
         cluster: setup.cluster,
         cluster_gates: setup.cluster_gates,
         events: events_in.clone(),
@@ -229,6 +219,13 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         metrics: setup.metrics.clone(),
         mandate,
     });
+    let queues = Queues {
+        tasks: setup.tasks.child(),
+        stop: CancellationToken::new(),
+        close: CancellationToken::new(),
+        owner,
+        parts: parts.clone(),
+    };
     let world = World {
         max_runners: setup.max_runners,
         ..World::default()
@@ -236,17 +233,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     let mut sets = BTreeMap::new();
     for set in setup.sets {
         let name = set.parts.name.clone();
-        let (announce, announced) = watch::channel(Announce::default());
-        let poller = PollerSeed {
-            set: name.clone(),
-            spec: set.spec.clone(),
-            owner: owner.clone(),
-            parts: parts.clone(),
-            announce: announced,
-            seed: rng.u64(..),
-        };
-        queues.supervise(poller);
-        sets.insert(name, SetState::new(set, announce));
+        let queue = queues.begin(&name, Wish::of(&set), rng.u64(..), None);
+        sets.insert(name, SetState::new(set, queue));
     }
     let work = setup.tasks.child();
     let rounds = AllRounds::of(&sets, timeline.now());
@@ -254,6 +242,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         world,
         sets,
         events,
+        changes: setup.changes,
+        queues: queues.clone(),
         executor: Executor::new(parts, work.clone(), watching.clone()),
         work,
         rng,
@@ -272,10 +262,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
             metrics: setup.metrics,
             heartbeat: setup.heartbeat,
             status: setup.status,
+            configuration: setup.configuration,
         },
     };
     control.stand_by();
-    control.work_until_drained(&stop, &queues).await;
+    control.work_until_drained(&stop).await;
     queues.close.cancel();
     // The loop no longer answers; tasks that wait for it see its channel closed.
     drop(control);
@@ -298,7 +289,7 @@ fn rest(took: Duration) -> Duration {
     }
 }
 
-fn set_world(setup: &SetSetup) -> SetWorld {
+fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
     SetWorld {
         name: setup.parts.name.clone(),
         min_runners: setup.min_runners,
@@ -309,7 +300,7 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         account: setup.parts.service.account.clone(),
         in_flight_max: setup.in_flight_max,
         kind: setup.kind,
-        session: Session::Registering,
+        session,
         demand: Demand::of(setup.demand),
         runners: BTreeMap::new(),
         heard: None,
@@ -318,113 +309,45 @@ fn set_world(setup: &SetSetup) -> SetWorld {
         mismatched: None,
         refused: None,
         surplus_since: None,
+        removed: false,
+        changed: None,
+        template: setup.parts.blueprint.hash().to_owned(),
     }
 }
 
 /// `again`: the list is wanted anew.
 fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>, again: Arc<Notify>) {
     let stop = tasks.token().clone();
-    tasks.spawn("watch", async move {
-        let mut sightings = std::pin::pin!(cluster.watch());
-        loop {
-            let sighting = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = again.notified() => {
-                    sightings.set(cluster.watch());
-                    continue;
+    tasks.keep("watch", move || {
+        let (stop, cluster, events, again) = (stop.clone(), cluster.clone(), events.clone(), again.clone());
+        async move {
+            let mut sightings = std::pin::pin!(cluster.watch());
+            loop {
+                let sighting = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = again.notified() => {
+                        sightings.set(cluster.watch());
+                        continue;
+                    }
+                    sighting = sightings.next() => sighting,
+                };
+                let Some(sighting) = sighting else { return };
+                if events.send(Event::Sighting(sighting)).await.is_err() {
+                    return;
                 }
-                sighting = sightings.next() => sighting,
-            };
-            let Some(sighting) = sighting else { return };
-            if events.send(Event::Sighting(sighting)).await.is_err() {
-                return;
             }
         }
     });
 }
 
-/// What a queue's task is made of, each time it is started.
-#[derive(Debug)]
-struct PollerSeed {
-    set: SetName,
-    spec: Spec,
-    owner: String,
-    parts: Arc<Parts>,
-    announce: watch::Receiver<Announce>,
-    seed: u64,
-}
-
-impl Queues {
-    /// Keeps one set's queue task running: a panic in it ends nobody else's work.
-    fn supervise(&self, seed: PollerSeed) {
-        let (tasks, stop, close) = (self.tasks.clone(), self.stop.clone(), self.close.clone());
-        let inner = self.tasks.clone();
-        tasks.spawn("queue", async move {
-            let mut pause = Duration::ZERO;
-            let held = Held::default();
-            for round in 0_u64.. {
-                let Some(set) = seed.parts.sets.get(&seed.set) else {
-                    return;
-                };
-                let poller = Poller {
-                    set: seed.set.clone(),
-                    spec: seed.spec.clone(),
-                    owner: seed.owner.clone(),
-                    connection: set.connection.clone(),
-                    events: seed.parts.events.clone(),
-                    announce: seed.announce.clone(),
-                    timeline: seed.parts.timeline.clone(),
-                    metrics: seed.parts.metrics.clone(),
-                    rng: fastrand::Rng::with_seed(seed.seed.wrapping_add(round)),
-                    stop: stop.clone(),
-                    close: close.clone(),
-                    held: held.clone(),
-                    mandate: seed.parts.mandate.clone(),
-                    inherited: None,
-                    // What the dead one said of its end stands until this one does better.
-                    ailing: round > 0,
-                    gone: false,
-                };
-                let began = seed.parts.timeline.now();
-                let Err(error) = inner.spawn("poller", poller.run()).await else {
-                    return;
-                };
-                tracing::error!(set = %seed.set, %error, "the queue's task died; starting it again");
-                // In a task of its own: what made the one panic may do the same to this.
-                let _ = inner.spawn("close", held.clone().close(set.connection.clone())).await;
-                let reason = Reason::new(Code::SetFailed, format!("the queue's task died: {error}"));
-                let died = QueueEvent::Session(Session::Failed(reason));
-                if seed
-                    .parts
-                    .events
-                    .send(Event::Queue(seed.set.clone(), died))
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-                let lived = seed.parts.timeline.now().since(began);
-                pause = match pause {
-                    _ if lived >= REVIVE_AFTER.1 => REVIVE_AFTER.0,
-                    pause if pause.is_zero() => REVIVE_AFTER.0,
-                    pause => (pause * 2).min(REVIVE_AFTER.1),
-                };
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
-                }
-            }
-        });
-    }
-}
-
 impl SetState {
-    fn new(setup: SetSetup, announce: watch::Sender<Announce>) -> Self {
+    fn new(setup: SetSetup, queue: Queue) -> Self {
         Self {
             setup,
-            announce,
+            queue,
+            removed: false,
+            of_before: BTreeMap::new(),
             scale_set_id: None,
             polled: None,
             last_attempt: None,
@@ -442,15 +365,16 @@ impl SetState {
 }
 
 impl Control {
-    async fn work_until_drained(&mut self, stop: &CancellationToken, queues: &Queues) {
+    async fn work_until_drained(&mut self, stop: &CancellationToken) {
         let clock = self.timeline.clock().clone();
         let mut at = clock.instant();
         let mut rested = at;
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if self.draining_since.is_none() => self.drain(queues),
+                () = stop.cancelled(), if self.draining_since.is_none() => self.drain(),
                 () = self.leadership.changed(), if !self.leadership.dead => self.heed_lease(),
+                Some(change) = self.changes.recv() => self.reconfigure(change),
                 Some(event) = self.events.recv() => self.take_in(event),
                 () = tokio::time::sleep_until(at) => {}
             }
@@ -470,9 +394,9 @@ impl Control {
         }
     }
 
-    fn drain(&mut self, queues: &Queues) {
+    fn drain(&mut self) {
         tracing::info!("draining: no more polls; what is in flight is finished, runners keep running");
-        queues.stop.cancel();
+        self.queues.stop.cancel();
         self.world.draining = true;
         self.draining_since = Some(self.timeline.now());
     }
@@ -531,6 +455,7 @@ impl Control {
             // A task that was stopped meanwhile needs no answer.
             let _ = ack.send(());
         }
+        self.forget_removed();
         wake = match self.draining_since {
             None if self.leadership.holds() => wake.min(self.look_around(now)),
             None => wake,
@@ -548,7 +473,7 @@ impl Control {
             capacity: plan.capacity,
             listen_every: plan.listen_every,
         };
-        state.announce.send_if_modified(|old| {
+        state.queue.announce.send_if_modified(|old| {
             let changed = *old != announce;
             *old = announce;
             changed
@@ -589,15 +514,17 @@ impl Control {
             return;
         };
         let Some(scale_set_id) = state.scale_set_id else { return };
-        let name = state.setup.parts.namer.next(&mut self.rng);
+        let parts = state.setup.parts.clone();
+        let name = parts.namer.next(&mut self.rng);
         let attempt = state.refused_in_row.saturating_add(1);
         state.last_attempt = Some(now);
-        let runner = Runner::decided(name.clone(), purpose, now, world.kind);
+        let mut runner = Runner::decided(name.clone(), purpose, now, world.kind);
+        runner.template = Some(parts.blueprint.hash().to_owned());
         world.runners.insert(name.clone(), runner);
         let given_up = Arc::new(AtomicBool::new(false));
         self.starts.insert(name.clone(), given_up.clone());
         self.executor.start(Start {
-            set: set.clone(),
+            set: parts,
             name,
             scale_set_id,
             purpose,
@@ -608,12 +535,13 @@ impl Control {
     }
 
     fn call(&mut self, set: &SetName, name: &RunnerName, call: crate::plan::runner::Call) {
+        let Some(state) = self.sets.get(set) else { return };
         let Some(runner) = self.world.runner(set, name) else {
             return;
         };
         runner.begin(call);
         let order = CallOrder {
-            set: set.clone(),
+            set: state.parts_of(name).clone(),
             name: name.clone(),
             call,
             agent_id: runner.agent_id,

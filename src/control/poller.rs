@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    SetSetup,
     course::{Course, RISE_FLOOR},
     event::{Event, QueueEvent},
     tenure::{Mandate, Tenure},
@@ -23,7 +24,7 @@ use crate::{
     ids::SetName,
     lease::{News, SessionRef},
     plan::{Moment, world},
-    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Session, Spec, ensure},
+    scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Note, NoteKind, Session, Spec, ensure},
     telemetry::Metrics,
 };
 
@@ -52,6 +53,28 @@ pub(super) struct Announce {
     pub listen_every: Option<Duration>,
 }
 
+/// What the file says of the set at GitHub, and how it is reached.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) spec: Spec,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl Wish {
+    pub(super) fn of(set: &SetSetup) -> Self {
+        Self {
+            spec: set.spec.clone(),
+            connection: set.parts.connection.clone(),
+        }
+    }
+}
+
+impl PartialEq for Wish {
+    fn eq(&self, other: &Self) -> bool {
+        self.spec == other.spec && Arc::ptr_eq(&self.connection, &other.connection)
+    }
+}
+
 /// Everything one queue's task needs.
 #[derive(Debug)]
 pub(super) struct Poller {
@@ -59,6 +82,8 @@ pub(super) struct Poller {
     pub(super) spec: Spec,
     pub(super) owner: String,
     pub(super) connection: Arc<Connection>,
+    /// As the file has it; a change interrupts whatever is waited for.
+    pub(super) wish: watch::Receiver<Wish>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) announce: watch::Receiver<Announce>,
     pub(super) timeline: Timeline,
@@ -110,6 +135,8 @@ enum End {
     Lost,
     /// Look the set up again.
     SetGone,
+    /// The file has it elsewhere now.
+    Moved,
     Gone(LoopGone),
 }
 
@@ -167,7 +194,7 @@ impl Poller {
             let result = self.serve().await;
             match result {
                 Ok(End::Stopped | End::Gone(_)) => break,
-                Ok(End::Lost | End::SetGone) => failures = 0,
+                Ok(End::Lost | End::SetGone | End::Moved) => failures = 0,
                 Err(error) => {
                     failures += 1;
                     if self.failed(&error, failures).await.is_err() {
@@ -180,6 +207,7 @@ impl Poller {
 
     /// Registers the set and serves sessions until something is wrong with the set itself.
     async fn serve(&mut self) -> Result<End, Error> {
+        self.heed_wish();
         if let Err(gone) = self.progress(world::Session::Registering).await {
             return Ok(gone.into());
         }
@@ -300,6 +328,9 @@ impl Poller {
                     if self.stopped_during(pause).await {
                         return Ok(Err(End::Stopped));
                     }
+                    if self.wish.has_changed().unwrap_or(false) {
+                        return Ok(Err(End::Moved));
+                    }
                 }
                 Err(Error::NotFound {
                     what: Missing::ScaleSet,
@@ -392,6 +423,7 @@ impl Poller {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
+                () = wished(&mut self.wish, course.rewrite) => return Ok(self.rewrite(session, course).await),
                 () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => {
                     course.last_rise = self.timeline.clock().instant();
                     return Ok(None);
@@ -444,6 +476,49 @@ impl Poller {
         let elapsed = self.timeline.now().since(began);
         let stopped = self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await;
         Ok(stopped.then_some(End::Stopped))
+    }
+
+    /// Takes over what the file says now.
+    fn heed_wish(&mut self) {
+        let wish = self.wish.borrow_and_update().clone();
+        let moved = wish.connection.config_url() != self.connection.config_url();
+        let known_id = self.spec.known_id.filter(|_| !moved);
+        self.spec = Spec { known_id, ..wish.spec };
+        self.connection = wish.connection;
+    }
+
+    /// Makes the set at GitHub what the file says now, beside its open session: that is kept, also where GitHub does
+    /// not take the change.
+    async fn rewrite(&mut self, session: &Session, course: &mut Course) -> Option<End> {
+        if self.wish.borrow().connection.config_url() != self.connection.config_url() {
+            return Some(End::Moved);
+        }
+        self.heed_wish();
+        let tries = course.rewrite.map_or(0, |(_, tries)| tries) + 1;
+        let registered = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Some(End::Stopped),
+            registered = ensure(&self.connection, &self.spec) => registered,
+        };
+        let notes = match registered {
+            Ok(registered) if registered.scale_set.id != session.set_id => return Some(End::SetGone),
+            Ok(registered) => {
+                for change in &registered.changes {
+                    tracing::info!(set = %self.set, change, "scale set at GitHub");
+                }
+                course.rewrite = None;
+                registered.notes
+            }
+            Err(error) => {
+                let pause = trouble::pause(&error, tries, &mut self.rng);
+                tracing::warn!(set = %self.set, %error, "what the file says of the set is not at GitHub yet; trying again");
+                course.rewrite = Some((self.timeline.clock().instant() + pause, tries));
+                vec![Note::new(NoteKind::ChangeRefused, error.to_string())]
+            }
+        };
+        let scale_set_id = session.set_id;
+        let told = self.tell(QueueEvent::Registered { scale_set_id, notes }).await;
+        told.err().map(End::from)
     }
 
     /// The queue answered, and the loop has taken it in.
@@ -558,7 +633,13 @@ impl Poller {
         }
         self.ailing = true;
         self.tell(QueueEvent::Session(world::Session::Failed(reason))).await?;
-        self.stopped_during(pause).await;
+        tokio::select! {
+            biased;
+            // What the file says now may be what was missing.
+            () = wished(&mut self.wish, None) => {}
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
         Ok(())
     }
 
@@ -607,6 +688,24 @@ async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earlies
         std::future::pending::<()>().await;
     }
     tokio::time::sleep_until(earliest).await;
+}
+
+/// Resolves when the file says something else of the set, or when it is time to tell GitHub once more.
+async fn wished(wish: &mut watch::Receiver<Wish>, again: Option<(tokio::time::Instant, u32)>) {
+    let again = async {
+        match again {
+            Some((at, _)) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        changed = wish.changed() => if changed.is_err() {
+            // The loop is gone; the stop token speaks next.
+            std::future::pending::<()>().await;
+        },
+        () = again => {}
+    }
 }
 
 /// What an error that repeating cannot cure means for the session.

@@ -3,7 +3,7 @@
 //!
 //! One probe at a time for each service, so that probes take at most one of the places at its gate.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Control, execute::SetParts, timeline::Timeline};
 use crate::{
@@ -40,6 +40,18 @@ impl Probes {
             }),
         }
     }
+
+    /// What the probes of `before` came to, but for accounts that a change of the file concerns.
+    pub(super) fn inherit(&mut self, before: Self, concerned: &BTreeSet<SetName>) {
+        self.under_way = before.under_way;
+        for old in before.accounts {
+            let same = |account: &&mut Account| Arc::ptr_eq(&account.provisioner, &old.provisioner);
+            let same = self.accounts.iter_mut().find(same);
+            if let Some(account) = same.filter(|account| account.sets.iter().all(|set| !concerned.contains(set))) {
+                account.probe = old.probe;
+            }
+        }
+    }
 }
 
 impl Control {
@@ -60,25 +72,24 @@ impl Control {
         let Some((_, account)) = due.min_by_key(|(at, _)| *at) else {
             return;
         };
-        let parts = account.sets.first().and_then(|set| self.sets.get(set));
-        let admitted = parts.is_some_and(|set| set.setup.parts.service.breaker.admits());
-        if let Some(first) = account.sets.first().filter(|_| admitted) {
+        let first = account.sets.first().and_then(|set| self.sets.get(set));
+        let parts = first.map(|set| &set.setup.parts);
+        if let Some(parts) = parts.filter(|parts| parts.service.breaker.admits()) {
             account.probe.begun(now);
-            self.executor.probe(first);
+            self.executor.probe(parts.clone());
             probes.under_way = true;
         }
     }
 
     /// `None`: the question came to nothing.
-    pub(super) fn fold_probe(&mut self, now: Moment, set: &SetName, answer: Option<Result<Standing, Refusal>>) {
-        let Some(service) = self.world.sets.get(set).map(|world| world.provisioner.clone()) else {
-            return;
-        };
-        let Some(probes) = self.rounds.probes_of(&service) else {
+    pub(super) fn fold_probe(&mut self, now: Moment, asked: &SetParts, answer: Option<Result<Standing, Refusal>>) {
+        let service = &asked.service.key;
+        let Some(probes) = self.rounds.probes_of(service) else {
             return;
         };
         probes.under_way = false;
-        let Some(account) = probes.accounts.iter_mut().find(|account| account.sets.contains(set)) else {
+        let is_of = |account: &&mut Account| Arc::ptr_eq(&account.provisioner, &asked.service.provisioner);
+        let Some(account) = probes.accounts.iter_mut().find(is_of) else {
             return;
         };
         match answer {

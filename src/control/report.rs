@@ -57,6 +57,7 @@ impl Control {
             not_ready,
             draining: self.world.draining,
             leader: self.leadership.status(),
+            configuration: self.setup.configuration.borrow().clone(),
             scale_sets,
         };
         self.setup.status.send_replace(Arc::new(status));

@@ -6,10 +6,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use super::{BEAT, Control, SetState, probe::Probes, sweep};
+use super::{BEAT, Control, SetParts, SetState, probe::Probes, sweep};
 use crate::{
     ids::SetName,
     plan::{Moment, runner::Runner},
@@ -57,8 +58,8 @@ struct Sweeps {
 /// The rounds about one peer.
 #[derive(Debug, Default)]
 struct Rounds {
-    /// Who depends on it.
-    sets: Vec<SetName>,
+    /// Who depends on it, each with what it was, or is, served by.
+    sets: Vec<Arc<SetParts>>,
     agents: Schedule,
     groups: Schedule,
     sweeps: Sweeps,
@@ -73,30 +74,40 @@ pub(super) struct AllRounds {
     services: BTreeMap<String, Rounds>,
     /// Sets whose runners make things in the cluster.
     cluster: Rounds,
+    /// When the first comparison with any peer may be made.
+    first_sweep: Moment,
 }
 
 impl AllRounds {
-    /// The first comparison is made at `sweeps`.
-    pub(super) fn of(sets: &BTreeMap<SetName, SetState>, sweeps: Moment) -> Self {
-        let mut all = Self::default();
-        for (name, set) in sets {
-            let parts = &set.setup.parts;
-            let github = all.githubs.entry(parts.github.clone()).or_default();
-            github.sets.push(name.clone());
+    pub(super) fn of(sets: &BTreeMap<SetName, SetState>, first_sweep: Moment) -> Self {
+        let mut all = Self {
+            first_sweep,
+            ..Self::default()
+        };
+        let with = |rounds: &mut Rounds, parts: &Arc<SetParts>| {
+            if !rounds.sets.iter().any(|other| other.name == parts.name) {
+                rounds.sets.push(parts.clone());
+            }
+        };
+        for parts in sets.values().flat_map(SetState::all_parts) {
+            with(all.githubs.entry(parts.github.clone()).or_default(), parts);
             if let Some(service) = &parts.records {
-                let service = all.services.entry(service.key.clone()).or_default();
-                service.sets.push(name.clone());
-                // Another's records are kept there as well; how it stands there is no affair of its runners.
-                if parts.service.provisioner.gharts_url().is_some() {
-                    service.probes.add(name, &parts.service.provisioner);
-                }
+                with(all.services.entry(service.key.clone()).or_default(), parts);
             }
             if parts.leaves_things {
-                all.cluster.sets.push(name.clone());
+                with(&mut all.cluster, parts);
+            }
+        }
+        for (name, set) in sets.iter().filter(|(_, set)| !set.removed) {
+            let (records, provisioner) = (&set.setup.parts.records, &set.setup.parts.service.provisioner);
+            // Another's records are kept there as well; how it stands there is no affair of its runners.
+            if let (Some(service), Some(_)) = (records, provisioner.gharts_url()) {
+                let rounds = all.services.entry(service.key.clone()).or_default();
+                rounds.probes.add(name, provisioner);
             }
         }
         for rounds in all.githubs.values_mut().chain(all.services.values_mut()) {
-            rounds.sweeps.schedule.next = sweeps;
+            rounds.sweeps.schedule.next = first_sweep;
         }
         all
     }
@@ -104,6 +115,34 @@ impl AllRounds {
     /// The probes of a token service.
     pub(super) fn probes_of(&mut self, service: &str) -> Option<&mut Probes> {
         self.services.get_mut(service).map(|rounds| &mut rounds.probes)
+    }
+
+    /// For the sets as they are now; what was begun and learnt about a peer stands. How the `concerned` ones stand with
+    /// their token service is asked anew.
+    pub(super) fn renew(&mut self, sets: &BTreeMap<SetName, SetState>, concerned: &BTreeSet<SetName>) {
+        let mut renewed = Self::of(sets, self.first_sweep);
+        for (now, before) in [
+            (&mut renewed.githubs, &mut self.githubs),
+            (&mut renewed.services, &mut self.services),
+        ] {
+            for (key, rounds) in now {
+                if let Some(mut before) = before.remove(key) {
+                    let mut probes = std::mem::take(&mut rounds.probes);
+                    probes.inherit(std::mem::take(&mut before.probes), concerned);
+                    *rounds = Rounds {
+                        sets: std::mem::take(&mut rounds.sets),
+                        probes,
+                        ..before
+                    };
+                }
+            }
+        }
+        let cluster = std::mem::take(&mut self.cluster);
+        renewed.cluster = Rounds {
+            sets: renewed.cluster.sets,
+            ..cluster
+        };
+        *self = renewed;
     }
 
     /// The agents list of a way to GitHub has come, or could not be had.
@@ -120,13 +159,14 @@ impl AllRounds {
     }
 
     /// Scale sets on that way.
-    pub(super) fn sets_of(&self, github: &str) -> &[SetName] {
-        self.githubs.get(github).map_or(&[], |rounds| &rounds.sets)
+    pub(super) fn sets_of(&self, github: &str) -> impl Iterator<Item = &SetName> {
+        let rounds = self.githubs.get(github);
+        rounds.into_iter().flat_map(|rounds| &rounds.sets).map(|set| &set.name)
     }
 
     /// A runner's process has ended: what it left is looked for soon.
     pub(super) fn runner_ended(&mut self, now: Moment, set: &SetName) {
-        if self.cluster.sets.contains(set) {
+        if self.cluster.sets.iter().any(|parts| parts.name == *set) {
             let schedule = &mut self.cluster.sweeps.schedule;
             schedule.next = schedule.next.min(now + LEFTOVERS_SOON);
         }
@@ -159,22 +199,25 @@ impl Control {
         let mut wake = now + BEAT;
         let mut rounds = std::mem::take(&mut self.rounds);
         for (key, github) in &mut rounds.githubs {
-            if !github.agents.under_way && github.sets.iter().any(|set| self.has_unconfirmed(set)) {
+            let Some(first) = github.sets.first() else { continue };
+            if !github.agents.under_way && github.sets.iter().any(|set| self.has_unconfirmed(&set.name)) {
                 if github.agents.is_due(now) {
                     github.agents.under_way = true;
-                    self.executor.list_agents(key, &github.sets);
+                    self.executor.list_agents(first.clone());
                 } else {
                     wake = wake.min(github.agents.next);
                 }
             }
-            let is_registered = |set: &SetName| self.sets.get(set).is_some_and(|s| s.scale_set_id.is_some());
+            let is_registered =
+                |set: &Arc<SetParts>| self.sets.get(&set.name).is_some_and(|s| s.scale_set_id.is_some());
             if github.sets.iter().any(is_registered) {
+                let first = first.clone();
                 self.sweep(now, sweep::Subject::Agents(key.clone()), github);
                 if github.groups.is_due(now) {
                     github.groups.under_way = true;
-                    let groups = github.sets.iter().filter_map(|set| self.sets.get(set));
+                    let groups = github.sets.iter().filter_map(|set| self.sets.get(&set.name));
                     let groups: BTreeSet<String> = groups.map(|set| set.setup.spec.group.clone()).collect();
-                    self.executor.look_at_groups(key, &github.sets, groups);
+                    self.executor.look_at_groups(first, groups);
                 }
             }
         }
@@ -201,7 +244,8 @@ impl Control {
             return;
         }
         rounds.sweeps.schedule.under_way = true;
-        let known = rounds.sets.iter().map(|name| {
+        let known = rounds.sets.iter().map(|set| {
+            let name = &set.name;
             let id = self.sets.get(name).and_then(|s| s.scale_set_id);
             let runners = self
                 .world
@@ -214,6 +258,7 @@ impl Control {
             (name.clone(), (id, runners.collect::<BTreeSet<_>>()))
         });
         let order = sweep::Order {
+            sets: rounds.sets.clone(),
             known: known.collect(),
             first_seen: rounds.sweeps.first_seen.clone(),
         };

@@ -35,8 +35,9 @@ pub(super) enum Subject {
 /// What the loop knows when it orders a comparison.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// Every runner in memory of the sets that the subject concerns, and the set's id at GitHub. For leftovers: every
-    /// runner that may be at work.
+    /// The sets that the subject concerns.
+    pub(super) sets: Vec<Arc<SetParts>>,
+    /// Every runner in memory of theirs, and the set's id at GitHub. For leftovers: every runner that may be at work.
     pub(super) known: BTreeMap<SetName, (Option<i64>, BTreeSet<RunnerName>)>,
     /// When each agent was first seen, by id: for services that do not tell its age.
     pub(super) first_seen: BTreeMap<i64, Moment>,
@@ -51,11 +52,10 @@ pub(super) struct Findings {
 }
 
 pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Findings {
-    let sets: Vec<&Arc<SetParts>> = order.known.keys().filter_map(|name| parts.sets.get(name)).collect();
     let found = match subject {
-        Subject::Agents(_) => compare_agents(parts, &sets, order).await,
-        Subject::Records(_) => compare_records(parts, &sets, order).await,
-        Subject::Leftovers => remove_leftovers(parts, &sets, order).await,
+        Subject::Agents(_) => compare_agents(parts, &order.sets, order).await,
+        Subject::Records(_) => compare_records(parts, &order.sets, order).await,
+        Subject::Leftovers => remove_leftovers(parts, &order.sets, order).await,
     };
     match found {
         Some(first_seen) => Findings {
@@ -71,7 +71,7 @@ pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Find
 }
 
 /// `None`: the list cannot be had.
-async fn compare_agents(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
     let agents = list_agents(sets.first()?).await?;
     let first_seen = first_seen(parts, sets, order, &agents);
     let views = views(parts, &first_seen, &agents);
@@ -92,7 +92,7 @@ async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
     }
 }
 
-fn first_seen(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order, agents: &[Agent]) -> BTreeMap<i64, Moment> {
+fn first_seen(parts: &Parts, sets: &[Arc<SetParts>], order: &Order, agents: &[Agent]) -> BTreeMap<i64, Moment> {
     let now = parts.timeline.now();
     let ours = |a: &&Agent| sets.iter().any(|s| s.namer.is_ours(&a.name));
     let since = |a: &Agent| (a.id, order.first_seen.get(&a.id).copied().unwrap_or(now));
@@ -144,7 +144,7 @@ async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[A
 }
 
 /// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
-async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
     let first = sets.first()?;
     let service = first.records.as_ref()?;
     if !service.breaker.admits() {
@@ -180,7 +180,7 @@ async fn compare_records(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) 
 }
 
 /// `None`: what is there cannot be listed.
-async fn remove_leftovers(parts: &Parts, sets: &[&Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
     let first = sets.first()?;
     let made = {
         let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &first.name).await;

@@ -9,14 +9,14 @@ use kube::Resource as _;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Control, rounds::AllRounds, set_world};
+use super::{Control, SetParts, SetSetup, rounds::AllRounds, set_world};
 use crate::{
     ids::{RunnerName, SetName},
     lease::{Fence, News, SessionRef, Sessions, Standing, Term},
     plan::{
         reason::{Code, Reason},
         runner::PROVISIONING,
-        world::{Session, World},
+        world::{Session, SetWorld, World},
     },
     runner::{cluster::Sighting, observe::WatchedPod},
     status::LeaderStatus,
@@ -127,6 +127,12 @@ impl Leadership {
     /// Nobody else can lead yet, whatever the keeper of the Lease has noticed so far.
     pub(super) fn holds(&self) -> bool {
         self.leads() && self.fence.holds()
+    }
+
+    /// Whether a pod of this set has been seen while standing by.
+    pub(super) fn sees_pod_of(&self, set: &SetParts) -> bool {
+        let pods = self.pods.pods.iter().chain(&self.pods.listing).flatten();
+        pods.into_iter().any(|(name, _)| set.namer.is_ours(name.as_str()))
     }
 
     /// Why nothing new may be begun, if so.
@@ -258,25 +264,25 @@ impl Control {
 
     /// As it begins.
     pub(super) fn stand_by(&mut self) {
-        self.world = self.blank_world(&Session::StandingBy);
+        self.world = self.blank_world();
     }
 
     fn gain(&mut self, term: Arc<Term>) {
         let now = self.timeline.now();
-        self.world = self.blank_world(&Session::Registering);
-        self.world.begin_carefully();
+        let tenure = Tenure {
+            inherited: term.inherited.clone(),
+            over: CancellationToken::new(),
+        };
         // What another leader had under way when it died comes to its end within one JIT deadline.
         let sweeps = if term.after_self { now } else { now + PROVISIONING };
+        self.leadership.term = Some(term);
+        self.world = self.blank_world();
+        self.world.begin_carefully();
         self.rounds = AllRounds::of(&self.sets, sweeps);
         for sighting in std::mem::take(&mut self.leadership.pods).replay() {
             let folded = self.fold_sighting(now, sighting);
             self.reap(folded);
         }
-        let tenure = Tenure {
-            inherited: term.inherited.clone(),
-            over: CancellationToken::new(),
-        };
-        self.leadership.term = Some(term);
         self.leadership.tenure.send_replace(Some(Arc::new(tenure)));
     }
 
@@ -295,18 +301,30 @@ impl Control {
         self.leadership.watch_again.notify_one();
     }
 
-    fn blank_world(&self, session: &Session) -> World {
+    fn blank_world(&self) -> World {
         let mut world = World {
             max_runners: self.world.max_runners,
             draining: self.world.draining,
             ..World::default()
         };
         for (name, state) in &self.sets {
-            let mut set = set_world(&state.setup);
-            set.session = session.clone();
+            let mut set = self.blank_set(&state.setup);
+            if state.removed {
+                set.remove();
+            }
             world.sets.insert(name.clone(), set);
         }
         world
+    }
+
+    /// A set of which nothing is known yet.
+    pub(super) fn blank_set(&self, setup: &SetSetup) -> SetWorld {
+        let session = if self.leadership.leads() {
+            Session::Registering
+        } else {
+            Session::StandingBy
+        };
+        set_world(setup, session)
     }
 
     /// What the watch shows to one who stands by.

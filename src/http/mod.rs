@@ -6,6 +6,7 @@
 //! Deadlines are the caller's, through [`send`]; redirects are never followed.
 
 mod answer;
+mod exchangeable;
 mod rate_limit;
 mod redact;
 mod reqwest_transport;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use answer::{date, request_ids, retry_after, trimmed};
+pub use exchangeable::Exchangeable;
 pub use rate_limit::{RateLimit, rate_limit};
 pub use redact::redact;
 pub use reqwest_transport::{IDLE_BRIEF, IDLE_LONG, TransportBuildError, reqwest_transport};

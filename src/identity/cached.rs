@@ -63,6 +63,8 @@ struct State {
     failed: Option<Failed>,
     /// When a token was last given up because a peer refused it.
     refused: Option<Instant>,
+    /// How often what the source reads has changed.
+    source_changed: u32,
 }
 
 struct Held {
@@ -163,6 +165,18 @@ impl Cached {
         true
     }
 
+    /// What the source reads has changed: asks for a new token at once, whatever was refused before. The old one is
+    /// handed out until the new one is there.
+    pub fn renew(&self) {
+        let mut state = lock(&self.state);
+        state.failed = None;
+        state.refused = None;
+        // A flight under way may have read what stood there before: it changes nothing here any more.
+        state.flight = None;
+        state.source_changed += 1;
+        drop(self.flight(&mut state));
+    }
+
     /// For messages.
     pub fn describe(&self) -> String {
         self.source.describe()
@@ -173,7 +187,10 @@ impl Cached {
         if let Some(flight) = &state.flight {
             return flight.clone();
         }
-        let landing = Landing(Arc::clone(&self.state));
+        let landing = Landing {
+            state: Arc::clone(&self.state),
+            source_changed: state.source_changed,
+        };
         let (source, clock) = (Arc::clone(&self.source), self.clock.clone());
         let (deadline, hook) = (self.deadline, self.on_refresh.clone());
         let task = self.flights.spawn("token", async move {
@@ -198,7 +215,11 @@ impl Cached {
 }
 
 /// One renewal's place in the cache, free again at its end, however it ends.
-struct Landing(Arc<Mutex<State>>);
+struct Landing {
+    state: Arc<Mutex<State>>,
+    /// As it was at the take-off.
+    source_changed: u32,
+}
 
 impl Landing {
     fn land(
@@ -207,7 +228,10 @@ impl Landing {
         clock: &Clock,
         fetched: Result<Token, TokenError>,
     ) -> Result<SecretString, TokenError> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
+        if state.source_changed != self.source_changed {
+            return fetched.map(|token| token.secret);
+        }
         let now = clock.instant();
         match fetched {
             Ok(token) => {
@@ -232,7 +256,10 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        lock(&self.0).flight = None;
+        let mut state = lock(&self.state);
+        if state.source_changed == self.source_changed {
+            state.flight = None;
+        }
     }
 }
 
@@ -376,6 +403,36 @@ mod tests {
             "t2",
             "the one that hung was given up after its deadline"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b38_after_a_change_of_the_source_a_new_token_comes_at_once_and_nobody_waits_for_it() {
+        let (source, cached) = cached();
+        assert_eq!(token(&cached).await, "t0");
+        cached.renew();
+        let asked = Instant::now();
+        assert_eq!(token(&cached).await, "t0");
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+        pass(2).await;
+        assert_eq!(token(&cached).await, "t1");
+
+        // A flight that left before the change brings nothing, however late it lands.
+        source.hangs.store(true, Ordering::SeqCst);
+        cached.renew();
+        pass(1).await;
+        source.hangs.store(false, Ordering::SeqCst);
+        cached.renew();
+        pass(60).await;
+        assert_eq!(token(&cached).await, "t3", "the one that hung is t2");
+
+        // What was refused before says nothing about the new one.
+        source.refuses.store(true, Ordering::SeqCst);
+        pass(1000).await;
+        assert!(cached.get().await.is_err());
+        source.refuses.store(false, Ordering::SeqCst);
+        assert!(cached.get().await.is_err());
+        cached.renew();
+        assert_eq!(token(&cached).await, "t5");
     }
 
     #[tokio::test(start_paused = true)]

@@ -198,6 +198,11 @@ impl Hurdle {
         !self.reason.code.is_scarcity()
     }
 
+    /// What it may have been about has changed: try at once.
+    pub fn reconsider(&mut self, now: Moment) {
+        self.until = self.until.min(now.max(self.told));
+    }
+
     /// One of our own places was given back: try at once.
     pub fn place_freed(&mut self, now: Moment) {
         if self.reason.code.is_scarcity() {

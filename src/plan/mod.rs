@@ -13,6 +13,7 @@ pub mod notices;
 pub mod orphans;
 pub mod probe;
 pub mod reason;
+mod rotate;
 pub mod runner;
 pub mod tally;
 #[cfg(test)]
@@ -132,10 +133,12 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         calls.extend(runner.due(now).into_iter().map(|call| (runner.name.clone(), call)));
         runners_wake = runners_wake.into_iter().chain(runner.wake_at(now, &set.timeouts)).min();
     }
+    let hurdled = set.scopes().iter().any(|scope| world.hurdles.contains_key(scope));
     let retire = if world.draining {
         Vec::new()
     } else {
-        want::retire(set, tally, given.make_room, now)
+        let surplus = want::retire(set, tally, given.make_room, now);
+        rotate::retire(set, tally, surplus, hurdled)
     };
 
     let wake_at = runners_wake

@@ -8,6 +8,7 @@ use crate::provision::Class;
 pub enum Code {
     Draining,
     NotLeader,
+    SetRemoved,
     NotSynced,
     SetFailed,
     SetNotRegistered,
@@ -85,6 +86,7 @@ impl Code {
         match self {
             Self::Draining => "draining",
             Self::NotLeader => "not_leader",
+            Self::SetRemoved => "set_removed",
             Self::NotSynced => "not_synced",
             Self::SetFailed => "set_failed",
             Self::SetNotRegistered => "set_not_registered",
@@ -130,6 +132,7 @@ impl Code {
                 | Self::DemandMet
                 | Self::Draining
                 | Self::NotLeader
+                | Self::SetRemoved
         )
     }
 

@@ -54,6 +54,9 @@ impl World {
         for set in self.sets.values_mut() {
             set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
+                if set.removed {
+                    runner.goes_unheard();
+                }
                 if let Some(happening) = runner.pass_time(now, &set.timeouts) {
                     events.push((set.name.clone(), name.clone(), happening));
                 }
@@ -99,6 +102,45 @@ impl World {
         }
     }
 
+    /// What [`Self::begin_carefully`] permits a set that comes later.
+    pub fn careful(&self, set: &SetWorld) -> u32 {
+        let known = self.granted.contains_key(&Scope::Provisioner(set.provisioner.clone()));
+        let bound = if set.kind.has_record && !known { 2 } else { u32::MAX };
+        set.in_flight_max.min(bound)
+    }
+
+    /// A set that comes later.
+    pub fn insert_carefully(&mut self, mut set: SetWorld) {
+        set.in_flight_max = self.careful(&set);
+        self.sets.insert(set.name.clone(), set);
+    }
+
+    /// Nothing is left of it.
+    pub fn forget(&mut self, set: &SetName) {
+        self.sets.remove(set);
+        self.hurdles.remove(&Scope::Set(set.clone()));
+        // What only it was stopped by stops nobody.
+        let used: BTreeSet<Scope> = self.sets.values().flat_map(SetWorld::scopes).collect();
+        self.hurdles.retain(|scope, _| used.contains(scope));
+    }
+
+    /// A change of the file concerns these sets: what was refused to them is tried once more at once.
+    pub fn reconsider(&mut self, now: Moment, concerned: &BTreeSet<SetName>) {
+        let mut scopes = BTreeSet::new();
+        for set in self.sets.values_mut().filter(|set| concerned.contains(&set.name)) {
+            set.changed = Some(now);
+            scopes.extend(set.scopes());
+        }
+        for (scope, hurdle) in &mut self.hurdles {
+            if scopes.contains(scope) {
+                hurdle.reconsider(now);
+            }
+        }
+        // What nobody is stopped by any more, since they have gone to another provisioner.
+        let used: BTreeSet<Scope> = self.sets.values().flat_map(SetWorld::scopes).collect();
+        self.hurdles.retain(|scope, _| used.contains(scope));
+    }
+
     /// Whether creations that wait for `provisioner` go one at a time: it refused whoever asks, or the one account in
     /// whose name everybody does. What one of several teams is refused slows nobody else.
     pub fn asks_one_by_one(&self, provisioner: &str) -> bool {
@@ -130,7 +172,11 @@ impl World {
             Scope::Cluster => &default,
             _ => stopped.map_or(&default, |set| &set.retry),
         };
-        let hurdle = Hurdle::raise(self.hurdles.get(&scope), now, began, reason, jitter, retry_after, retry);
+        let mut hurdle = Hurdle::raise(self.hurdles.get(&scope), now, began, reason, jitter, retry_after, retry);
+        if stopped.is_some_and(|set| set.changed.is_some_and(|changed| began < changed)) {
+            // It speaks of what the file said before.
+            hurdle.reconsider(now);
+        }
         self.hurdles.insert(scope, hurdle);
     }
 
@@ -303,6 +349,12 @@ pub struct SetWorld {
     pub refused: Option<Moment>,
     /// Since when there have been more runners than demand wants, without a break.
     pub surplus_since: Option<Moment>,
+    /// The file names it no more: its runners end.
+    pub removed: bool,
+    /// When the file last changed what concerns it.
+    pub changed: Option<Moment>,
+    /// Which template new runners are made of.
+    pub template: String,
 }
 
 /// What the queue's own task says of itself.
@@ -318,6 +370,8 @@ pub enum Session {
     Conflict(String),
     /// The peer refuses or fails; tried again.
     Failed(Reason),
+    /// The set is in the file no more.
+    Closed,
 }
 
 impl Session {
@@ -329,6 +383,7 @@ impl Session {
             Self::Polling => "polling",
             Self::Conflict(_) => "conflict",
             Self::Failed(_) => "failed",
+            Self::Closed => "closed",
         }
     }
 
@@ -345,6 +400,10 @@ impl Session {
                 format!("{owner} holds the session of this scale set"),
             )),
             Self::Failed(reason) => Some(reason.clone()),
+            Self::Closed => Some(Reason::new(
+                Code::SetRemoved,
+                "the file names this scale set no more: its runners end, and then it is forgotten",
+            )),
             // Why it stands by, the world knows.
             Self::Polling | Self::StandingBy => None,
         }
@@ -352,6 +411,17 @@ impl Session {
 }
 
 impl SetWorld {
+    /// The file names it no more: no runner is wanted, and idle ones go at once.
+    pub fn remove(&mut self) {
+        self.removed = true;
+        self.min_runners = 0;
+        self.max_runners = 0;
+        self.timeouts.idle = Duration::ZERO;
+        self.session = Session::Closed;
+        self.hearing = None;
+        self.heard = None;
+    }
+
     /// The queue has told its statistics.
     pub fn statistics_came(&mut self, now: Moment) {
         self.heard = Some(now);
@@ -360,6 +430,9 @@ impl SetWorld {
     /// A poll was answered, by a message or by silence. What a hung one would have told comes when it is over, so that a
     /// long gap begins the hearing anew.
     pub fn poll_answered(&mut self, now: Moment) {
+        if self.removed {
+            return;
+        }
         self.heard = Some(now);
         let unbroken = self.hearing.filter(|hearing| now.since(hearing.last) < HEARING_GAP);
         let since = unbroken.map_or(now, |hearing| hearing.since);
@@ -369,6 +442,9 @@ impl SetWorld {
     /// Whether this runner gets the jobs that the set's demand counts. One that was made before the set's binding was
     /// changed may get none of them, and an ordinary one may have taken another.
     pub fn is_served_by(&self, runner: &Runner) -> bool {
+        if runner.is_displaced() {
+            return false;
+        }
         match (self.demand.source(), runner.meets()) {
             (Source::Assigned, Meets::InSet) | (Source::Available, Meets::ByLabels) => true,
             // What is assigned to the set is not asked for any more.

@@ -23,6 +23,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 
 pub use self::marks::{busy_patch, keep_patch};
 use self::{
@@ -45,12 +46,15 @@ const DEFAULT_COMMAND: &str = "/home/runner/run.sh";
 /// Makes a runner whose version GitHub no longer serves exit with 7 instead of 0.
 const DEPRECATED_ENV: &str = "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE";
 const DEFAULT_WORK_FOLDER: &str = "_work";
+/// Digits of a template's hash.
+const HASH_LEN: usize = 16;
 
 /// Everything but the name, made once per scale set.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
     set: SetName,
     pod: Pod,
+    hash: String,
     work_folder: String,
 }
 
@@ -108,15 +112,25 @@ impl Blueprint {
             outside::add_ca(&mut spec, &mut runner, ca);
         }
         spec.containers.insert(0, runner);
+        let mut pod = Pod {
+            metadata,
+            spec: Some(spec),
+            status: None,
+        };
+        let hash = hash(&pod);
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert(keys::TEMPLATE.into(), hash.clone());
         Self {
             set: set.clone(),
-            pod: Pod {
-                metadata,
-                spec: Some(spec),
-                status: None,
-            },
+            pod,
+            hash,
             work_folder: work_folder.unwrap_or_else(|| DEFAULT_WORK_FOLDER.to_owned()),
         }
+    }
+
+    /// Of everything that the template says: two that differ make different pods.
+    pub fn hash(&self) -> &str {
+        &self.hash
     }
 
     /// The runner's work folder: the template's `workingDir`, if it has one.
@@ -165,6 +179,12 @@ fn take_runner(spec: &mut PodSpec) -> Container {
             ..Container::default()
         },
     }
+}
+
+fn hash(pod: &Pod) -> String {
+    let text = serde_json::to_vec(pod).unwrap_or_default();
+    // Templates are told apart, not signed.
+    format!("{:x}", Sha256::digest(text)).chars().take(HASH_LEN).collect()
 }
 
 fn add_jit(spec: &mut PodSpec, name: &RunnerName) {

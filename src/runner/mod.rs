@@ -19,6 +19,8 @@ pub mod keys {
     pub const SCALE_SET: &str = "gharts-listener/scale-set";
     pub const AGENT_ID: &str = "gharts-listener/agent-id";
     pub const GHARTS_ID: &str = "gharts-listener/gharts-runner-id";
+    /// Of the template that the pod was made of.
+    pub const TEMPLATE: &str = "gharts-listener/template-hash";
     /// `demand` or `spare`.
     pub const PURPOSE: &str = "gharts-listener/purpose";
     /// `set` or `labels`: how it meets its job, whatever the file says of its set later.

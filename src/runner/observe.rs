@@ -131,6 +131,8 @@ pub struct PodSeen {
     pub name: RunnerName,
     pub set: SetName,
     pub purpose: Purpose,
+    /// Hash of the template that it was made of.
+    pub template: Option<String>,
     pub adopted: Adopted,
 }
 
@@ -160,6 +162,7 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
         } else {
             Purpose::Demand
         },
+        template: annotation(keys::TEMPLATE).map(str::to_owned),
         adopted: Adopted {
             pod: PodFacts {
                 uid: pod.metadata.uid.clone().unwrap_or_default(),

@@ -147,6 +147,14 @@ impl Connection {
         &self.config_url
     }
 
+    /// The credential has changed: what was refused to the old one says nothing about the new.
+    pub fn reconsider(&self) {
+        // Whoever renews it now finds out by himself.
+        if let Ok(mut failure) = self.renewal.try_lock() {
+            *failure = None;
+        }
+    }
+
     pub(super) fn authority(&self) -> &Authority {
         &self.authority
     }

@@ -26,6 +26,8 @@ pub enum NoteKind {
     GroupEmpty,
     /// The runner group is limited to some workflows.
     GroupWorkflows,
+    /// GitHub does not take what the file says of the set now: it works as it was before.
+    ChangeRefused,
 }
 
 impl NoteKind {
@@ -40,6 +42,7 @@ impl NoteKind {
             Self::GroupNotPublic => "group_not_public",
             Self::GroupEmpty => "group_empty",
             Self::GroupWorkflows => "group_workflows",
+            Self::ChangeRefused => "change_refused",
         }
     }
 }
@@ -52,7 +55,7 @@ impl NoteKind {
 }
 
 impl Note {
-    pub(super) fn new(kind: NoteKind, message: String) -> Self {
+    pub fn new(kind: NoteKind, message: String) -> Self {
         Self { kind, message }
     }
 }

@@ -5,6 +5,7 @@
 
 mod heartbeat;
 mod page;
+pub mod systemd;
 
 use std::{sync::Arc, time::Duration};
 

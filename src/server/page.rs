@@ -4,7 +4,7 @@
 use http::{HeaderName, header};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::status::{ReasonStatus, SetStatus, Status};
+use crate::status::{ConfigurationStatus, ReasonStatus, SetStatus, Status};
 
 const STYLE: &str = include_str!("page.css");
 /// Between two looks, in seconds: the browser asks again by itself.
@@ -49,6 +49,7 @@ pub(super) fn render(status: &Status) -> Markup {
                     @if !status.not_ready.is_empty() {
                         ul { @for line in &status.not_ready { li { (line) } } }
                     }
+                    (of_the_file(&status.configuration))
                 }
                 main {
                     @if sets.is_empty() { p.dim { "No scale sets yet." } }
@@ -59,6 +60,20 @@ pub(super) fn render(status: &Status) -> Markup {
                     a href="api/v1/status" { "status" } ", " a href="metrics" { "metrics" } "."
                 }
             }
+        }
+    }
+}
+
+/// Nothing, while what the file says is in effect.
+fn of_the_file(configuration: &ConfigurationStatus) -> Markup {
+    html! {
+        @if let Some(since) = &configuration.refused_since {
+            p.bad { "The file has been refused since " (time(since)) "; older settings stay in effect." }
+            ul { @for problem in &configuration.problems { li { (problem.path) ": " (problem.message) " (" (problem.remedy) ")" } } }
+        }
+        @if !configuration.needs_restart.is_empty() {
+            p { "Changes of the file that need a restart:" }
+            ul { @for change in &configuration.needs_restart { li { (change) } } }
         }
     }
 }

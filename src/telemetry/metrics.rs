@@ -127,6 +127,10 @@ struct Inner {
     undecodable: IntCounterVec,
     orphans: IntCounterVec,
     leader: IntGauge,
+    config_generation: IntGauge,
+    config_refused: IntGauge,
+    config_failures: IntCounter,
+    config_success: Gauge,
 }
 
 impl Metrics {
@@ -290,6 +294,34 @@ impl Metrics {
                     "1 while this replica leads, 0 while it stands by.",
                 ),
             ),
+            config_generation: registered(
+                r,
+                IntGauge::new(
+                    "gharts_listener_config_generation",
+                    "Counts the configurations that have been in effect; 1 is the one of the start.",
+                ),
+            ),
+            config_refused: registered(
+                r,
+                IntGauge::new(
+                    "gharts_listener_config_refused",
+                    "1 while the file is refused and older settings are in effect.",
+                ),
+            ),
+            config_failures: registered(
+                r,
+                IntCounter::new(
+                    "gharts_listener_config_reload_failures_total",
+                    "Changes of the file that were refused.",
+                ),
+            ),
+            config_success: registered(
+                r,
+                Gauge::new(
+                    "gharts_listener_config_reload_success_timestamp_seconds",
+                    "Unix time when the file, or a secret that it names, was last taken over.",
+                ),
+            ),
             registry,
         };
         Self { inner: Arc::new(inner) }
@@ -309,6 +341,22 @@ impl Metrics {
         }
         m.available_jobs.with_label_values(&[set.name]).set(jobs.available);
         m.acquired_jobs.with_label_values(&[set.name]).set(jobs.acquired);
+    }
+
+    /// The file was taken over, `at` in seconds of Unix time; its settings are the `generation`th in effect.
+    #[expect(clippy::cast_precision_loss, reason = "no time of this age comes near 2^53 seconds")]
+    pub fn config_taken(&self, generation: u64, at: i64) {
+        self.inner
+            .config_generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.inner.config_refused.set(0);
+        self.inner.config_success.set(at as f64);
+    }
+
+    /// The file has changed and is refused.
+    pub fn config_refused(&self) {
+        self.inner.config_refused.set(1);
+        self.inner.config_failures.inc();
     }
 
     /// As configured.

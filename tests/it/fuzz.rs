@@ -205,6 +205,7 @@ proptest! {
             let github = Mangled::new(world.services.transport(), seed, percent);
             let gharts = Mangled::new(world.services.transport(), seed ^ 1, percent);
             let externals = Externals {
+                dial: Arc::new(|_| Err("no other wire".to_owned())),
                 github: Arc::new(github.clone()),
                 gharts: Arc::new(gharts.clone()),
                 kubernetes: world.daemon_client(),

@@ -21,6 +21,7 @@ mod queue;
 mod quota;
 mod rebinding;
 mod registration;
+mod reload;
 mod replicas;
 mod restarts;
 mod standing;

@@ -14,7 +14,7 @@ use crate::{
     app::{
         compose,
         githubs::{GitHubs, Way},
-        token_service::{self, Account, TokenService},
+        token_service::{Account, TokenService},
     },
     clock::Clock,
     config::{Config, ConfigUrl, Gharts, ProvisionerKind, ScaleSet},
@@ -40,7 +40,7 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
     let (github, gharts) = match compose::transports(config) {
         Ok(transports) => transports,
         Err(error) => {
-            let failure = CheckFailure::new(error.to_string(), "correct github.tls, github.proxy or gharts.tls");
+            let failure = CheckFailure::new(error, "correct github.tls, github.proxy or gharts.tls");
             return vec![Check {
                 name: "TLS and proxy can be set up".to_owned(),
                 run: async move { Err(failure) }.boxed(),
@@ -59,7 +59,7 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
     }
     let service = config.gharts.as_ref().map(|settings| {
         let client = client.clone().unwrap_or_else(no_cluster);
-        token_service_client(config, settings, &client, &gharts, &clock)
+        of_gharts(config, settings, &client, &gharts, &github, &clock)
     });
     let tidying = Tasks::new();
     let githubs = GitHubs::new(
@@ -68,7 +68,7 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
         &clock,
         SEED,
         |source| Cached::new(source, clock.clone()),
-        |scope| brokered(scope, service.as_ref(), &clock, &tidying),
+        |scope| brokered(scope, service.as_ref().map(|service| &service.client), &clock, &tidying),
     );
     for way in githubs.ways() {
         let of_way = |set: &&ScaleSet| Arc::ptr_eq(githubs.of(&set.github), way);
@@ -79,8 +79,7 @@ pub(super) fn checks(config: &Config, client: Option<kube::Client>) -> Vec<Check
     for set in &config.scale_sets {
         checks.push(scale_set(set, githubs.of(&set.github), &tidying));
     }
-    if let (Some(settings), Some(client)) = (&config.gharts, service) {
-        let service = TokenService::new(settings, client, github, clock, SEED);
+    if let Some(service) = service {
         checks.extend(token_service(config, service));
     }
     if let Some(client) = client {
@@ -231,16 +230,17 @@ fn stored(wanted: &[String], stored: &[String]) -> String {
     )
 }
 
-fn token_service_client(
+fn of_gharts(
     config: &Config,
     gharts: &Gharts,
     client: &kube::Client,
     transport: &SharedTransport,
+    github: &SharedTransport,
     clock: &Clock,
-) -> Arc<Client> {
+) -> TokenService {
     let source = compose::token_source(&gharts.oidc, config, client, transport, clock);
     let token = Arc::new(Cached::new(source, clock.clone()));
-    token_service::client(gharts, transport.clone(), clock.clone(), token)
+    TokenService::new(gharts, token, transport.clone(), github.clone(), clock.clone(), SEED)
 }
 
 /// One line for each team and way of binding that the sets ask for; one, too, where none uses it.

@@ -67,9 +67,11 @@ impl Subject for Daemon {
     fn launch(&self, launch: Launch<'_>) -> Result<Life, String> {
         let config =
             config::load(launch.file, &config::Environment::new()).map_err(|problems| format!("{problems:?}"))?;
+        let (github, gharts) = (launch.github.clone(), launch.gharts.clone());
         let externals = Externals {
             github: launch.github,
             gharts: launch.gharts,
+            dial: Arc::new(move |_| Ok((github.clone(), gharts.clone()))),
             kubernetes: launch.kubernetes,
             clock: launch.clock,
             seed: launch.seed,

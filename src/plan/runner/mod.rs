@@ -92,6 +92,10 @@ pub struct Runner {
     /// As the watch (or our own create) showed it last; `None` before the pod exists and after it is gone.
     pub pod: Option<PodFacts>,
     pub job: Option<Job>,
+    /// Which template its pod was made of, where that is known.
+    pub template: Option<String>,
+    /// Its set is at another place of GitHub's now: it gets no job of its any more.
+    displaced: bool,
     /// Found through its pod after a restart: what was heard of it before is forgotten.
     adopted: bool,
     /// When it was decided or adopted.
@@ -151,6 +155,8 @@ impl Runner {
             gharts_id: None,
             pod: None,
             job: None,
+            template: None,
+            displaced: false,
             adopted: false,
             known_since: now,
             pod_since: None,
@@ -215,6 +221,20 @@ impl Runner {
     /// How well its set's queue is heard; `None`: not at all.
     pub fn hears(&mut self, hearing: Option<Hearing>) {
         self.hearing = hearing;
+    }
+
+    /// Its set moves to another place of GitHub's, and it cannot follow. A job that it has is finished.
+    pub fn displace(&mut self) {
+        self.displaced = true;
+    }
+
+    pub fn is_displaced(&self) -> bool {
+        self.displaced
+    }
+
+    /// Nobody tells of its job any more: how it ends says nothing.
+    pub fn goes_unheard(&mut self) {
+        self.suspect = false;
     }
 
     /// It ended well without a job that we know of: whether it failed is not known yet.
@@ -299,6 +319,11 @@ impl Runner {
     /// An ordinary runner with a job that was taken past its set: no queue tells of it.
     pub fn is_elsewhere(&self) -> bool {
         self.elsewhere && self.is_busy()
+    }
+
+    /// To be retired as soon as that can be done.
+    pub fn must_go(&self) -> bool {
+        self.displaced && self.may_leave().is_some()
     }
 
     /// Two lists, far enough apart, have shown it idle, and none in between busy.

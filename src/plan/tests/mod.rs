@@ -60,6 +60,9 @@ pub(super) fn set(name: &str) -> SetWorld {
         mismatched: None,
         refused: None,
         surplus_since: None,
+        removed: false,
+        changed: None,
+        template: String::new(),
     }
 }
 

@@ -45,6 +45,9 @@ struct State {
     /// When each pod was first seen, and when it was gone.
     pods: HashMap<String, PodTimes>,
     exceeded: Vec<Excess>,
+    /// `minRunners` and `maxRunners` of each set, and the total, where the file has changed since the start.
+    told: BTreeMap<String, (usize, usize)>,
+    told_total: Option<usize>,
 }
 
 /// What the watch saw of one pod.
@@ -180,6 +183,16 @@ impl Counters {
         self.lock().exceeded.clone()
     }
 
+    /// The file says something else of this set now: `minRunners` and `maxRunners`.
+    pub fn told(&self, set: &str, min: usize, max: usize) {
+        self.lock().told.insert(set.to_owned(), (min, max));
+    }
+
+    /// And of the total.
+    pub fn told_total(&self, max: usize) {
+        self.lock().told_total = Some(max);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,12 +217,11 @@ impl State {
         let most = self.max_live_by_set.entry(set.clone()).or_default();
         *most = of_set.len().max(*most);
         let options = &services.options;
-        let (least, limit) = options
-            .sets
-            .iter()
-            .find(|s| s.name == set)
-            .map_or((0, 0), |s| (s.min_runners as usize, s.max_runners as usize));
-        let total = options.max_runners.map_or(usize::MAX, |max| max as usize);
+        let at_start = options.sets.iter().find(|s| s.name == set);
+        let at_start = at_start.map(|s| (s.min_runners as usize, s.max_runners as usize));
+        let (least, limit) = self.told.get(&set).copied().or(at_start).unwrap_or_default();
+        let total = options.max_runners.map(|max| max as usize);
+        let total = self.told_total.or(total).unwrap_or(usize::MAX);
         // A runner whose job is over, or was taken past the set, stands for none of its jobs, though its pod still counts against the limits.
         let standing = of_set.iter().filter(|pod| !self.aside.contains(**pod));
         let covering = services.github.standing_for_sets(standing.copied());

@@ -73,6 +73,7 @@ impl Drop for Run {
 pub struct Stage {
     pub world: World,
     config: Config,
+    file: PathBuf,
     tasks: Tasks,
     seed: u64,
 }
@@ -96,9 +97,11 @@ impl Stage {
         let clock = Clock::simulated("2026-11-23T00:00:00Z".parse().unwrap());
         let seed = options.seed;
         let world = World::start(options, clock, &tasks).await.unwrap();
+        let (file, config) = read_file(&world, edit);
         Self {
-            config: read_file(&world, edit),
             world,
+            config,
+            file,
             tasks,
             seed,
         }
@@ -124,12 +127,20 @@ impl Stage {
     }
 
     pub fn start(self) -> Running {
-        let daemon = Daemon::launch(&self.world, &self.config, &self.tasks, REPLICA, self.seed);
+        let daemon = Daemon::following(
+            &self.world,
+            &self.config,
+            Some(&self.file),
+            &self.tasks,
+            REPLICA,
+            self.seed,
+        );
         Running {
             sources: daemon.sources.clone(),
             daemon,
             world: self.world,
             config: self.config,
+            file: self.file,
             tasks: self.tasks,
             seed: self.seed,
             lives: 0,
@@ -203,6 +214,8 @@ pub struct Running {
     pub world: World,
     pub sources: Sources,
     pub(super) config: Config,
+    /// The daemon's file, whose changes it follows.
+    pub(super) file: PathBuf,
     pub(super) tasks: Tasks,
     pub(super) daemon: Daemon,
     pub(super) seed: u64,
@@ -222,7 +235,7 @@ impl Running {
 
     /// The next daemon reads the file as `edit` leaves it.
     pub fn edit_file(&mut self, edit: impl FnOnce(String) -> String) {
-        self.config = read_file(&self.world, edit);
+        (self.file, self.config) = read_file(&self.world, edit);
     }
 
     /// What the daemon says of a set; `None` before its first word.
@@ -332,12 +345,13 @@ impl Running {
 }
 
 /// The daemon's file as `edit` leaves it, read.
-fn read_file(world: &World, edit: impl FnOnce(String) -> String) -> Config {
+fn read_file(world: &World, edit: impl FnOnce(String) -> String) -> (PathBuf, Config) {
     let dir = scratch();
     let text = edit(world.config(&dir).unwrap());
     let file = dir.join("config.yaml");
     std::fs::write(&file, text).unwrap();
-    config::load(&file, &config::Environment::new()).unwrap()
+    let config = config::load(&file, &config::Environment::new()).unwrap();
+    (file, config)
 }
 
 fn scratch() -> PathBuf {

@@ -1,11 +1,19 @@
 //! One daemon's life in a world that outlives it, and what it says of itself meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use gharts_listener::{
-    app::{self, Externals},
+    app::{self, ConfigFile, Externals},
     clock::Clock,
-    config::Config,
+    config::{Config, Environment},
+    http::{IDLE_BRIEF, reqwest_transport},
     server::{HEARTBEAT_LIMIT, Sources},
     shutdown::Tasks,
     sim::{
@@ -18,7 +26,10 @@ use gharts_listener::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::harness::{REPLICA, Running};
@@ -31,28 +42,76 @@ pub struct Daemon {
     pub cable: Cable,
     pub sources: Sources,
     frozen: watch::Sender<bool>,
+    /// SIGHUP.
+    pub hangup: mpsc::Sender<oneshot::Sender<()>>,
+    /// How often new transports were made.
+    pub dialled: Arc<AtomicU32>,
 }
 
 impl Daemon {
     /// `seed` must be another one for each life: names are drawn from it. `identity`: the same for each life of one
     /// replica, another for each replica.
     pub fn launch(world: &World, config: &Config, tasks: &Tasks, identity: &str, seed: u64) -> Self {
-        Self::launch_by(&world.clock, world, config, tasks, identity, seed)
+        Self::launch_by(&world.clock, world, config, None, tasks, identity, seed)
+    }
+
+    /// One that follows the changes of its file.
+    pub fn following(
+        world: &World,
+        config: &Config,
+        file: Option<&Path>,
+        tasks: &Tasks,
+        identity: &str,
+        seed: u64,
+    ) -> Self {
+        Self::launch_by(&world.clock, world, config, file, tasks, identity, seed)
     }
 
     /// The same on a machine with a clock of its own.
-    pub fn launch_by(clock: &Clock, world: &World, config: &Config, tasks: &Tasks, identity: &str, seed: u64) -> Self {
+    pub fn launch_by(
+        clock: &Clock,
+        world: &World,
+        config: &Config,
+        file: Option<&Path>,
+        tasks: &Tasks,
+        identity: &str,
+        seed: u64,
+    ) -> Self {
         let frozen = watch::Sender::new(false);
         let (cable, stop) = (Cable::default(), CancellationToken::new());
+        let dialled = Arc::new(AtomicU32::new(0));
+        let wire = {
+            let (cable, services) = (cable.clone(), world.services.clone());
+            move || cable.transport(services.transport())
+        };
         let externals = Externals {
-            github: cable.transport(world.services.transport()),
-            gharts: cable.transport(world.services.transport()),
+            github: wire(),
+            gharts: wire(),
+            dial: Arc::new({
+                let dialled = dialled.clone();
+                move |config| {
+                    // As the real one does.
+                    reqwest_transport(&config.github.tls, &config.github.proxy, IDLE_BRIEF)
+                        .map_err(|error| error.to_string())?;
+                    dialled.fetch_add(1, Ordering::Relaxed);
+                    Ok((wire(), wire()))
+                }
+            }),
             kubernetes: cable.client(&world.daemon_client(), &config.kubernetes.namespace),
             clock: clock.clone(),
             seed,
             identity: identity.to_owned(),
         };
-        let daemon = app::Daemon::new(config.clone(), externals).within(Tasks::that_freeze(frozen.subscribe()));
+        let tasks_of_it = Tasks::that_freeze(frozen.subscribe());
+        let mut daemon = app::Daemon::new(config.clone(), externals).within(tasks_of_it);
+        let (hangup, asked) = mpsc::channel(1);
+        if let Some(path) = file {
+            daemon = daemon.following(ConfigFile {
+                path: path.to_owned(),
+                environment: Environment::new(),
+                asked,
+            });
+        }
         let sources = daemon.sources();
         let task = tasks.spawn("daemon", cable.counted(daemon.serve(None, stop.clone())));
         Self {
@@ -61,6 +120,8 @@ impl Daemon {
             cable,
             sources,
             frozen,
+            hangup,
+            dialled,
         }
     }
 
@@ -112,9 +173,10 @@ impl Running {
     /// Another process with the same file.
     pub fn start_again(&mut self) {
         self.lives += 1;
-        self.daemon = Daemon::launch(
+        self.daemon = Daemon::following(
             &self.world,
             &self.config,
+            Some(&self.file),
             &self.tasks,
             REPLICA,
             self.seed.wrapping_add(7919 * self.lives),

@@ -10,7 +10,7 @@ use gharts_listener::{
         gharts::Latency,
         github::{JobHandle, JobState, NewJobs},
         kubernetes::{Fault, Trouble},
-        world::{DAEMON_NAMESPACE, LEASE, Options, Provisioner, World},
+        world::{DAEMON_NAMESPACE, LEASE, Options, Provisioner, SetOptions, World},
     },
     status::SetStatus,
 };
@@ -74,7 +74,8 @@ impl Pair {
         let world = &running.world;
         let clock = Clock::simulated(world.clock.now() + jiff::SignedDuration::from_secs(skew));
         let seed = life * 100 + u64::try_from(n).unwrap();
-        Daemon::launch_by(&clock, world, &running.config, &running.tasks, NAMES[n], seed)
+        let file = Some(running.file.as_path());
+        Daemon::launch_by(&clock, world, &running.config, file, &running.tasks, NAMES[n], seed)
     }
 
     fn start_again(&mut self, n: usize) {
@@ -89,6 +90,11 @@ impl Pair {
     fn said(&self, n: usize) -> SetStatus {
         let status = self.daemons[n].sources.status.borrow().clone();
         status.scale_sets.first().cloned().unwrap_or_default()
+    }
+
+    fn said_of(&self, n: usize, set: &str) -> Option<SetStatus> {
+        let status = self.daemons[n].sources.status.borrow().clone();
+        status.scale_sets.iter().find(|said| said.name == set).cloned()
     }
 
     fn is_dead(&self, n: usize) -> bool {
@@ -330,6 +336,74 @@ async fn b1_b42_where_no_id_was_written_github_frees_the_session_and_the_status_
     println!("the session was free after {took:?} more");
     pair.start_again(leader);
     pair.until_finished(&done, 5 * MINUTE).await;
+    pair.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_b42_who_stands_by_takes_over_a_changed_file_and_leads_by_it() {
+    let mut options = options(Provisioner::Gharts, 6);
+    options.sets.push(SetOptions::new("gone", Provisioner::ScaleSet, 5));
+    let mut pair = Pair::start(options).await;
+    let leader = pair.leader();
+    let other = 1 - leader;
+    let long = pair.queue(&jobs("gone", 2).lasting(5 * MINUTE));
+    pair.until("at work", MINUTE, |pair| {
+        pair.running.count(&long, JobState::Running) == 2
+    })
+    .await;
+
+    // One set goes with two busy runners, one comes, one changes.
+    let (text, gone, linux) = (
+        pair.running.text(),
+        pair.running.section("gone"),
+        pair.running.section("linux"),
+    );
+    let changed = linux.replacen("maxRunners: 10", "maxRunners: 3", 1);
+    assert_ne!(changed, linux);
+    let added = linux.replacen("name: linux\n", "name: added\n", 1);
+    pair.world().counters.told("added", 0, 10);
+    pair.running
+        .write(&(text.replace(&gone, "").replace(&linux, &changed) + &added));
+    pair.until("both have taken it over", MINUTE, |pair| {
+        let generation = |daemon: &Daemon| daemon.sources.status.borrow().configuration.generation;
+        pair.daemons.iter().all(|daemon| generation(daemon) == 2)
+    })
+    .await;
+    pair.until("the sessions of both sets in the Lease", MINUTE, |pair| {
+        pair.known_sessions() == 2 && pair.world().github.set("gone").unwrap().session.is_none()
+    })
+    .await;
+    pair.world().counters.told("linux", 0, 3);
+    let session = |set| pair.said_of(other, set).map(|said| said.session);
+    for (set, expected) in [("linux", "standby"), ("added", "standby"), ("gone", "closed")] {
+        assert_eq!(session(set).as_deref(), Some(expected), "{set}");
+    }
+    let called = pair.daemons[other].cable.log();
+    assert!(called.is_empty(), "neither GitHub nor GHARTS: {called:?}");
+
+    pair.daemons[leader].kill();
+    pair.until("both sets polled", 20 * SECOND, |pair| {
+        let polls = |set| pair.said_of(other, set).is_some_and(|said| said.session == "polling");
+        polls("linux") && polls("added")
+    })
+    .await;
+    assert_eq!(pair.said_of(other, "linux").map(|said| said.max_runners), Some(3));
+    let busy = pair
+        .said_of(other, "gone")
+        .and_then(|said| said.runners.get("busy").copied());
+    assert_eq!(busy, Some(2), "what is left of the set that went is known");
+    let all: Vec<JobHandle> = [("linux", 6), ("added", 2)]
+        .iter()
+        .flat_map(|(set, count)| pair.queue(&jobs(set, *count).lasting(10 * SECOND)))
+        .collect();
+    pair.until_finished(&all, 3 * MINUTE).await;
+    pair.until_finished(&long, 6 * MINUTE).await;
+    // One that starts again stands by, and has the set in its file no more.
+    pair.start_again(leader);
+    pair.until("nothing known of it any more", 2 * MINUTE, |pair| {
+        [0, 1].iter().all(|n| pair.said_of(*n, "gone").is_none()) && pair.said_of(leader, "added").is_some()
+    })
+    .await;
     pair.end().await;
 }
 

@@ -1,0 +1,221 @@
+//! The file has changed: what of the loop's state changes with it, while everything else goes on.
+//!
+//! Sets come, change and go one by one, and no session is closed but those of sets that are gone or live elsewhere at
+//! GitHub now. What was begun under the old settings is ended under them ([`SetState::of_before`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Control, SetParts, SetSetup, SetState, poller::Wish};
+use crate::{
+    ids::{RunnerName, SetName},
+    plan::{demand::Demand, world::SetWorld},
+};
+
+/// What a change of the file comes to.
+#[derive(Debug)]
+pub struct Reconfigured {
+    /// Every set of the file as it is now.
+    pub sets: Vec<SetSetup>,
+    /// Over all sets.
+    pub max_runners: Option<u32>,
+    /// Sets that the change is about: what was refused to them is tried at once.
+    pub concerned: BTreeSet<SetName>,
+}
+
+impl SetParts {
+    /// Whether a runner that was begun with these can be ended with `other`.
+    fn serves_as(&self, other: &Self) -> bool {
+        let records = |parts: &Self| parts.records.as_ref().map(|service| service.provisioner.clone());
+        let same_records = match (records(self), records(other)) {
+            (Some(one), Some(other)) => Arc::ptr_eq(&one, &other),
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        same_records && self.leaves_things == other.leaves_things && Arc::ptr_eq(&self.connection, &other.connection)
+    }
+
+    /// Registered there, a runner is of use for sets of this scope.
+    fn is_in_scope_of(&self, other: &Self) -> bool {
+        self.connection.config_url() == other.connection.config_url()
+    }
+}
+
+impl SetState {
+    /// What a runner of this set is ended by.
+    pub(super) fn parts_of(&self, runner: &RunnerName) -> &Arc<SetParts> {
+        self.of_before.get(runner).unwrap_or(&self.setup.parts)
+    }
+
+    /// What the set is served by, and what its runners of before are ended by.
+    pub(super) fn all_parts(&self) -> impl Iterator<Item = &Arc<SetParts>> {
+        std::iter::once(&self.setup.parts).chain(self.of_before.values())
+    }
+}
+
+impl Control {
+    pub(super) fn reconfigure(&mut self, change: Reconfigured) {
+        self.world.max_runners = change.max_runners;
+        let named: BTreeSet<SetName> = change.sets.iter().map(|set| set.parts.name.clone()).collect();
+        let gone = self
+            .sets
+            .iter()
+            .filter(|(name, set)| !set.removed && !named.contains(*name));
+        let gone: Vec<SetName> = gone.map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.remove(&name);
+        }
+        for set in change.sets {
+            match self.sets.remove(&set.parts.name) {
+                None => self.add(set, None),
+                Some(state) if state.removed => self.add(set, Some(state)),
+                Some(state) => self.change(set, state, &change.concerned),
+            }
+        }
+        self.rounds.renew(&self.sets, &change.concerned);
+        let now = self.timeline.now();
+        self.world.reconsider(now, &change.concerned);
+    }
+
+    /// With the account's name as it is known by now.
+    fn set_anew(&self, set: &SetSetup) -> SetWorld {
+        let mut world = self.blank_set(set);
+        world.account = self.world.account(&world.account).to_owned();
+        world
+    }
+
+    /// No more runners are made for it; those that it has end. It is not deleted at GitHub.
+    fn remove(&mut self, name: &SetName) {
+        let (Some(state), Some(world)) = (self.sets.get_mut(name), self.world.sets.get_mut(name)) else {
+            return;
+        };
+        tracing::info!(set = %name, runners = world.runners.len(), "the file names this set no more: its runners end");
+        state.removed = true;
+        state.queue.end();
+        world.remove();
+    }
+
+    /// `before`: it is being removed still.
+    fn add(&mut self, set: SetSetup, before: Option<SetState>) {
+        let name = set.parts.name.clone();
+        tracing::info!(set = %name, "a new set");
+        let mut world = self.set_anew(&set);
+        let mut of_before = BTreeMap::new();
+        let mut queue_before = None;
+        if let (Some(old), Some(state)) = (self.world.sets.remove(&name), before) {
+            of_before = inherited(&state, &set, old.runners.keys());
+            world.runners = old.runners;
+            queue_before = Some(state.queue);
+        }
+        let queue = self.queues.begin(&name, Wish::of(&set), self.rng.u64(..), queue_before);
+        self.world.insert_carefully(world);
+        let mut state = SetState::new(set, queue);
+        state.of_before = of_before;
+        self.sets.insert(name, state);
+    }
+
+    fn change(&mut self, set: SetSetup, mut state: SetState, concerned: &BTreeSet<SetName>) {
+        let name = set.parts.name.clone();
+        let now = self.timeline.now();
+        let anew = self.set_anew(&set);
+        let careful = self.world.careful(&anew);
+        let Some(world) = self.world.sets.get_mut(&name) else {
+            return;
+        };
+        let (old, new) = (&state.setup.parts, &set.parts);
+        let moved = !old.is_in_scope_of(new);
+        state.of_before = inherited(&state, &set, world.runners.keys());
+        if moved {
+            for runner in world.runners.values_mut() {
+                runner.displace();
+            }
+            state.scale_set_id = None;
+            state.notes.clear();
+            state.group_notes.clear();
+            world.session = anew.session;
+        }
+        if moved || state.setup.demand != set.demand {
+            let known = world
+                .demand
+                .reading()
+                .filter(|_| !moved)
+                .map(|r| (world.demand.began(), *r));
+            world.demand = Demand::of(set.demand);
+            if let Some((began, reading)) = known {
+                world.demand.read(now, began, reading);
+            }
+        }
+        if world.provisioner == anew.provisioner {
+            world.in_flight_max = world.in_flight_max.min(anew.in_flight_max);
+        } else {
+            state.granted_once = false;
+            world.in_flight_max = careful;
+        }
+        world.min_runners = anew.min_runners;
+        world.max_runners = anew.max_runners;
+        world.timeouts = anew.timeouts;
+        world.retry = anew.retry;
+        world.provisioner = anew.provisioner;
+        world.account = anew.account;
+        world.kind = anew.kind;
+        world.template = anew.template;
+        let wish = Wish::of(&set);
+        let unserved = concerned.contains(&name) && world.session.blocks().is_some();
+        state.queue.wish.send_if_modified(|old| {
+            let changed = *old != wish;
+            *old = wish;
+            changed || unserved
+        });
+        // A gate that is kept knows of its bound, a new one does not.
+        set.parts.service.gate.set_create_limit(None);
+        state.one_by_one = false;
+        state.setup = set;
+        self.sets.insert(name, state);
+    }
+
+    /// Forgets the sets that were removed once nothing of them is left: also while standing by, lest their pods be
+    /// nobody's when this replica leads.
+    pub(super) fn forget_removed(&mut self) {
+        // Nobody knows what is left before the pods are read.
+        if !self.world.synced {
+            return;
+        }
+        let (world, leadership) = (&mut self.world, &self.leadership);
+        let metrics = &self.setup.metrics;
+        let before = self.sets.len();
+        self.sets.retain(|name, state| {
+            let is_left = match world.sets.get(name) {
+                Some(set) if leadership.leads() => {
+                    state.of_before.retain(|runner, _| set.runners.contains_key(runner));
+                    !set.runners.is_empty()
+                }
+                _ => leadership.sees_pod_of(&state.setup.parts),
+            };
+            let is_over = state.removed && state.queue.is_over() && !is_left;
+            if is_over {
+                tracing::info!(set = %name, "nothing is left of the set that was removed");
+                world.forget(name);
+                metrics.remove_set(name.as_str());
+            }
+            !is_over
+        });
+        if self.sets.len() != before {
+            self.rounds.renew(&self.sets, &BTreeSet::new());
+        }
+    }
+}
+
+/// Which runners are to be ended by other parts than `new` ones.
+fn inherited<'a>(
+    state: &SetState,
+    new: &SetSetup,
+    runners: impl Iterator<Item = &'a RunnerName>,
+) -> BTreeMap<RunnerName, Arc<SetParts>> {
+    runners
+        .map(|runner| (runner, state.parts_of(runner)))
+        .filter(|(_, parts)| !parts.serves_as(&new.parts))
+        .map(|(runner, parts)| (runner.clone(), parts.clone()))
+        .collect()
+}

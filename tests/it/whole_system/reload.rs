@@ -1,0 +1,741 @@
+//! The file changes while jobs run: each kind of change takes effect in place, no session is dropped, no job fails, and
+//! a file that is wrong changes nothing.
+
+use std::{fs, path::Path, time::Duration};
+
+use gharts_listener::{
+    config::LogFormat,
+    sim::{
+        fleet::Behaviour,
+        github::{JobHandle, JobState},
+        oidc,
+        world::{Credential, GITHUB_TOKEN_FILE, MACHINE, Options, Provisioner, SetOptions, TEAM},
+    },
+};
+use tokio::sync::oneshot;
+
+use super::{
+    harness::{Running, Stage, jobs, with_provisioner},
+    operations::Captured,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// The file is looked at every 10 s, and what is said of it is a few seconds old.
+const SEEN: Duration = Duration::from_secs(15);
+
+fn sets(sets: &[(&str, Provisioner, u32)]) -> Options {
+    let set = |(name, provisioner, max): &(&str, Provisioner, u32)| SetOptions::new(name, *provisioner, *max);
+    Options {
+        sets: sets.iter().map(set).collect(),
+        ..Options::default()
+    }
+}
+
+impl Running {
+    pub(super) fn text(&self) -> String {
+        fs::read_to_string(&self.file).unwrap()
+    }
+
+    /// Puts another text there, as a ConfigMap does it: by the swap of a link.
+    pub(super) fn write(&self, text: &str) {
+        swap(&self.file, text);
+    }
+
+    fn edit(&self, from: &str, to: &str) {
+        let text = self.text();
+        assert!(text.contains(from), "{text}");
+        self.write(&text.replacen(from, to, 1));
+    }
+
+    /// The lines of one set.
+    pub(super) fn section(&self, set: &str) -> String {
+        let text = self.text();
+        let begin = text.find(&format!("  - name: {set}\n")).unwrap();
+        // The container's name is deeper, so its line is no section's.
+        let next = text[begin..].find("\n  - name: ");
+        text[begin..next.map_or(text.len(), |at| begin + at + 1)].to_owned()
+    }
+
+    fn edit_set(&self, set: &str, from: &str, to: &str) {
+        let section = self.section(set);
+        assert!(section.contains(from), "{section}");
+        self.edit(&section, &section.replacen(from, to, 1));
+    }
+
+    async fn until_generation(&self, generation: u64) {
+        let what = format!("generation {generation}");
+        self.until_within(&what, SEEN, |_| self.status().configuration.generation == generation)
+            .await;
+    }
+
+    async fn hangup(&self) {
+        let (done, looked) = oneshot::channel();
+        self.daemon.hangup.send(done).await.unwrap();
+        looked.await.unwrap();
+    }
+
+    fn sessions_opened(&self) -> u64 {
+        self.world.github.answered("open session", 200)
+    }
+
+    fn idle(&self, set: &str) -> u32 {
+        self.set_status(set).runners.get("idle").copied().unwrap_or(0)
+    }
+
+    fn succeeded(&self, jobs: &[JobHandle]) -> bool {
+        let of = |job: &JobHandle| self.world.github.job(&job.id).unwrap().result;
+        jobs.iter().all(|job| of(job).as_deref() == Some("succeeded"))
+    }
+}
+
+fn swap(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    fs::write(&next, text).unwrap();
+    fs::rename(next, path).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_every_figure_of_a_set_changes_in_place_while_its_jobs_run() {
+    let running = Running::start(sets(&[
+        ("linux", Provisioner::Gharts, 3),
+        ("other", Provisioner::ScaleSet, 3),
+    ]))
+    .await;
+    let long = running.queue(&jobs("linux", 8).lasting(5 * MINUTE)).await;
+    let other = running.queue(&jobs("other", 20).lasting(20 * SECOND)).await;
+    running
+        .until("three at work", |_| running.count(&long, JobState::Running) == 3)
+        .await;
+
+    // The world is told of a rise before the daemon is, and of a cut after it.
+    let told = |min, max| running.world.counters.told("linux", min, max);
+    told(0, 8);
+    running.edit_set("linux", "maxRunners: 3", "maxRunners: 8");
+    running.until_generation(2).await;
+    running
+        .until_within("all eight at work", MINUTE, |_| {
+            running.count(&long, JobState::Running) == 8
+        })
+        .await;
+    // Lower than what is busy: nobody is killed.
+    running.edit_set("linux", "maxRunners: 8", "maxRunners: 2");
+    running.until_generation(3).await;
+    told(0, 2);
+    assert_eq!(running.count(&long, JobState::Running), 8);
+    assert_eq!(running.set_status("linux").max_runners, 2);
+    running.until_finished(&long, 10 * MINUTE).await;
+    running.until_finished(&other, 10 * MINUTE).await;
+    assert!(running.succeeded(&long) && running.succeeded(&other));
+
+    told(2, 2);
+    running.edit_set("linux", "minRunners: 0", "minRunners: 2");
+    running
+        .until_within("two idle ones", SEEN + 30 * SECOND, |_| running.idle("linux") == 2)
+        .await;
+    running.edit_set("linux", "minRunners: 2", "minRunners: 0\n    timeouts: { idle: 20s }");
+    running
+        .until_within("none", SEEN + 50 * SECOND, |_| running.idle("linux") == 0)
+        .await;
+
+    running.edit_set("linux", "maxRunners: 2", "maxRunners: 2\n    labels: [linux, large]");
+    running
+        .until_within("the label at GitHub", SEEN, |world| {
+            world.github.set("linux").unwrap().labels == ["linux", "large"]
+        })
+        .await;
+    running.edit("scaleSets:", "maxRunners: 1\nscaleSets:");
+    running.until_generation(7).await;
+    running.world.counters.told_total(1);
+    let short = running.queue(&jobs("linux", 3).lasting(20 * SECOND)).await;
+    running
+        .until("one at work", |_| running.count(&short, JobState::Running) == 1)
+        .await;
+    assert_eq!(running.world.counters.live(), 1, "the total of the file");
+    running.until_finished(&short, 10 * MINUTE).await;
+    assert_eq!(running.sessions_opened(), 2, "none was dropped");
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_sets_come_and_go_while_others_run() {
+    let running = Running::start(sets(&[
+        ("linux", Provisioner::Gharts, 5),
+        ("gone", Provisioner::Gharts, 5),
+    ]))
+    .await;
+    let told = |set, min, max| running.world.counters.told(set, min, max);
+    told("gone", 2, 5);
+    told("added", 0, 5);
+    running.edit_set("gone", "minRunners: 0", "minRunners: 2");
+    running.until_generation(2).await;
+    let ours = running.queue(&jobs("linux", 10).lasting(2 * MINUTE)).await;
+    let theirs = running.queue(&jobs("gone", 1).lasting(5 * MINUTE)).await;
+    running
+        .until("at work, and two idle", |_| {
+            running.count(&theirs, JobState::Running) == 1 && running.idle("gone") == 2
+        })
+        .await;
+    let id = running.world.github.set("gone").unwrap().id;
+
+    // One goes, with a busy runner and two idle ones, and one comes.
+    let gone = running.section("gone");
+    let text = running.text().replace(&gone, "");
+    let added = running.section("linux").replace("name: linux\n", "name: added\n");
+    running.write(&(text + &added));
+    running.until_generation(3).await;
+    let reason = running.reason("gone", "set_removed").unwrap();
+    assert!(reason.message.contains("its runners end"), "{}", reason.message);
+    running
+        .until_within(
+            "the session closed, the idle ones gone, the new set served",
+            MINUTE,
+            |world| {
+                let set = world.github.set("gone").unwrap();
+                set.session.is_none()
+                    && running.set_status("gone").runners.values().sum::<u32>() == 1
+                    && world.github.set("added").is_some_and(|set| set.polling)
+            },
+        )
+        .await;
+    let added = running.queue(&jobs("added", 3).lasting(30 * SECOND)).await;
+    running.until_finished(&added, 3 * MINUTE).await;
+    assert_eq!(running.count(&theirs, JobState::Running), 1, "nobody kills it");
+    running.until_finished(&theirs, 6 * MINUTE).await;
+    running
+        .until_within("nothing known of it any more", 2 * MINUTE, |_| {
+            running.said_of("gone").is_none()
+        })
+        .await;
+    assert_eq!(running.metric("gha_max_runners", &["name=\"gone\""]), 0.0);
+    assert_eq!(
+        running.world.github.set("gone").map(|set| set.id),
+        Some(id),
+        "it is never deleted"
+    );
+    running.until_finished(&ours, 10 * MINUTE).await;
+    assert!(running.succeeded(&ours) && running.succeeded(&theirs) && running.succeeded(&added));
+    assert_eq!(running.sessions_opened(), 3);
+
+    // It comes back.
+    running.write(&(running.text() + &gone));
+    running
+        .until("the set again", |world| world.github.set("gone").unwrap().polling)
+        .await;
+    let again = running.queue(&jobs("gone", 1).lasting(10 * SECOND)).await;
+    running.until_finished(&again, MINUTE).await;
+    running.write(&running.text().replace(&gone, ""));
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_a_set_that_returns_while_it_is_being_removed_keeps_its_runners() {
+    let running = Running::start(with_two_sets()).await;
+    let long = running.queue(&jobs("other", 2).lasting(5 * MINUTE)).await;
+    running
+        .until("at work", |_| running.count(&long, JobState::Running) == 2)
+        .await;
+    let section = running.section("other");
+    let text = running.text();
+    running.write(&text.replace(&section, ""));
+    running.until_generation(2).await;
+    running.write(&text);
+    running.until_generation(3).await;
+    running
+        .until_within("its session", 2 * MINUTE, |world| {
+            world.github.set("other").unwrap().polling
+        })
+        .await;
+    assert_eq!(running.set_status("other").runners.get("busy"), Some(&2));
+    let more = running.queue(&jobs("other", 2).lasting(10 * SECOND)).await;
+    running.until_finished(&more, 2 * MINUTE).await;
+    running.until_finished(&long, 6 * MINUTE).await;
+    assert!(running.succeeded(&long));
+    running.end().await;
+}
+
+fn with_two_sets() -> Options {
+    sets(&[("linux", Provisioner::Gharts, 5), ("other", Provisioner::ScaleSet, 5)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_provisioner_and_binding_change_under_jobs_and_every_registration_is_taken_back_where_it_was_made() {
+    let running = Running::start(with_provisioner(Provisioner::Gharts)).await;
+    let mut all = Vec::new();
+    let steps = [
+        ("provisioner: gharts\n", "provisioner: scaleSet\n"),
+        ("provisioner: scaleSet\n", "provisioner: gharts\n"),
+    ];
+    for (generation, (from, to)) in (2..).zip(steps) {
+        let queued = running.queue(&jobs("linux", 4).lasting(2 * MINUTE)).await;
+        running
+            .until("at work", |_| running.count(&queued, JobState::Running) == 4)
+            .await;
+        running.edit_set("linux", from, to);
+        running.until_generation(generation).await;
+        let more = running.queue(&jobs("linux", 4).lasting(30 * SECOND)).await;
+        running.until_finished(&more, 3 * MINUTE).await;
+        all.extend([queued, more].concat());
+        running.until_finished(&all, 3 * MINUTE).await;
+    }
+    assert!(running.succeeded(&all));
+    assert_eq!(running.sessions_opened(), 1);
+    let said = running.set_status("linux");
+    assert_eq!(
+        (said.provisioner.as_str(), said.binding.as_str()),
+        ("gharts", "scaleSet")
+    );
+    assert_eq!(running.end().await.counters.created(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_another_scope_at_github_moves_the_set_and_its_busy_runners_finish_where_they_are() {
+    let running = Running::start(Options {
+        sets: vec![
+            SetOptions {
+                min_runners: 1,
+                ..SetOptions::new("linux", Provisioner::ScaleSet, 5)
+            },
+            SetOptions {
+                scope: Some("acme/web".to_owned()),
+                ..SetOptions::new("there", Provisioner::ScaleSet, 5)
+            },
+        ],
+        ..Options::default()
+    })
+    .await;
+    let old = running.queue(&jobs("linux", 2).lasting(3 * MINUTE)).await;
+    running
+        .until("two at work, one idle", |_| {
+            running.count(&old, JobState::Running) == 2 && running.idle("linux") == 1
+        })
+        .await;
+    let there = running.section("there");
+    let there = there.lines().find(|line| line.contains("configUrl")).unwrap();
+    running.edit_set("linux", "    provisioner:", &format!("{there}\n    provisioner:"));
+    let sets = || {
+        running
+            .world
+            .github
+            .sets()
+            .into_iter()
+            .filter(|set| set.name == "linux")
+    };
+    let moved = || sets().find(|set| set.scope == "acme/web");
+    running
+        .until_within("the set there, with an idle runner", SEEN + MINUTE, |world| {
+            let runners = world.github.runners();
+            moved().is_some_and(|set| set.polling && runners.iter().any(|r| r.set == Some(set.id) && r.online))
+        })
+        .await;
+    let left = sets().find(|set| set.scope == "acme").unwrap();
+    assert!(left.session.is_none(), "the session there is closed");
+    let still = running.world.github.runners();
+    let still = still.iter().filter(|r| r.set == Some(left.id));
+    assert!(still.clone().all(|r| r.job.is_some()), "no idle one is left there");
+    assert_eq!(still.count(), 2);
+    running.until_finished(&old, 4 * MINUTE).await;
+    assert!(running.succeeded(&old));
+    running.end_with_spares(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b53_a_changed_template_rotates_idle_runners_a_few_at_a_time_and_touches_no_busy_one() {
+    let running = Running::start(Options {
+        sets: vec![SetOptions {
+            min_runners: 8,
+            ..SetOptions::new("linux", Provisioner::ScaleSet, 20)
+        }],
+        ..Options::default()
+    })
+    .await;
+    running.until("eight idle", |_| running.idle("linux") == 8).await;
+    let busy = running.queue(&jobs("linux", 2).lasting(20 * MINUTE)).await;
+    running
+        .until("two at work, eight idle", |_| {
+            running.count(&busy, JobState::Running) == 2 && running.idle("linux") == 8
+        })
+        .await;
+    let image = |pod: &gharts_listener::sim::kubernetes::Object| {
+        pod["spec"]["containers"][0]["image"].as_str().unwrap().to_owned()
+    };
+    let of_image = |wanted: &str| running.pods().iter().filter(|pod| image(pod).ends_with(wanted)).count();
+    assert_eq!(of_image(":latest"), 10);
+    running.edit_set("linux", "actions-runner:latest", "actions-runner:next");
+    let mut fewest = 8;
+    for _ in 0..600 {
+        running.pass(SECOND).await;
+        fewest = fewest.min(running.idle("linux"));
+        if of_image(":next") == 8 && running.idle("linux") == 8 {
+            break;
+        }
+    }
+    assert_eq!((of_image(":next"), of_image(":latest")), (8, 2), "the busy ones stay");
+    assert!(fewest >= 6, "never more than two of eight are missing: {fewest}");
+    running.pass(5 * MINUTE).await;
+    assert_eq!(running.world.counters.created(), 18, "each once");
+
+    // The next one is broken: what there is keeps.
+    let fleet = running.world.fleet.clone().unwrap();
+    fleet.behave(|pod| {
+        if image_of(pod).ends_with(":broken") {
+            Behaviour::Crashes(3)
+        } else {
+            Behaviour::Ordinary
+        }
+    });
+    running.edit_set("linux", "actions-runner:next", "actions-runner:broken");
+    running.pass(20 * MINUTE).await;
+    assert!(running.idle("linux") >= 6, "{:?}", running.set_status("linux").runners);
+    assert!(running.has_reason("linux", "pods_failing"));
+    // It is mended, and tried at once, not when the back-off says.
+    running.edit_set("linux", "actions-runner:broken", "actions-runner:mended");
+    running
+        .until_within("all of the mended one", 3 * MINUTE, |_| {
+            of_image(":mended") == 8 && running.idle("linux") == 8
+        })
+        .await;
+    assert_eq!(running.sessions_opened(), 1);
+    running.until_finished(&busy, 30 * MINUTE).await;
+    assert!(running.succeeded(&busy));
+    running.end_with_spares(8).await;
+}
+
+fn image_of(pod: &k8s_openapi::api::core::v1::Pod) -> &str {
+    let spec = pod.spec.as_ref();
+    let runner = spec.and_then(|spec| spec.containers.first());
+    runner.and_then(|runner| runner.image.as_deref()).unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_a_bad_file_keeps_the_old_settings_and_says_so_in_log_metric_and_status_until_a_good_one_comes() {
+    let captured = Captured::default();
+    let _logs = captured.logs(LogFormat::Json, "info");
+    let running = Running::start(with_two_sets()).await;
+    let queued = running.queue(&jobs("linux", 10).lasting(MINUTE)).await;
+    let good = running.text();
+    running.edit_set("linux", "maxRunners: 5", "maxRunners: \"7\"\n    labels: [\"\"]");
+    running
+        .until_within("the refusal", SEEN, |_| {
+            !running.status().configuration.problems.is_empty()
+        })
+        .await;
+    let said = running.status().configuration.clone();
+    let paths: Vec<&str> = said.problems.iter().map(|p| p.path.as_str()).collect();
+    assert_eq!(paths, ["scaleSets[0].labels[0]", "scaleSets[0].maxRunners"]);
+    assert_eq!(said.generation, 1);
+    assert!(said.refused_since.is_some());
+    running.pass(5 * MINUTE).await;
+    let lines = || -> Vec<String> {
+        let text = captured.text();
+        let refused = text.lines().filter(|line| line.contains("the file is refused"));
+        refused.map(str::to_owned).collect()
+    };
+    let refused = lines();
+    assert_eq!(refused.len(), 1, "one line, not one a look: {refused:?}");
+    assert!(refused[0].contains("labels[0]") && refused[0].contains("maxRunners: expected a whole number"));
+    assert_eq!(running.metric("gharts_listener_config_refused", &[]), 1.0);
+    assert_eq!(running.metric("gharts_listener_config_reload_failures_total", &[]), 1.0);
+    let since = running.metric("gharts_listener_config_reload_success_timestamp_seconds", &[]);
+    assert_eq!(running.set_status("linux").max_runners, 5);
+    running.until_finished(&queued, 10 * MINUTE).await;
+
+    // It says again what is in effect.
+    running.write(&good);
+    running
+        .until_within("no problem", SEEN, |_| {
+            running.status().configuration.problems.is_empty()
+        })
+        .await;
+    assert_eq!(running.status().configuration.generation, 1);
+    assert_eq!(running.metric("gharts_listener_config_refused", &[]), 0.0);
+    assert!(running.metric("gharts_listener_config_reload_success_timestamp_seconds", &[]) > since);
+    running.edit_set("linux", "maxRunners: 5", "maxRunners: 7");
+    running.hangup().await;
+    running.until_generation(2).await;
+    assert!(
+        captured.text().contains("scaleSets[linux].maxRunners: 5 -> 7"),
+        "the difference is told"
+    );
+    assert_eq!(running.metric("gharts_listener_config_generation", &[]), 2.0);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_what_cannot_change_under_way_is_named_and_the_rest_is_applied() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    running.queue(&jobs("linux", 0)).await;
+    let text = running.text();
+    let other = text.replace("namespace: runners", "namespace: elsewhere");
+    let other = other.replace("maxRunners: 10", "maxRunners: 11");
+    running.write(&(other + "server: { listen: 127.0.0.1:9999 }\nlogging: { level: debug }\n"));
+    running.until_generation(2).await;
+    let said = running.status().configuration.clone();
+    assert_eq!(
+        said.needs_restart,
+        [
+            "kubernetes.namespace: runners -> elsewhere",
+            "logging.level: info -> debug",
+            "server.listen: 0.0.0.0:8080 -> 127.0.0.1:9999",
+        ]
+    );
+    assert_eq!(running.set_status("linux").max_runners, 11);
+    let queued = running.queue(&jobs("linux", 2).lasting(10 * SECOND)).await;
+    running.until_finished(&queued, MINUTE).await;
+    running.write(&text);
+    running.until_generation(3).await;
+    assert!(running.status().configuration.needs_restart.is_empty());
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b18_a_change_of_the_labels_is_tried_at_once_after_a_refusal() {
+    let running = Running::start(with_provisioner(Provisioner::Gharts)).await;
+    running.world.gharts.set_policy(TEAM, &[], &["large"]);
+    let queued = running.queue(&jobs("linux", 3).lasting(10 * SECOND)).await;
+    running.until_reason("linux", "label_policy").await;
+    running.pass(30 * SECOND).await;
+    running.edit_set(
+        "linux",
+        "maxRunners: 10",
+        "maxRunners: 10\n    gharts: { labels: [large] }",
+    );
+    running.until_finished(&queued, SEEN + 30 * SECOND).await;
+    running.until_no_reason("linux", "label_policy").await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b18_a_refusal_of_a_runner_group_ends_with_the_change_of_the_file() {
+    let running = Stage::set_with(with_provisioner(Provisioner::ScaleSet), |text| {
+        text.replace("  auth:\n", "  runnerGroup: nowhere\n  auth:\n")
+    })
+    .await
+    .start();
+    running
+        .until("the refusal", |_| running.set_status("linux").session == "failed")
+        .await;
+    running.pass(10 * MINUTE).await;
+    running.edit("  runnerGroup: nowhere\n", "");
+    running
+        .until_within("a session", SEEN + 5 * SECOND, |world| {
+            world.github.set("linux").is_some_and(|set| set.polling)
+        })
+        .await;
+    // The other way round: what worked goes on to work.
+    running.edit("  auth:\n", "  runnerGroup: nowhere\n  auth:\n");
+    running.until_generation(3).await;
+    running.pass(MINUTE).await;
+    let notes = running.set_status("linux").notes;
+    assert!(notes.iter().any(|note| note.code == "change_refused"), "{notes:?}");
+    let queued = running.queue(&jobs("linux", 3).lasting(10 * SECOND)).await;
+    running.until_finished(&queued, MINUTE).await;
+    assert_eq!(running.sessions_opened(), 1);
+    running.edit("  runnerGroup: nowhere\n", "");
+    running
+        .until_within("no note", SEEN + 5 * SECOND, |_| {
+            running
+                .set_status("linux")
+                .notes
+                .iter()
+                .all(|note| note.code != "change_refused")
+        })
+        .await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b33_a_deprecated_runner_is_tried_again_when_the_template_changes() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let fleet = running.world.fleet.clone().unwrap();
+    fleet.behave(|pod| {
+        if image_of(pod).ends_with(":latest") {
+            Behaviour::Crashes(7)
+        } else {
+            Behaviour::Ordinary
+        }
+    });
+    let queued = running.queue(&jobs("linux", 3).lasting(10 * SECOND)).await;
+    running.until_reason("linux", "runner_deprecated").await;
+    running.pass(20 * SECOND).await;
+    running.edit_set("linux", "actions-runner:latest", "actions-runner:next");
+    running.until_finished(&queued, SEEN + MINUTE).await;
+    running.until_no_reason("linux", "runner_deprecated").await;
+    running.end().await;
+}
+
+// ---- Secrets --------------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn b38_a_personal_access_token_is_rotated_under_load_without_a_failed_job_or_a_new_session() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
+    running.pass(20 * SECOND).await;
+    let file = running.file.with_file_name(GITHUB_TOKEN_FILE);
+    let old = fs::read_to_string(&file).unwrap();
+    let new = format!("ghp_{:032x}", 4242);
+    running.world.github.put_pat(gharts_listener::sim::github::Pat {
+        token: new.clone(),
+        manages_runners: true,
+        only_in: None,
+    });
+    swap(&file, &new);
+    running.pass(11 * SECOND).await;
+    let new_used = || running.daemon.cable.secrets().contains(&new);
+    running.world.github.remove_pat(&old);
+    running.world.github.revoke_admin_tokens();
+    running.until_finished(&queued, 10 * MINUTE).await;
+    assert!(running.succeeded(&queued));
+    assert!(new_used());
+    let refused = running.world.github.answered("registration token", 401);
+    assert_eq!(refused, 0, "the old one was not shown after the change");
+    assert_eq!(running.sessions_opened(), 1);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_an_apps_key_is_rotated_under_load() {
+    let running = Running::start(Options {
+        credential: Credential::App,
+        ..with_provisioner(Provisioner::ScaleSet)
+    })
+    .await;
+    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
+    running.pass(20 * SECOND).await;
+    let tokens = || running.world.github.answered("access token", 201);
+    let before = tokens();
+    let file = running.file.with_file_name("github-app.pem");
+    let key = fs::read_to_string(&file).unwrap();
+    // GitHub takes a second key of the App; here it is the same one in another dress.
+    swap(&file, &format!("the App's new key\n{key}"));
+    running.pass(11 * SECOND).await;
+    assert_eq!(tokens(), before + 1, "a token by the new key, at once");
+    running.until_finished(&queued, 10 * MINUTE).await;
+    assert!(running.succeeded(&queued));
+    assert_eq!(running.sessions_opened(), 1);
+
+    // One that is no key changes nothing.
+    swap(&file, "no key");
+    running
+        .until_within("the refusal", SEEN, |_| {
+            !running.status().configuration.problems.is_empty()
+        })
+        .await;
+    let more = running.queue(&jobs("linux", 5).lasting(20 * SECOND)).await;
+    running.until_finished(&more, MINUTE).await;
+    swap(&file, &key);
+    running
+        .until_within("no problem", SEEN, |_| {
+            running.status().configuration.problems.is_empty()
+        })
+        .await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_an_oauth_client_secret_is_rotated_under_load() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let secret = dir.join(format!("client-secret-{}", std::process::id()));
+    fs::write(&secret, MACHINE.1).unwrap();
+    let oidc = format!(
+        "{{ provider: external, audience: https://gharts.test, external: {{ tokenUrl: https://oidc.test/oauth/token, \
+         clientId: {}, clientSecretFile: {}, scope: runners }} }}",
+        MACHINE.0,
+        secret.display()
+    );
+    let running = Stage::set_with(with_provisioner(Provisioner::Gharts), |text| {
+        super::identity::with_oidc(&text, &oidc)
+    })
+    .await
+    .start();
+    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
+    running.pass(20 * SECOND).await;
+    let issued = running.world.oidc.tokens_issued();
+    running.world.oidc.register(oidc::Client::machine(MACHINE.0, "another"));
+    swap(&secret, "another");
+    running.pass(11 * SECOND).await;
+    assert_eq!(
+        running.world.oidc.tokens_issued(),
+        issued + 1,
+        "by the new one, at once"
+    );
+    running.until_finished(&queued, 10 * MINUTE).await;
+    assert!(running.succeeded(&queued));
+    assert_eq!(running.world.oidc.tokens_refused(), 0);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_a_client_secret_that_was_wrong_serves_as_soon_as_it_is_right() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let secret = dir.join(format!("wrong-secret-{}", std::process::id()));
+    fs::write(&secret, "wrong").unwrap();
+    let oidc = format!(
+        "{{ provider: external, audience: https://gharts.test, external: {{ tokenUrl: https://oidc.test/oauth/token, \
+         clientId: {}, clientSecretFile: {}, scope: runners }} }}",
+        MACHINE.0,
+        secret.display()
+    );
+    let running = Stage::set_with(with_provisioner(Provisioner::Gharts), |text| {
+        super::identity::with_oidc(&text, &oidc)
+    })
+    .await
+    .start();
+    let queued = running.queue(&jobs("linux", 3).lasting(10 * SECOND)).await;
+    running.until_reason("linux", "credentials").await;
+    running.pass(7 * MINUTE).await;
+    swap(&secret, MACHINE.1);
+    running.until_finished(&queued, 10 * SECOND + 25 * SECOND).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_a_ca_bundle_makes_new_connections_and_a_broken_one_keeps_the_old() {
+    let ca = |name: &str| {
+        rcgen::generate_simple_self_signed(vec![name.to_owned()])
+            .unwrap()
+            .cert
+            .pem()
+    };
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let bundle = dir.join(format!("bundle-{}.pem", std::process::id()));
+    fs::write(&bundle, ca("one")).unwrap();
+    let running = Stage::set_with(with_provisioner(Provisioner::ScaleSet), |text| {
+        text.replace(
+            "  auth:\n",
+            &format!("  tls: {{ caFile: {} }}\n  auth:\n", bundle.display()),
+        )
+    })
+    .await
+    .start();
+    let dialled = || running.daemon.dialled.load(std::sync::atomic::Ordering::Relaxed);
+    let queued = running.queue(&jobs("linux", 30).lasting(20 * SECOND)).await;
+    running.pass(20 * SECOND).await;
+    assert_eq!(dialled(), 0);
+    swap(&bundle, &ca("two"));
+    running.pass(11 * SECOND).await;
+    assert_eq!(dialled(), 1);
+    swap(
+        &bundle,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
+    running
+        .until_within("the refusal", SEEN, |_| {
+            !running.status().configuration.problems.is_empty()
+        })
+        .await;
+    let problem = running.status().configuration.problems[0].clone();
+    assert!(problem.message.contains("certificate"), "{problem:?}");
+    assert_eq!(dialled(), 1);
+    swap(&bundle, &ca("three"));
+    running
+        .until_within("no problem", SEEN, |_| {
+            running.status().configuration.problems.is_empty()
+        })
+        .await;
+    assert_eq!(dialled(), 2);
+    running.until_finished(&queued, 10 * MINUTE).await;
+    assert!(running.succeeded(&queued));
+    assert_eq!(running.sessions_opened(), 1);
+    running.end().await;
+}
