@@ -49,15 +49,30 @@ impl Tenure {
 #[derive(Clone, Debug)]
 pub(super) struct Mandate {
     pub(super) fence: Fence,
-    pub(super) tenure: watch::Receiver<Option<Arc<Tenure>>>,
+    tenure: watch::Receiver<Option<Arc<Tenure>>>,
+    /// Wakes who waits for a tenure in the order of their coming, where a watch channel would draw lots: the same seed
+    /// must run the same way each time.
+    gained: Arc<Notify>,
     news: mpsc::Sender<News>,
 }
 
 impl Mandate {
     /// The tenure, as soon as there is one. `None`: the loop is gone.
     pub(super) async fn begun(&mut self) -> Option<Arc<Tenure>> {
-        let tenure = self.tenure.wait_for(Option::is_some).await.ok()?;
-        tenure.clone()
+        let all = self.gained.clone();
+        loop {
+            let mut gained = std::pin::pin!(all.notified());
+            gained.as_mut().enable();
+            let tenure = self.tenure.borrow().clone();
+            if tenure.is_some() {
+                return tenure;
+            }
+            tokio::select! {
+                biased;
+                () = gained => {}
+                changed = self.tenure.changed() => changed.ok()?,
+            }
+        }
     }
 
     /// Waits until something new may be begun.
@@ -79,6 +94,7 @@ pub(super) struct Leadership {
     standing: watch::Receiver<Standing>,
     fence: Fence,
     tenure: watch::Sender<Option<Arc<Tenure>>>,
+    gained: Arc<Notify>,
     /// The term that the loop works in.
     term: Option<Arc<Term>>,
     place: String,
@@ -97,12 +113,14 @@ impl Leadership {
         let mandate = Mandate {
             fence: lease.fence.clone(),
             tenure: seen,
+            gained: Arc::default(),
             news: lease.news.clone(),
         };
         let leadership = Self {
             standing: lease.standing.clone(),
             fence: lease.fence.clone(),
             tenure,
+            gained: mandate.gained.clone(),
             term: None,
             place: lease.place.clone(),
             identity: lease.identity.clone(),
@@ -283,7 +301,12 @@ impl Control {
             let folded = self.fold_sighting(now, sighting);
             self.reap(folded);
         }
-        self.leadership.tenure.send_replace(Some(Arc::new(tenure)));
+        let tenure = Some(Arc::new(tenure));
+        self.leadership.tenure.send_if_modified(|now| {
+            *now = tenure;
+            false
+        });
+        self.leadership.gained.notify_waiters();
     }
 
     fn lose(&mut self) {
