@@ -140,6 +140,20 @@ enum End {
     Gone(LoopGone),
 }
 
+/// What a turn waited for has come.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and never kept")]
+enum Woken {
+    Stopped,
+    /// The file wants something else of the set.
+    Wished,
+    /// More capacity can be announced.
+    Risen,
+    /// It is time to ask for offers of before.
+    Offers,
+    /// The poll was answered; its copy of the session, renewed where it had to be.
+    Polled((Result<Option<Message>, Error>, Session)),
+}
+
 /// A message, and the poll that it answered.
 struct Heard {
     message: Message,
@@ -410,38 +424,64 @@ impl Poller {
         let begun = self.timeline.clock().instant();
         let ask_at = course.next_offers.max(self.timeline.clock().instant() + OFFERS_AFTER);
         let connection = self.connection.clone();
-        // On a copy, for statistics are fetched beside it: were the poll begun anew each time, one that hangs would
-        // never come to its deadline.
-        let (mut polling, after) = (session.clone(), course.last_message_id);
-        let mut poll = std::pin::pin!(async move {
-            let polled = connection.poll_renewing(&mut polling, after, announce.capacity).await;
-            (polled, polling)
-        });
         let mut refreshed = false;
-        let (message, polling) = loop {
-            let refresh_at = course.refreshed + announce.listen_every.unwrap_or_default();
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
-                () = wished(&mut self.wish, course.rewrite) => return Ok(self.rewrite(session, course).await),
-                () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => {
-                    course.last_rise = self.timeline.clock().instant();
+        let woken = {
+            // On a copy, for statistics are fetched beside it: were the poll begun anew each time, one that hangs would
+            // never come to its deadline.
+            let (mut polling, after) = (session.clone(), course.last_message_id);
+            let mut poll = std::pin::pin!(async move {
+                let polled = connection.poll_renewing(&mut polling, after, announce.capacity).await;
+                (polled, polling)
+            });
+            loop {
+                let refresh_at = course.refreshed + announce.listen_every.unwrap_or_default();
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => break Woken::Stopped,
+                    () = wished(&mut self.wish, course.rewrite) => break Woken::Wished,
+                    () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => break Woken::Risen,
+                    () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.capacity) => {
+                        break Woken::Offers;
+                    }
+                    answer = &mut poll => break Woken::Polled(answer),
+                    () = tokio::time::sleep_until(refresh_at), if announce.listen_every.is_some() => {}
+                }
+                course.refreshed = self.timeline.clock().instant();
+                // Both go on meanwhile: the one may hold what the other waits for (the admin connection, a token).
+                let mut answer = None;
+                {
+                    let mut refresh = std::pin::pin!(self.refresh(session));
+                    loop {
+                        tokio::select! {
+                            biased;
+                            done = &mut refresh => break done?,
+                            polled = &mut poll, if answer.is_none() => answer = Some(polled),
+                        }
+                    }
+                }
+                refreshed = true;
+                if let Some(answer) = answer {
+                    break Woken::Polled(answer);
+                }
+                let fell = self.announce.borrow().capacity < announce.capacity;
+                if fell && course.may_announce_less() {
                     return Ok(None);
                 }
-                () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.capacity) => {
-                    self.take_old_offers(session, course, announce.capacity).await?;
-                    return Ok(None);
-                }
-                (polled, polling) = &mut poll => break (polled?, polling),
-                () = tokio::time::sleep_until(refresh_at), if announce.listen_every.is_some() => {}
             }
-            course.refreshed = self.timeline.clock().instant();
-            self.refresh(session).await?;
-            refreshed = true;
-            let fell = self.announce.borrow().capacity < announce.capacity;
-            if fell && course.may_announce_less() {
+        };
+        // The poll is gone by now, and nothing waits for what it held.
+        let (message, polling) = match woken {
+            Woken::Stopped => return Ok(Some(End::Stopped)),
+            Woken::Wished => return Ok(self.rewrite(session, course).await),
+            Woken::Risen => {
+                course.last_rise = self.timeline.clock().instant();
                 return Ok(None);
             }
+            Woken::Offers => {
+                self.take_old_offers(session, course, announce.capacity).await?;
+                return Ok(None);
+            }
+            Woken::Polled((polled, polling)) => (polled?, polling),
         };
         if !refreshed {
             *session = polling;

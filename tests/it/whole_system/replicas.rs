@@ -320,7 +320,11 @@ async fn b1_b42_where_no_id_was_written_github_frees_the_session_and_the_status_
     pair.until("the session's id", 5 * SECOND, |pair| pair.known_sessions() == 1)
         .await;
     let kubernetes = &pair.world().kubernetes;
-    kubernetes.add_fault(Fault::new(Trouble::Unavailable).verb("update").resource("leases.coordination.k8s.io"));
+    kubernetes.add_fault(
+        Fault::new(Trouble::Unavailable)
+            .verb("update")
+            .resource("leases.coordination.k8s.io"),
+    );
     assert!(pair.world().github.lose_session("linux"));
     tokio::time::sleep(3 * SECOND).await;
     assert!(pair.polls(leader));
