@@ -146,9 +146,9 @@ async fn b35_what_a_full_run_asks_of_the_api_is_within_the_role() {
         "create events",
         "get namespaces",
         "create serviceaccounts/token",
-        "get leases",
-        "create leases",
-        "update leases",
+        "get leases.coordination.k8s.io",
+        "create leases.coordination.k8s.io",
+        "update leases.coordination.k8s.io",
     ];
     for (kind, _) in world.kubernetes.requests() {
         let asked = format!("{} {}", kind.verb, kind.resource);
