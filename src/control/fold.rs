@@ -13,7 +13,7 @@ use crate::{
     plan::{
         Moment,
         blame::{self, Asked},
-        demand::STATISTICS_LAG,
+        demand::is_known_to_statistics,
         limits::Scope,
         notices::About,
         reason::{Code, Reason},
@@ -219,7 +219,7 @@ impl Control {
     fn is_in_statistics(&self, now: Moment, entry: &JobMessage) -> bool {
         let JobMessage::Assigned(job) = entry else { return false };
         let assigned = job.scale_set_assign_time.map(|at| self.timeline.of(at));
-        assigned.is_some_and(|at| now.since(at) >= STATISTICS_LAG)
+        assigned.is_some_and(|at| is_known_to_statistics(now, at))
     }
 
     fn fold_job(&mut self, now: Moment, name: &SetName, entry: &JobMessage) -> Option<world::Event> {

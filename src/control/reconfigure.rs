@@ -11,7 +11,7 @@ use std::{
 use super::{Control, SetParts, SetSetup, SetState, poller::Wish};
 use crate::{
     ids::{RunnerName, SetName},
-    plan::{demand::Demand, world::SetWorld},
+    plan::world::SetWorld,
 };
 
 /// What a change of the file comes to.
@@ -120,49 +120,27 @@ impl Control {
         let name = set.parts.name.clone();
         let now = self.timeline.now();
         let anew = self.set_anew(&set);
-        let careful = self.world.careful(&anew);
-        let Some(world) = self.world.sets.get_mut(&name) else {
+        let Some(world) = self.world.sets.get(&name) else {
             return;
         };
-        let (old, new) = (&state.setup.parts, &set.parts);
-        let moved = !old.is_in_scope_of(new);
+        let moved = !state.setup.parts.is_in_scope_of(&set.parts);
         state.of_before = inherited(&state, &set, world.runners.keys());
         if moved {
-            for runner in world.runners.values_mut() {
-                runner.displace();
-            }
             state.scale_set_id = None;
             state.notes.clear();
             state.group_notes.clear();
-            world.session = anew.session;
         }
-        if moved || state.setup.demand != set.demand {
-            let known = world
-                .demand
-                .reading()
-                .filter(|_| !moved)
-                .map(|r| (world.demand.began(), *r));
-            world.demand = Demand::of(set.demand);
-            if let Some((began, reading)) = known {
-                world.demand.read(now, began, reading);
-            }
-        }
-        if world.provisioner == anew.provisioner {
-            world.in_flight_max = world.in_flight_max.min(anew.in_flight_max);
-        } else {
+        if world.provisioner != anew.provisioner {
             state.granted_once = false;
-            world.in_flight_max = careful;
         }
-        world.min_runners = anew.min_runners;
-        world.max_runners = anew.max_runners;
-        world.timeouts = anew.timeouts;
-        world.retry = anew.retry;
-        world.provisioner = anew.provisioner;
-        world.account = anew.account;
-        world.kind = anew.kind;
-        world.template = anew.template;
+        self.world.change(now, anew, moved);
+        let is_blocked = self
+            .world
+            .sets
+            .get(&name)
+            .is_some_and(|world| world.session.blocks().is_some());
         let wish = Wish::of(&set);
-        let unserved = concerned.contains(&name) && world.session.blocks().is_some();
+        let unserved = concerned.contains(&name) && is_blocked;
         state.queue.wish.send_if_modified(|old| {
             let changed = *old != wish;
             *old = wish;

@@ -20,7 +20,7 @@ pub const MISMATCH_AFTER: Duration = Duration::from_mins(2);
 /// A `JobAssigned` that nothing followed is forgotten after this.
 const LEDGER_LIFE: Duration = Duration::from_mins(10);
 /// Statistics that are read now know of what was assigned so long ago.
-pub const STATISTICS_LAG: Duration = Duration::from_mins(1);
+const STATISTICS_LAG: Duration = Duration::from_mins(1);
 /// More jobs than that are never waiting in one set's ledger: GitHub delivers 50 a message.
 const LEDGER_MAX: usize = 10_000;
 
@@ -275,6 +275,11 @@ impl Demand {
         let ledger = self.ledger.values().map(|at| *at + LEDGER_LIFE);
         ledger.chain(self.ghost_at(idle_since)).filter(|at| *at > now).min()
     }
+}
+
+/// Whether statistics that are read now know what became of a job that was assigned at that time.
+pub fn is_known_to_statistics(now: Moment, assigned: Moment) -> bool {
+    now.since(assigned) >= STATISTICS_LAG
 }
 
 /// Assigned jobs that no runner has.

@@ -103,7 +103,7 @@ impl World {
     }
 
     /// What [`Self::begin_carefully`] permits a set that comes later.
-    pub fn careful(&self, set: &SetWorld) -> u32 {
+    fn careful(&self, set: &SetWorld) -> u32 {
         let known = self.granted.contains_key(&Scope::Provisioner(set.provisioner.clone()));
         let bound = if set.kind.has_record && !known { 2 } else { u32::MAX };
         set.in_flight_max.min(bound)
@@ -113,6 +113,42 @@ impl World {
     pub fn insert_carefully(&mut self, mut set: SetWorld) {
         set.in_flight_max = self.careful(&set);
         self.sets.insert(set.name.clone(), set);
+    }
+
+    /// The file wants something else of a set while its runners live. `moved`: it lives elsewhere at GitHub now, where
+    /// they get no job of its, and what was heard of the old place says nothing about the new one.
+    pub fn change(&mut self, now: Moment, anew: SetWorld, moved: bool) {
+        let careful = self.careful(&anew);
+        let Some(set) = self.sets.get_mut(&anew.name) else {
+            return;
+        };
+        if moved {
+            for runner in set.runners.values_mut() {
+                runner.displace();
+            }
+            set.session = anew.session;
+        }
+        if moved || set.demand.source() != anew.demand.source() {
+            let known = set.demand.reading().filter(|_| !moved).copied();
+            let began = set.demand.began();
+            set.demand = anew.demand;
+            if let Some(reading) = known {
+                set.demand.read(now, began, reading);
+            }
+        }
+        set.in_flight_max = if set.provisioner == anew.provisioner {
+            set.in_flight_max.min(anew.in_flight_max)
+        } else {
+            careful
+        };
+        set.min_runners = anew.min_runners;
+        set.max_runners = anew.max_runners;
+        set.timeouts = anew.timeouts;
+        set.retry = anew.retry;
+        set.provisioner = anew.provisioner;
+        set.account = anew.account;
+        set.kind = anew.kind;
+        set.template = anew.template;
     }
 
     /// Nothing is left of it.

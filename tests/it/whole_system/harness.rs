@@ -127,7 +127,7 @@ impl Stage {
     }
 
     pub fn start(self) -> Running {
-        let daemon = Daemon::following(
+        let daemon = Daemon::launch(
             &self.world,
             &self.config,
             Some(&self.file),

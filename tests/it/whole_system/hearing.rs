@@ -38,6 +38,36 @@ fn close_listeners() -> [Options; 2] {
     ]
 }
 
+/// The poll waits for an admin connection, to renew its token, when statistics fall due, which want one as well.
+#[tokio::test(start_paused = true)]
+async fn b2_b7_a_poll_that_renews_slowly_and_the_refresh_beside_it_both_come_to_their_end() {
+    for (number, options) in close_listeners().into_iter().enumerate() {
+        let run = Run::called(format!("listener {number}"));
+        let spares = options.quota.map_or(0, |quota| quota as usize);
+        let running = Running::start(options).await;
+        running.queue(&jobs("linux", 0)).await;
+        running.pass(3 * MINUTE).await;
+        let slow = running
+            .world
+            .network
+            .disturb(GITHUB, "runner-registration", Trouble::Late(25 * SECOND));
+        for _ in 0..8 {
+            running.world.github.revoke_admin_tokens();
+            assert!(running.world.github.expire_queue_token("linux"));
+            running.pass(47 * SECOND).await;
+        }
+        assert!(slow.met() > 0);
+        slow.end();
+        let age = || running.metric("gharts_listener_poll_age_seconds", &["set=\"linux\""]);
+        running.pass(2 * MINUTE).await;
+        assert!(age() < 60.0, "{}", age());
+        let queued = running.queue(&jobs("linux", 2).lasting(10 * SECOND)).await;
+        running.until_finished(&queued, 4 * MINUTE).await;
+        running.end_with_spares(spares).await;
+        drop(run);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn b7_polls_that_hang_are_noticed_while_statistics_are_fetched_beside_them() {
     for (number, options) in close_listeners().into_iter().enumerate() {

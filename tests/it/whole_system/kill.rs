@@ -259,7 +259,7 @@ async fn b46_two_installations_of_one_name_and_one_identity_never_touch_each_oth
     let mut config = running.config.clone();
     config.kubernetes.namespace = OTHER.to_owned();
     config.lease.namespace = Some(OTHER.to_owned());
-    let second = Daemon::launch(&running.world, &config, &running.tasks, "other-1", 4242);
+    let second = Daemon::launch(&running.world, &config, None, &running.tasks, "other-1", 4242);
     running.pass(20 * MINUTE).await;
     second.assert_alive();
     assert_eq!(registered(&running, &ours), (3, 3));
@@ -287,7 +287,7 @@ async fn b46_two_installations_of_one_name_and_one_identity_never_touch_each_oth
     let orphaned = (kept + others_orphans, kept + others_orphans);
     assert_eq!(registered(&running, &others), orphaned, "nobody else's to remove");
 
-    let third = Daemon::launch(&running.world, &config, &running.tasks, "other-1", 4243);
+    let third = Daemon::launch(&running.world, &config, None, &running.tasks, "other-1", 4243);
     running.pass(15 * MINUTE).await;
     assert_eq!(registered(&running, &others), whole(&running, OTHER));
     assert_eq!(registered(&running, &ours), whole(&running, "runners"));

@@ -50,13 +50,8 @@ pub struct Daemon {
 
 impl Daemon {
     /// `seed` must be another one for each life: names are drawn from it. `identity`: the same for each life of one
-    /// replica, another for each replica.
-    pub fn launch(world: &World, config: &Config, tasks: &Tasks, identity: &str, seed: u64) -> Self {
-        Self::launch_by(&world.clock, world, config, None, tasks, identity, seed)
-    }
-
-    /// One that follows the changes of its file.
-    pub fn following(
+    /// replica, another for each replica. With `file`, it follows the changes of that.
+    pub fn launch(
         world: &World,
         config: &Config,
         file: Option<&Path>,
@@ -173,7 +168,7 @@ impl Running {
     /// Another process with the same file.
     pub fn start_again(&mut self) {
         self.lives += 1;
-        self.daemon = Daemon::following(
+        self.daemon = Daemon::launch(
             &self.world,
             &self.config,
             Some(&self.file),

@@ -1,7 +1,11 @@
 //! The file changes while jobs run: each kind of change takes effect in place, no session is dropped, no job fails, and
 //! a file that is wrong changes nothing.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use gharts_listener::{
     config::LogFormat,
@@ -632,22 +636,26 @@ async fn b38_an_apps_key_is_rotated_under_load() {
     running.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn b38_an_oauth_client_secret_is_rotated_under_load() {
+/// A daemon that is a machine client of the OIDC provider, and the file with its secret.
+async fn with_machine(file: &str, content: &str) -> (Running, PathBuf) {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let secret = dir.join(format!("client-secret-{}", std::process::id()));
-    fs::write(&secret, MACHINE.1).unwrap();
+    let secret = dir.join(format!("{file}-{}", std::process::id()));
+    fs::write(&secret, content).unwrap();
     let oidc = format!(
         "{{ provider: external, audience: https://gharts.test, external: {{ tokenUrl: https://oidc.test/oauth/token, \
          clientId: {}, clientSecretFile: {}, scope: runners }} }}",
         MACHINE.0,
         secret.display()
     );
-    let running = Stage::set_with(with_provisioner(Provisioner::Gharts), |text| {
+    let stage = Stage::set_with(with_provisioner(Provisioner::Gharts), |text| {
         super::identity::with_oidc(&text, &oidc)
-    })
-    .await
-    .start();
+    });
+    (stage.await.start(), secret)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_an_oauth_client_secret_is_rotated_under_load() {
+    let (running, secret) = with_machine("client-secret", MACHINE.1).await;
     let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
     running.pass(20 * SECOND).await;
     let issued = running.world.oidc.tokens_issued();
@@ -667,20 +675,7 @@ async fn b38_an_oauth_client_secret_is_rotated_under_load() {
 
 #[tokio::test(start_paused = true)]
 async fn b38_a_client_secret_that_was_wrong_serves_as_soon_as_it_is_right() {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let secret = dir.join(format!("wrong-secret-{}", std::process::id()));
-    fs::write(&secret, "wrong").unwrap();
-    let oidc = format!(
-        "{{ provider: external, audience: https://gharts.test, external: {{ tokenUrl: https://oidc.test/oauth/token, \
-         clientId: {}, clientSecretFile: {}, scope: runners }} }}",
-        MACHINE.0,
-        secret.display()
-    );
-    let running = Stage::set_with(with_provisioner(Provisioner::Gharts), |text| {
-        super::identity::with_oidc(&text, &oidc)
-    })
-    .await
-    .start();
+    let (running, secret) = with_machine("wrong-secret", "wrong").await;
     let queued = running.queue(&jobs("linux", 3).lasting(10 * SECOND)).await;
     running.until_reason("linux", "credentials").await;
     running.pass(7 * MINUTE).await;
