@@ -335,11 +335,23 @@ impl Cluster {
         panic!("never: {what}");
     }
 
-    /// The lines of a watch that ends by itself.
-    async fn watch(&self, path: &str, query: &str) -> Vec<Value> {
-        let reply = self.get(&format!("{path}?watch=true&timeoutSeconds=1&{query}")).await;
-        reply.is(200);
-        reply.text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    /// What a watch tells first, which is `expected`, each as `TYPE name`: a loaded server may take seconds for it.
+    async fn watch(&self, path: &str, query: &str, expected: &[&str]) -> Vec<Value> {
+        let path = format!("{path}?watch=true&timeoutSeconds=60&{query}");
+        let request = Request::get(path).body(kube::client::Body::empty()).unwrap();
+        let response = self.admin.send(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        let mut stream = response.into_body().into_data_stream();
+        let (mut text, mut events) = (String::new(), Vec::new());
+        while events.len() < expected.len() {
+            let chunk = stream.next().await.transpose().unwrap();
+            let chunk = chunk.unwrap_or_else(|| panic!("ended after {:?}, not {expected:?}", summary(&events)));
+            text += std::str::from_utf8(&chunk).unwrap();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            events = whole.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        }
+        assert_eq!(summary(&events), expected);
+        events
     }
 }
 
