@@ -545,6 +545,7 @@ impl Control {
                 }
                 self.world.runner_works(now, &set);
             }
+            Happening::HadJob => self.world.runner_works(now, &set),
             Happening::Ended => {
                 tracing::info!(%set, runner = %name, "runner ended");
                 self.notice_end(now, &set, &name, None);

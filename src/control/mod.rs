@@ -307,6 +307,7 @@ fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
         hearing: None,
         deaf: false,
         mismatched: None,
+        worked: None,
         refused: None,
         surplus_since: None,
         removed: false,

@@ -41,6 +41,9 @@ pub struct World {
 /// A poll is held for 50 s, 88 s at most as far as was seen: answers further apart than that have a hole between them.
 const HEARING_GAP: Duration = Duration::from_secs(95);
 
+/// A set whose runners were seen to work so lately is not doubted.
+const WORKS: Duration = Duration::from_mins(5);
+
 /// Failed pods of one set that are kept at one time, where any are: the newest.
 pub const KEPT_MOST: usize = 5;
 
@@ -52,8 +55,10 @@ impl World {
     pub fn advance(&mut self, now: Moment) -> Vec<Event> {
         let mut events = Vec::new();
         for set in self.sets.values_mut() {
+            let doubtful = set.is_doubtful(now);
             set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
+                runner.doubt(doubtful);
                 if set.removed {
                     runner.goes_unheard();
                 }
@@ -268,6 +273,9 @@ impl World {
 
     /// A runner came online: the set's pods do not fail.
     pub fn runner_works(&mut self, now: Moment, set: &SetName) {
+        if let Some(set) = self.sets.get_mut(set) {
+            set.worked = Some(now);
+        }
         self.passed(now, &Scope::Set(set.clone()), |code| {
             matches!(code, Code::PodsFailing | Code::RunnerDeprecated)
         });
@@ -381,6 +389,8 @@ pub struct SetWorld {
     pub mismatched: Option<Moment>,
     pub demand: Demand,
     pub runners: BTreeMap<RunnerName, Runner>,
+    /// When one of its runners was last seen to work.
+    pub worked: Option<Moment>,
     /// When a start of its was last refused, with none granted since.
     pub refused: Option<Moment>,
     /// Since when there have been more runners than demand wants, without a break.
@@ -456,6 +466,12 @@ impl SetWorld {
         self.session = Session::Closed;
         self.hearing = None;
         self.heard = None;
+    }
+
+    /// None of its runners has been seen to work for a while, and none whose end would tell is being looked into.
+    fn is_doubtful(&self, now: Moment) -> bool {
+        let works = self.worked.is_some_and(|at| now.since(at) < WORKS);
+        !works && !self.runners.values().any(Runner::awaits_verdict)
     }
 
     /// The queue has told its statistics.

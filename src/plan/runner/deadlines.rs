@@ -38,7 +38,7 @@ impl Runner {
             Deadline::Elsewhere => self.elsewhere = true,
             Deadline::Verdict => {
                 self.covers = false;
-                if std::mem::take(&mut self.suspect) {
+                if std::mem::take(&mut self.suspect) && self.kind.meets == Meets::InSet {
                     return Some(self.fail(now, Failure::ExitedWithoutJob));
                 }
             }
@@ -66,11 +66,11 @@ impl Runner {
             }
             State::Retiring { since, .. } if !self.is_proved() => Some((since + RETIRING, Deadline::RetryRemoval)),
             // Judged by what its queue does not say: only while the queue speaks to us.
-            State::Ended { at } if self.suspect => {
+            State::Ended { at } if self.suspect && self.kind.meets == Meets::InSet => {
                 let heard = self.hearing.filter(|h| h.last >= at)?;
                 Some((at.max(heard.since) + VERDICT, Deadline::Verdict))
             }
-            State::Ended { at } if self.covers => Some((at + VERDICT, Deadline::Verdict)),
+            State::Ended { at } if self.covers || self.suspect => Some((at + VERDICT, Deadline::Verdict)),
             State::Idle { .. }
             | State::JobDone { .. }
             | State::Retiring { .. }

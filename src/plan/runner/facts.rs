@@ -218,6 +218,8 @@ pub enum Happening {
     Failed(Failure),
     Registered,
     JobStarted,
+    /// It has ended, and its registration went with its job: it had one, of which nobody told.
+    HadJob,
     Ended,
 }
 

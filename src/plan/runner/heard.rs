@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::Moment, AgentSight, Call, CallResult, Died, EXIT_DEPRECATED, Failure, Happening, Job, LISTS_TO_LOSE, Meets,
-    NEWS, PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo, VERDICT,
+    super::Moment, AgentSight, Call, CallResult, DEREGISTERED, Died, EXIT_DEPRECATED, Failure, Happening, Job,
+    LISTS_TO_LOSE, Meets, NEWS, PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo, VERDICT,
 };
 
 /// Kubernetes' word for a container that the kernel killed for its memory.
@@ -144,8 +144,12 @@ impl Runner {
                 // was never seen idle they may have come before the restart; a deleted one may just have obeyed.
                 let unheard = self.adopted && matches!(self.state, State::Pending { .. });
                 let well = !deleted && !unheard;
-                // Nobody tells of an ordinary runner's job.
-                self.suspect = well && self.kind.meets == Meets::InSet;
+                let online = matches!(self.state, State::Idle { .. });
+                self.suspect = well
+                    && match self.kind.meets {
+                        Meets::InSet => true,
+                        Meets::ByLabels => self.doubted && !online,
+                    };
                 self.end(now, well, true);
             }
         }
@@ -163,7 +167,10 @@ impl Runner {
             None if self.suspect && self.keeps_pod().is_some() => self.delete_pod.renew(now + VERDICT),
             None => self.delete_pod.demand(now),
         }
-        if self.kind.has_record {
+        if self.kind.has_record && self.suspect && self.kind.meets == Meets::ByLabels {
+            // With its record goes its registration, which tells whether it had a job.
+            self.remove_record.renew(now + VERDICT);
+        } else if self.kind.has_record {
             self.remove_record.demand(now);
         }
         if !deregistered {
@@ -214,6 +221,7 @@ impl Runner {
     fn acquit(&mut self, now: Moment) {
         if std::mem::take(&mut self.suspect) {
             self.delete_pod.hurry(now);
+            self.remove_record.hurry(now);
         }
     }
 
@@ -281,6 +289,9 @@ impl Runner {
             _ => None,
         };
         self.listed |= sight != AgentSight::Absent;
+        if let State::Ended { at } = self.state {
+            return self.ordinary_end_seen(now, began.since(at), sight);
+        }
         if self.kind.meets == Meets::ByLabels && self.is_busy() {
             self.busy_ordinary_seen(now, began, sight);
             return None;
@@ -351,6 +362,26 @@ impl Runner {
                 self.mark_busy.give_up();
             }
             _ => self.absent = 0,
+        }
+    }
+
+    /// The registration of an ephemeral runner goes with its job. `after`: how long after its end the list began.
+    fn ordinary_end_seen(&mut self, now: Moment, after: Duration, sight: AgentSight) -> Option<Happening> {
+        if !self.suspect || self.kind.meets == Meets::InSet || after < DEREGISTERED {
+            return None;
+        }
+        match sight {
+            AgentSight::Absent => {
+                self.acquit(now);
+                Some(Happening::HadJob)
+            }
+            AgentSight::Offline | AgentSight::Online { busy: false } => {
+                self.suspect = false;
+                let failed = self.fail(now, Failure::ExitedWithoutJob);
+                self.remove_record.hurry(now);
+                Some(failed)
+            }
+            AgentSight::Online { busy: true } => None,
         }
     }
 

@@ -40,6 +40,8 @@ pub const VERDICT: Duration = Duration::from_mins(1);
 pub const NEWS: Duration = Duration::from_secs(10);
 /// A job that is over by then is not worth the write that marks its pod.
 pub const SHORT_JOB: Duration = Duration::from_secs(2);
+/// By then GitHub has taken back the registration of a runner that had its job.
+const DEREGISTERED: Duration = Duration::from_secs(10);
 /// Between two agents lists that show an ordinary runner idle, before it may go.
 const IDLE_CONFIRMATION: Duration = Duration::from_secs(30);
 /// A registration absent from this many lists in a row, each begun after the pod was made, is lost.
@@ -112,6 +114,8 @@ pub struct Runner {
     /// Ended runners only: exit 0, not our doing, and no job heard of yet.
     suspect: bool,
     hearing: Option<Hearing>,
+    /// [`Meets::ByLabels`]: whether its set's runners work is not known, so that its end is to be looked into.
+    doubted: bool,
     absent: u8,
     /// When the newest agents list began that did not show it online.
     not_online: Option<Moment>,
@@ -166,6 +170,7 @@ impl Runner {
             covers: false,
             suspect: false,
             hearing: Some(Hearing::default()),
+            doubted: false,
             absent: 0,
             not_online: None,
             said: None,
@@ -221,6 +226,12 @@ impl Runner {
     /// How well its set's queue is heard; `None`: not at all.
     pub fn hears(&mut self, hearing: Option<Hearing>) {
         self.hearing = hearing;
+    }
+
+    /// Nobody tells of an ordinary runner's job. Should this one end well, its record is kept until an agents list shows
+    /// whether its registration went with a job.
+    pub fn doubt(&mut self, doubted: bool) {
+        self.doubted = doubted;
     }
 
     /// Its set moves to another place of GitHub's, and it cannot follow. A job that it has is finished.
@@ -348,6 +359,7 @@ impl Runner {
             State::Idle { .. } | State::Busy { .. } | State::JobDone { .. } | State::Retiring { .. } => {
                 self.kind.meets == Meets::ByLabels
             }
+            State::Ended { .. } => self.suspect && self.kind.meets == Meets::ByLabels,
             _ => false,
         }
     }

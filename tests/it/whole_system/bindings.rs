@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use gharts_listener::sim::{
+    fleet::Behaviour,
     gharts::Flavour,
     github::{AssignedJobsRunOn, JobState},
     world::{Binding, Options, Provisioner, SetOptions},
@@ -156,4 +157,51 @@ async fn b12_surplus_ordinary_runners_go_and_a_busy_one_never() {
         .until("three idle runners again", |world| world.counters.live() == 3)
         .await;
     running.end_with_spares(3).await;
+}
+
+/// The two ways of ordinary runners, each in the world where it serves.
+const ORDINARY: [(Binding, AssignedJobsRunOn); 2] = [
+    (Binding::LabelsAssigned, AssignedJobsRunOn::MatchingLabels),
+    (Binding::LabelsAvailable, AssignedJobsRunOn::SetRunners),
+];
+
+/// Nobody tells of an ordinary runner's job; that one had none shows in the registration that it left behind.
+#[tokio::test(start_paused = true)]
+async fn b33_ordinary_runners_whose_image_exits_0_at_once_are_not_minted_for_ever() {
+    for (binding, world) in ORDINARY {
+        let run = Run::called(format!("{binding:?}"));
+        let running = Running::start(options(Flavour::Team, binding, world)).await;
+        let fleet = running.world.fleet.clone().unwrap();
+        fleet.behave(|_| Behaviour::Crashes(0));
+        let jobs = running.queue(&jobs("linux", 3)).await;
+        let reason = running.until_reason("linux", "pods_failing").await;
+        assert!(reason.message.contains("exited_without_job"), "{}", reason.message);
+        let before = running.world.counters.created();
+        running.pass(Duration::from_secs(1200)).await;
+        let made = running.world.counters.created() - before;
+        assert!((1..=30).contains(&made), "{made} pods in twenty minutes");
+        fleet.behave(|_| Behaviour::Ordinary);
+        running.until_finished(&jobs, Duration::from_secs(3600)).await;
+        running.end().await;
+        drop(run);
+    }
+}
+
+/// Jobs too short for any list are no failures.
+#[tokio::test(start_paused = true)]
+async fn b33_ordinary_runners_with_jobs_of_two_seconds_are_not_taken_for_failures() {
+    for (binding, world) in ORDINARY {
+        let run = Run::called(format!("{binding:?}"));
+        let running = Running::start(options(Flavour::Team, binding, world)).await;
+        for _ in 0..4 {
+            let short = jobs("linux", 10).lasting(Duration::from_secs(2));
+            let short = running.queue(&short).await;
+            running.until_finished(&short, Duration::from_secs(300)).await;
+            running.pass(Duration::from_secs(31)).await;
+        }
+        assert!(running.failures("exited_without_job") < 1.0);
+        assert!(running.reason("linux", "pods_failing").is_none());
+        running.end().await;
+        drop(run);
+    }
 }

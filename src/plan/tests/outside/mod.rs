@@ -184,7 +184,9 @@ impl Outside {
     fn happened(&mut self, (set, name, happening): Event) {
         match happening {
             Happening::Failed(failure) => self.world.runner_failed(self.now, &set, &name, failure, 0.5),
-            Happening::Registered | Happening::JobStarted => self.world.runner_works(self.now, &set),
+            Happening::Registered | Happening::JobStarted | Happening::HadJob => {
+                self.world.runner_works(self.now, &set)
+            }
             Happening::Ended => {}
         }
     }
