@@ -100,16 +100,31 @@ impl GhartsProvisioner {
         let jit = connection
             .generate_jit_config(request.scale_set_id, request.name.as_str(), &request.work_folder)
             .await
-            .map_err(|error| Refusal {
-                by_github: true,
-                ..scale_set::refusal(&error)
-            })?;
+            .map_err(|error| refused_by_github(scale_set::refusal(&error)))?;
         Ok(Granted {
             jit_config: jit.config,
             agent_id: Some(jit.agent_id),
             gharts_id: Some(answer.runner_id.clone()),
             status: None,
         })
+    }
+}
+
+/// The token is GHARTS' own: no credential of the file would cure that it is refused.
+fn refused_by_github(refusal: Refusal) -> Refusal {
+    if refusal.class != Class::Credentials {
+        return Refusal {
+            by_github: true,
+            ..refusal
+        };
+    }
+    Refusal {
+        class: Class::Upstream,
+        message: format!(
+            "GitHub refuses the registration token that GHARTS handed out: {}",
+            refusal.message
+        ),
+        ..refusal
     }
 }
 

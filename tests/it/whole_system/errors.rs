@@ -8,8 +8,9 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use gharts_listener::sim::{
+    gharts::Flavour,
     network::Trouble,
-    world::{Options, Provisioner, TEAM},
+    world::{Binding, Options, Provisioner, TEAM},
 };
 use http::{Response, StatusCode, header};
 use serde_json::json;
@@ -18,6 +19,8 @@ use self::measure::{Outcome, measure};
 use super::harness::{Running, with_provisioner};
 
 const JIT: &str = "POST /api/v1/runners/jit";
+const PROVISION: &str = "POST /api/v1/runners/provision";
+const GENERATE: &str = "/generatejitconfig";
 const RECORDS: &str = "DELETE /api/v1/runners/";
 const ALL: &str = "";
 
@@ -31,8 +34,9 @@ struct Row {
 }
 
 enum Cause {
-    /// Something between the daemon and GHARTS.
+    /// Something between the daemon and a peer.
     OnTheWay {
+        peer: Peer,
         /// Which calls meet it: part of `METHOD /path`.
         calls: &'static str,
         answer: String,
@@ -46,12 +50,33 @@ enum Cause {
     },
 }
 
+#[derive(Clone, Copy)]
+enum Peer {
+    Gharts,
+    GitHub,
+}
+
+impl Peer {
+    fn host(self) -> &'static str {
+        match self {
+            Self::Gharts => "gharts.test",
+            Self::GitHub => "github.test",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OnTheWay { calls, answer, .. } => {
+            Self::OnTheWay {
+                peer, calls, answer, ..
+            } => {
                 let to = if calls.is_empty() { "every call" } else { calls };
-                write!(f, "{answer} to {to}")
+                let by = match peer {
+                    Peer::Gharts => "",
+                    Peer::GitHub => ", by GitHub",
+                };
+                write!(f, "{answer} to {to}{by}")
             }
             Self::AtTheServer { answer, .. } => f.write_str(answer),
         }
@@ -99,6 +124,13 @@ fn through_gharts() -> Options {
     with_provisioner(Provisioner::Gharts)
 }
 
+fn by_registration_tokens() -> Options {
+    let mut options = through_gharts();
+    options.flavour = Flavour::User;
+    options.sets[0].binding = Binding::RegistrationToken;
+    options
+}
+
 fn with_label() -> Options {
     let mut options = through_gharts();
     options.sets[0].gharts_labels = vec!["size-xl".to_owned()];
@@ -141,11 +173,27 @@ impl Row {
         bounds: Bounds,
     ) -> Self {
         let cause = Cause::OnTheWay {
+            peer: Peer::Gharts,
             calls,
             answer: answer.to_owned(),
             trouble,
         };
         Self::new(name, code, bounds, cause)
+    }
+
+    fn at_github(self) -> Self {
+        let cause = match self.cause {
+            Cause::OnTheWay {
+                calls, answer, trouble, ..
+            } => Cause::OnTheWay {
+                peer: Peer::GitHub,
+                calls,
+                answer,
+                trouble,
+            },
+            other @ Cause::AtTheServer { .. } => other,
+        };
+        Self { cause, ..self }
     }
 
     fn at_the_server(
@@ -167,6 +215,7 @@ impl Row {
 fn said(calls: &'static str, status: u16, body: serde_json::Value) -> Cause {
     let status = StatusCode::from_u16(status).unwrap();
     Cause::OnTheWay {
+        peer: Peer::Gharts,
         calls,
         answer: format!("{} {body}", status.as_u16()),
         trouble: Trouble::Answered(status, body.to_string()),
@@ -595,6 +644,56 @@ fn wrong_places() -> Vec<Row> {
     ]
 }
 
+/// The older GHARTS hands out a registration token for each runner, and GitHub takes it.
+fn registration_tokens() -> Vec<Row> {
+    let rows = [
+        Row::answered(
+            "400, GitHub gave GHARTS no token",
+            PROVISION,
+            400,
+            "GitHub API error: Server Error",
+            "upstream",
+            FAULT,
+        ),
+        Row::answered(
+            "500, GitHub gave GHARTS no answer",
+            PROVISION,
+            500,
+            "Failed to provision runner: ",
+            "unknown_outcome",
+            FAULT,
+        ),
+        Row::broken(
+            "token handed out, and GitHub fails at the configuration",
+            GENERATE,
+            "500 <html>",
+            page(500, "<html>unicorn</html>", &[HTML]),
+            "unknown_outcome",
+            FAULT,
+        )
+        .at_github(),
+        Row::broken(
+            "token handed out, and GitHub's answer is lost",
+            GENERATE,
+            "done, then reset",
+            Trouble::LostAfter,
+            "unknown_outcome",
+            FAULT,
+        )
+        .at_github(),
+        Row::broken(
+            "token handed out, and GitHub does not take it",
+            "/actions/runner-registration",
+            "401 {\"message\":\"Bad credentials\"}",
+            page(401, r#"{"message":"Bad credentials"}"#, &[JSON]),
+            "upstream",
+            FAULT,
+        )
+        .at_github(),
+    ];
+    rows.map(|row| row.with(by_registration_tokens)).into()
+}
+
 /// A deletion that finds nothing is a success: nothing stands in the way of any job.
 const WELL: Bounds = Bounds {
     calls: 30,
@@ -642,6 +741,7 @@ fn rows() -> Vec<Row> {
         names(),
         failures(),
         wrong_places(),
+        registration_tokens(),
         deletions(),
     ]
     .into_iter()

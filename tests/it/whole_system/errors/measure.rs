@@ -12,7 +12,7 @@ use super::super::{
     gharts::tokens_requested,
     harness::{Run, Running, jobs},
 };
-use super::{Cause, Row};
+use super::{Cause, Peer, Row};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -20,7 +20,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 /// Jobs that wait meanwhile.
 const JOBS: usize = 5;
-const GHARTS: &str = "gharts.test";
 
 /// What ten minutes of one trouble came to.
 pub struct Outcome {
@@ -46,7 +45,7 @@ impl Calls {
     fn of(log: &[Sent], from: Instant, until: Instant) -> Self {
         let sent: Vec<&Sent> = log
             .iter()
-            .filter(|sent| sent.authority == GHARTS && (from..until).contains(&sent.at))
+            .filter(|sent| sent.authority == Peer::Gharts.host() && (from..until).contains(&sent.at))
             .collect();
         let mut by_kind = BTreeMap::new();
         for sent in &sent {
@@ -71,6 +70,7 @@ impl Calls {
 fn kind(line: &str) -> &'static str {
     match line {
         "POST /api/v1/runners/jit" => "jit",
+        "POST /api/v1/runners/provision" => "provision",
         "GET /api/v1/runners" => "list",
         "GET /api/v1/auth/me" => "me",
         "GET /openapi.json" => "openapi",
@@ -231,9 +231,9 @@ fn is_uuid(word: &str) -> bool {
 impl Cause {
     fn begin(&self, running: &Running) -> Option<gharts_listener::sim::network::Disturbance> {
         match self {
-            Self::OnTheWay { calls, trouble, .. } => {
-                Some(running.world.network.disturb(GHARTS, calls, trouble.clone()))
-            }
+            Self::OnTheWay {
+                peer, calls, trouble, ..
+            } => Some(running.world.network.disturb(peer.host(), calls, trouble.clone())),
             Self::AtTheServer { begin, .. } => {
                 begin(running);
                 None
