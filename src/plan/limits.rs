@@ -22,6 +22,8 @@ const QUOTA_STEPS: [u64; 4] = [5, 10, 20, 30];
 const PODS_STEPS: [u64; 6] = [5, 10, 30, 60, 120, 300];
 /// A service that stands still: each call that comes meanwhile may keep it so for half a minute more.
 const STALLED_STEPS: [u64; 5] = [30, 60, 120, 240, 300];
+/// A trouble that passes by itself is believed so long after the time of its next try, should nobody have tried.
+const STALE: Duration = Duration::from_mins(10);
 /// Clocks differ by seconds, seldom by more.
 const SKEW_STEPS: [u64; 2] = [5, 15];
 
@@ -196,6 +198,11 @@ impl Hurdle {
         self.step = 0;
         self.freed = None;
         !self.reason.code.is_scarcity()
+    }
+
+    /// From when on its trouble, of a kind that passes, is too old to be believed, should nobody want to know.
+    pub fn stale_at(&self) -> Option<Moment> {
+        (!is_stubborn(self.reason.code)).then(|| self.until + STALE)
     }
 
     /// What it may have been about has changed: try at once.

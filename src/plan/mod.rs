@@ -147,7 +147,7 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
             set.scopes()
                 .iter()
                 .filter_map(|s| world.hurdles.get(s))
-                .map(|h| h.until),
+                .flat_map(|h| [Some(h.until), h.stale_at()].into_iter().flatten()),
         )
         .chain(want::wake_at(set, tally, now))
         .chain(want::deaf_at(set))

@@ -77,12 +77,12 @@ impl World {
                 (_, since) => since.or(Some(now)),
             };
         }
-        self.drop_recovered();
+        self.drop_what_stops_nobody(now);
         events
     }
 
-    /// A hurdle that recovers falls when nobody behind it lacks anything.
-    fn drop_recovered(&mut self) {
+    /// A hurdle that recovers, or of which nothing has been heard for long, falls when nobody behind it lacks anything.
+    fn drop_what_stops_nobody(&mut self, now: Moment) {
         let sets = &self.sets;
         self.hurdles.retain(|scope, hurdle| {
             let lacks = |set: &SetWorld| {
@@ -90,7 +90,8 @@ impl World {
                 set.could_use(&tally) > tally.covering || tally.awaiting_grant > 0
             };
             let concerned = |set: &&SetWorld| set.scopes().contains(scope) && set.session.blocks().is_none();
-            !hurdle.recovering || sets.values().filter(concerned).any(lacks)
+            let stale = hurdle.stale_at().is_some_and(|at| at <= now);
+            !(hurdle.recovering || stale) || sets.values().filter(concerned).any(lacks)
         });
     }
 

@@ -209,6 +209,28 @@ fn b31_pods_that_fail_make_their_set_back_off_until_one_comes_online() {
 }
 
 #[test]
+fn b49_a_trouble_that_nobody_asks_about_any_more_is_said_for_ten_minutes_and_not_for_ever() {
+    for (code, after_it) in [(Code::Upstream, 0), (Code::LabelPolicy, 1)] {
+        let mut world = world([set("a").with(0, assigned(5))]);
+        let scope = Scope::Provisioner("gharts".into());
+        world.refused(at(0), at(0), scope.clone(), Reason::new(code, "no"), 1.0, None);
+        let until = world.hurdles[&scope].until;
+        let later = until + Duration::from_mins(10);
+        world.advance(later);
+        assert_eq!(
+            world.hurdles.len(),
+            1,
+            "jobs wait: it is tried, and stands until a try succeeds"
+        );
+        world.read(later, later, &SetName::new("a"), assigned(0));
+        world.advance(until + Duration::from_secs(599));
+        assert_eq!(world.hurdles.len(), 1);
+        world.advance(later);
+        assert_eq!(world.hurdles.len(), after_it, "{code:?}");
+    }
+}
+
+#[test]
 fn b33_a_deprecated_runner_stops_its_set_and_is_tried_slowly() {
     let mut world = world([set("a").with(0, assigned(5))]);
     world.runner_failed(

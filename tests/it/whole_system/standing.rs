@@ -259,3 +259,26 @@ async fn b19_sets_whose_team_is_one_share_its_quota_however_the_file_names_it() 
     running.until_finished(&long, 15 * MINUTE).await;
     running.end().await;
 }
+
+/// The last word about a peer that nobody asks any more grows old.
+#[tokio::test(start_paused = true)]
+async fn b49_a_failure_of_before_is_not_said_for_ever_once_nothing_is_wanted() {
+    let running = Running::start(with_provisioner(Provisioner::Gharts)).await;
+    let trouble = Trouble::Answered(
+        StatusCode::BAD_REQUEST,
+        json!({"detail": "GitHub API error: no"}).to_string(),
+    );
+    let trouble = running.world.network.disturb(GHARTS, "POST", trouble);
+    let waiting = running.queue(&jobs("linux", 2)).await;
+    running.until_reason("linux", "upstream").await;
+    for job in &waiting {
+        running.world.github.cancel(&job.id).unwrap();
+    }
+    running.pass(30 * MINUTE).await;
+    assert!(running.reason("linux", "upstream").is_none());
+    assert!(!running.said_of("linux").unwrap().degraded);
+    trouble.end();
+    let jobs = running.queue(&jobs("linux", 2)).await;
+    running.until_finished(&jobs, 10 * MINUTE).await;
+    running.end().await;
+}
