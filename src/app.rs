@@ -1,6 +1,7 @@
 //! Composition root: the only folder that knows every concrete type.
 
 mod checks;
+mod cleanup;
 mod compose;
 mod githubs;
 mod identity;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use checks::{Check, CheckFailure, checks};
+pub use cleanup::{Fate, Finding, Refused, Wish, cleanup};
 pub use compose::{Dial, Externals, externals};
 pub use reload::ConfigFile;
 

@@ -174,7 +174,7 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    fn new(externals: Externals, metrics: Metrics, namespace_uid: String, tasks: Tasks) -> Self {
+    pub(super) fn new(externals: Externals, metrics: Metrics, namespace_uid: String, tasks: Tasks) -> Self {
         Self {
             github: Arc::new(Exchangeable::new(externals.github.clone())),
             gharts: Arc::new(Exchangeable::new(externals.gharts.clone())),
@@ -369,7 +369,7 @@ fn own_namespace(client: &kube::Client, config: &Config) -> String {
     }
 }
 
-fn lease_setup(config: &Config, externals: &Externals) -> LeaseSetup {
+pub(super) fn lease_setup(config: &Config, externals: &Externals) -> LeaseSetup {
     LeaseSetup {
         client: externals.kubernetes.clone(),
         namespace: lease_namespace(&externals.kubernetes, config),

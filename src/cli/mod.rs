@@ -1,6 +1,7 @@
 //! Commands: one file each. This one parses the command line, sets the process up and names exit codes.
 
 mod check;
+mod cleanup;
 mod config_cmd;
 #[cfg(feature = "sim")]
 mod demo;
@@ -93,6 +94,10 @@ enum Command {
     Status(status::StatusArgs),
     /// The last lines of a runner's log with the reason of its failure; without a name, the failed runners that are kept.
     Logs(logs::LogsArgs),
+    /// Remove what an installation left: pods, registrations, records, on request its scale sets. Only while no daemon runs.
+    ///
+    /// Of this file's scale sets in this cluster alone. A runner with a job is kept. Exit code 1 if anything is left.
+    Cleanup(cleanup::CleanupArgs),
     /// See it at work, without GitHub, GHARTS or a cluster: everything simulated, over real sockets.
     ///
     /// Ends by itself. Exit code 0 only if every job finished, nothing leaked and no limit was exceeded.
@@ -197,6 +202,7 @@ fn dispatch(command: Command) -> Exit {
         Command::Check(args) => runtime.block_on(check::run(&args)),
         Command::Status(args) => runtime.block_on(status::run(&args)),
         Command::Logs(args) => runtime.block_on(logs::run(&args)),
+        Command::Cleanup(args) => runtime.block_on(cleanup::run(&args)),
         #[cfg(feature = "sim")]
         Command::Demo(args) => runtime.block_on(demo::run(&args)),
         #[cfg(feature = "sim")]

@@ -3,6 +3,7 @@
 //! [`election`] decides, pure: what is known of the Lease, who may lead, which call comes next. The [`keeper`] makes
 //! the calls. The [`fence`] is asked right before whatever two leaders must never do both. The Lease's annotation
 //! names the open sessions ([`record`]), so that a successor closes them itself and need not wait until GitHub does.
+//! Commands that must not meet a daemon at work ask for the [`vacancy`].
 //!
 //! No clock but our own is trusted: a holder counts as gone when the Lease has not changed under our eyes for as long
 //! as it lasts. Not `kube-runtime` or a crate for leader election: none keeps annotations in the same write, hands out a
@@ -12,6 +13,7 @@ pub mod election;
 pub mod fence;
 pub mod keeper;
 pub mod record;
+pub mod vacancy;
 
 pub use election::{Standing, Term};
 pub use fence::Fence;

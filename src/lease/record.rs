@@ -33,7 +33,7 @@ pub type Sessions = BTreeMap<SetName, SessionRef>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// As it was read: what others wrote into it stays.
-    object: Lease,
+    pub(super) object: Lease,
 }
 
 impl From<Lease> for Record {

@@ -6,6 +6,7 @@
 
 pub mod allocate;
 pub mod blame;
+pub mod cleanup;
 pub mod demand;
 pub mod limits;
 mod moment;

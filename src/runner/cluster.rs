@@ -228,6 +228,12 @@ impl Cluster {
         Ok(pods.items.into_iter().filter_map(read).collect())
     }
 
+    /// Every runner's pod that there is.
+    pub async fn runner_pods(&self) -> Result<Vec<WatchedPod>, ClusterError> {
+        let listed = call("list the pods", self.pods.list(&ListParams::default().labels(&ours()))).await?;
+        Ok(listed.items)
+    }
+
     /// Merge patch; a pod that is gone needs none.
     pub async fn patch_pod(&self, name: &RunnerName, patch: &Value) -> Result<(), ClusterError> {
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
@@ -273,14 +279,7 @@ impl Cluster {
 
     /// Our pods, from now on and for ever: lists, watches, and begins again after every interruption.
     pub fn watch(&self) -> impl Stream<Item = Sighting> + Send + use<> {
-        let selector = format!(
-            "{}={},{}={}",
-            keys::MANAGED_BY,
-            keys::MANAGED_BY_VALUE,
-            keys::COMPONENT,
-            keys::COMPONENT_VALUE
-        );
-        let config = watcher::Config::default().labels(&selector);
+        let config = watcher::Config::default().labels(&ours());
         let pods = self.pods.clone();
         let fresh = move || Box::pin(watcher(pods.clone(), config.clone()));
         futures::stream::unfold((fresh(), fresh), |(mut watch, fresh)| async move {
@@ -300,6 +299,17 @@ impl Cluster {
         })
         .filter_map(future::ready)
     }
+}
+
+/// Selects runners' pods.
+fn ours() -> String {
+    format!(
+        "{}={},{}={}",
+        keys::MANAGED_BY,
+        keys::MANAGED_BY_VALUE,
+        keys::COMPONENT,
+        keys::COMPONENT_VALUE
+    )
 }
 
 fn sighting(event: watcher::Event<WatchedPod>) -> Option<Sighting> {

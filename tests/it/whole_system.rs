@@ -1,6 +1,7 @@
 //! The daemon, unchanged, in the simulated world under virtual time.
 
 mod bindings;
+mod cleanup;
 mod errors;
 mod failures;
 mod gharts;
@@ -24,6 +25,7 @@ mod registration;
 mod reload;
 mod replicas;
 mod restarts;
+mod rotation;
 mod standing;
 mod teams;
 

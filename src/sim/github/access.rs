@@ -103,6 +103,21 @@ impl Access {
         self.pats.remove(token);
     }
 
+    /// Whoever has several keys has several entries.
+    pub(super) fn add_app_key(&mut self, public_pem: &str) -> bool {
+        let Some(first) = self.apps.first() else { return false };
+        let again = App {
+            public_pem: public_pem.to_owned(),
+            ..first.clone()
+        };
+        self.apps.push(again);
+        true
+    }
+
+    pub(super) fn remove_app_key(&mut self, public_pem: &str) {
+        self.apps.retain(|app| app.public_pem != public_pem);
+    }
+
     fn sign(&self, claims: &Value) -> Option<String> {
         jsonwebtoken::encode(
             &Header::new(Algorithm::HS256),

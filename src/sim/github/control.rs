@@ -466,6 +466,16 @@ impl GitHub {
         self.change(|world, _| world.access.remove_pat(token));
     }
 
+    /// One more key of the first App. False: there is none.
+    pub fn add_app_key(&self, public_pem: &str) -> bool {
+        self.change(|world, _| world.access.add_app_key(public_pem))
+    }
+
+    /// What is signed by this key opens nothing any more.
+    pub fn remove_app_key(&self, public_pem: &str) {
+        self.change(|world, _| world.access.remove_app_key(public_pem));
+    }
+
     /// Where the Actions service of a scope is: every path of its calls begins so.
     pub fn service_path(&self, scope: &str) -> Option<String> {
         self.with(|world, _| {

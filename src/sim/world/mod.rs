@@ -497,10 +497,11 @@ fn administer(gharts: &Gharts, options: &Options) -> String {
     user
 }
 
-/// Id and installation of the GitHub App that GHARTS holds.
-const APP: (u64, u64) = (4711, 815);
+/// Id and installation of the GitHub App that GHARTS holds, and the daemon where it has one.
+const APP: (u64, u64) = (4711, APP_INSTALLATION);
+pub const APP_INSTALLATION: u64 = 815;
 /// Its client id.
-const APP_CLIENT: &str = "Iv1.0123456789abcdef";
+pub const APP_CLIENT: &str = "Iv1.0123456789abcdef";
 
 fn github_setup(options: &Options, addresses: &Addresses, pat: &str, app_key: &SigningKey, seed: u64) -> GitHubSetup {
     let scopes = options.sets.iter().filter_map(|set| set.scope.clone());

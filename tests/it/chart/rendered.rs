@@ -73,6 +73,36 @@ fn b38_every_set_of_values_becomes_a_file_that_the_daemon_takes() {
     }
 }
 
+/// Before an uninstall: the same pod with another command, and nobody who would be in its way.
+#[test]
+fn b56_the_cleanup_job_is_the_daemons_pod_with_another_command_in_its_place() {
+    let Some(helm) = helm() else { return };
+    let full = values("full");
+    let daemon = helm.template(&["--values", &full]);
+    assert!(daemon.of_kind("Job").is_empty());
+    let arguments = "cleanup.args={--scale-sets,linux-large}";
+    let objects = helm.template(&["--values", &full, "--set", "cleanup.enabled=true", "--set", arguments]);
+    assert_eq!(objects.only("Deployment")["spec"]["replicas"], 0);
+    let job = objects.only("Job");
+    assert_eq!(job["metadata"]["name"], "gharts-listener-cleanup-1");
+    let mut pod = job["spec"]["template"]["spec"].clone();
+    let container = pod["containers"][0].as_object_mut().unwrap();
+    assert_eq!(
+        container.insert("args".to_owned(), json!(["run"])),
+        Some(json!(["cleanup", "--scale-sets", "linux-large"]))
+    );
+    assert_eq!(
+        pod.as_object_mut().unwrap().remove("restartPolicy"),
+        Some("Never".into())
+    );
+    let mut without_port = daemon.pod().clone();
+    for of_the_port in ["ports", "livenessProbe", "readinessProbe"] {
+        let container = without_port["containers"][0].as_object_mut().unwrap();
+        assert!(container.remove(of_the_port).is_some(), "{of_the_port}");
+    }
+    assert_eq!(pod, without_port);
+}
+
 /// `config` is the file: the example that explains every key goes in, and comes out the same.
 #[test]
 fn b38_the_example_of_the_file_as_config_comes_out_as_it_went_in() {

@@ -1,19 +1,14 @@
 //! The file changes while jobs run: each kind of change takes effect in place, no session is dropped, no job fails, and
 //! a file that is wrong changes nothing.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use gharts_listener::{
     config::LogFormat,
     sim::{
         fleet::Behaviour,
         github::{JobHandle, JobState},
-        oidc,
-        world::{Credential, GITHUB_TOKEN_FILE, MACHINE, Options, Provisioner, SetOptions, TEAM},
+        world::{Options, Provisioner, SetOptions, TEAM},
     },
 };
 use tokio::sync::oneshot;
@@ -26,7 +21,7 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The file is looked at every 10 s, and what is said of it is a few seconds old.
-const SEEN: Duration = Duration::from_secs(15);
+pub(super) const SEEN: Duration = Duration::from_secs(15);
 
 fn sets(sets: &[(&str, Provisioner, u32)]) -> Options {
     let set = |(name, provisioner, max): &(&str, Provisioner, u32)| SetOptions::new(name, *provisioner, *max);
@@ -79,7 +74,7 @@ impl Running {
         looked.await.unwrap();
     }
 
-    fn sessions_opened(&self) -> u64 {
+    pub(super) fn sessions_opened(&self) -> u64 {
         self.world.github.answered("open session", 200)
     }
 
@@ -87,13 +82,13 @@ impl Running {
         self.set_status(set).runners.get("idle").copied().unwrap_or(0)
     }
 
-    fn succeeded(&self, jobs: &[JobHandle]) -> bool {
+    pub(super) fn succeeded(&self, jobs: &[JobHandle]) -> bool {
         let of = |job: &JobHandle| self.world.github.job(&job.id).unwrap().result;
         jobs.iter().all(|job| of(job).as_deref() == Some("succeeded"))
     }
 }
 
-fn swap(path: &Path, text: &str) {
+pub(super) fn swap(path: &Path, text: &str) {
     let next = path.with_extension("next");
     fs::write(&next, text).unwrap();
     fs::rename(next, path).unwrap();
@@ -565,172 +560,5 @@ async fn b33_a_deprecated_runner_is_tried_again_when_the_template_changes() {
     running.edit_set("linux", "actions-runner:latest", "actions-runner:next");
     running.until_finished(&queued, SEEN + MINUTE).await;
     running.until_no_reason("linux", "runner_deprecated").await;
-    running.end().await;
-}
-
-// ---- Secrets --------------------------------------------------------------------------------------------
-
-#[tokio::test(start_paused = true)]
-async fn b38_a_personal_access_token_is_rotated_under_load_without_a_failed_job_or_a_new_session() {
-    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
-    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
-    running.pass(20 * SECOND).await;
-    let file = running.file.with_file_name(GITHUB_TOKEN_FILE);
-    let old = fs::read_to_string(&file).unwrap();
-    let new = format!("ghp_{:032x}", 4242);
-    running.world.github.put_pat(gharts_listener::sim::github::Pat {
-        token: new.clone(),
-        manages_runners: true,
-        only_in: None,
-    });
-    swap(&file, &new);
-    running.pass(11 * SECOND).await;
-    let new_used = || running.daemon.cable.secrets().contains(&new);
-    running.world.github.remove_pat(&old);
-    running.world.github.revoke_admin_tokens();
-    running.until_finished(&queued, 10 * MINUTE).await;
-    assert!(running.succeeded(&queued));
-    assert!(new_used());
-    let refused = running.world.github.answered("registration token", 401);
-    assert_eq!(refused, 0, "the old one was not shown after the change");
-    assert_eq!(running.sessions_opened(), 1);
-    running.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn b38_an_apps_key_is_rotated_under_load() {
-    let running = Running::start(Options {
-        credential: Credential::App,
-        ..with_provisioner(Provisioner::ScaleSet)
-    })
-    .await;
-    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
-    running.pass(20 * SECOND).await;
-    let tokens = || running.world.github.answered("access token", 201);
-    let before = tokens();
-    let file = running.file.with_file_name("github-app.pem");
-    let key = fs::read_to_string(&file).unwrap();
-    // GitHub takes a second key of the App; here it is the same one in another dress.
-    swap(&file, &format!("the App's new key\n{key}"));
-    running.pass(11 * SECOND).await;
-    assert_eq!(tokens(), before + 1, "a token by the new key, at once");
-    running.until_finished(&queued, 10 * MINUTE).await;
-    assert!(running.succeeded(&queued));
-    assert_eq!(running.sessions_opened(), 1);
-
-    // One that is no key changes nothing.
-    swap(&file, "no key");
-    running
-        .until_within("the refusal", SEEN, |_| {
-            !running.status().configuration.problems.is_empty()
-        })
-        .await;
-    let more = running.queue(&jobs("linux", 5).lasting(20 * SECOND)).await;
-    running.until_finished(&more, MINUTE).await;
-    swap(&file, &key);
-    running
-        .until_within("no problem", SEEN, |_| {
-            running.status().configuration.problems.is_empty()
-        })
-        .await;
-    running.end().await;
-}
-
-/// A daemon that is a machine client of the OIDC provider, and the file with its secret.
-async fn with_machine(file: &str, content: &str) -> (Running, PathBuf) {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let secret = dir.join(format!("{file}-{}", std::process::id()));
-    fs::write(&secret, content).unwrap();
-    let oidc = format!(
-        "{{ provider: external, audience: https://gharts.test, external: {{ tokenUrl: https://oidc.test/oauth/token, \
-         clientId: {}, clientSecretFile: {}, scope: runners }} }}",
-        MACHINE.0,
-        secret.display()
-    );
-    let stage = Stage::set_with(with_provisioner(Provisioner::Gharts), |text| {
-        super::identity::with_oidc(&text, &oidc)
-    });
-    (stage.await.start(), secret)
-}
-
-#[tokio::test(start_paused = true)]
-async fn b38_an_oauth_client_secret_is_rotated_under_load() {
-    let (running, secret) = with_machine("client-secret", MACHINE.1).await;
-    let queued = running.queue(&jobs("linux", 60).lasting(20 * SECOND)).await;
-    running.pass(20 * SECOND).await;
-    let issued = running.world.oidc.tokens_issued();
-    running.world.oidc.register(oidc::Client::machine(MACHINE.0, "another"));
-    swap(&secret, "another");
-    running.pass(11 * SECOND).await;
-    assert_eq!(
-        running.world.oidc.tokens_issued(),
-        issued + 1,
-        "by the new one, at once"
-    );
-    running.until_finished(&queued, 10 * MINUTE).await;
-    assert!(running.succeeded(&queued));
-    assert_eq!(running.world.oidc.tokens_refused(), 0);
-    running.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn b38_a_client_secret_that_was_wrong_serves_as_soon_as_it_is_right() {
-    let (running, secret) = with_machine("wrong-secret", "wrong").await;
-    let queued = running.queue(&jobs("linux", 3).lasting(10 * SECOND)).await;
-    running.until_reason("linux", "credentials").await;
-    running.pass(7 * MINUTE).await;
-    swap(&secret, MACHINE.1);
-    running.until_finished(&queued, 10 * SECOND + 25 * SECOND).await;
-    running.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn b38_a_ca_bundle_makes_new_connections_and_a_broken_one_keeps_the_old() {
-    let ca = |name: &str| {
-        rcgen::generate_simple_self_signed(vec![name.to_owned()])
-            .unwrap()
-            .cert
-            .pem()
-    };
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let bundle = dir.join(format!("bundle-{}.pem", std::process::id()));
-    fs::write(&bundle, ca("one")).unwrap();
-    let running = Stage::set_with(with_provisioner(Provisioner::ScaleSet), |text| {
-        text.replace(
-            "  auth:\n",
-            &format!("  tls: {{ caFile: {} }}\n  auth:\n", bundle.display()),
-        )
-    })
-    .await
-    .start();
-    let dialled = || running.daemon.dialled.load(std::sync::atomic::Ordering::Relaxed);
-    let queued = running.queue(&jobs("linux", 30).lasting(20 * SECOND)).await;
-    running.pass(20 * SECOND).await;
-    assert_eq!(dialled(), 0);
-    swap(&bundle, &ca("two"));
-    running.pass(11 * SECOND).await;
-    assert_eq!(dialled(), 1);
-    swap(
-        &bundle,
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    );
-    running
-        .until_within("the refusal", SEEN, |_| {
-            !running.status().configuration.problems.is_empty()
-        })
-        .await;
-    let problem = running.status().configuration.problems[0].clone();
-    assert!(problem.message.contains("certificate"), "{problem:?}");
-    assert_eq!(dialled(), 1);
-    swap(&bundle, &ca("three"));
-    running
-        .until_within("no problem", SEEN, |_| {
-            running.status().configuration.problems.is_empty()
-        })
-        .await;
-    assert_eq!(dialled(), 2);
-    running.until_finished(&queued, 10 * MINUTE).await;
-    assert!(running.succeeded(&queued));
-    assert_eq!(running.sessions_opened(), 1);
     running.end().await;
 }
