@@ -5,6 +5,7 @@ pub mod cluster;
 mod first_job;
 mod installed;
 pub mod rendered;
+mod rotated;
 mod schema;
 mod unwell;
 mod world;

@@ -84,6 +84,74 @@ fn b35_installed_upgraded_and_uninstalled_the_chart_leaves_nothing() {
     assert_eq!(monitors, "");
 }
 
+/// Two teams, say, with a daemon each, that share the namespaces: what one's release does is no affair of the other's.
+#[test]
+fn b35_two_releases_share_both_namespaces_and_the_end_of_one_leaves_the_other_whole() {
+    let Some(cluster) = Cluster::start("chart-two") else {
+        return;
+    };
+    prepare(&cluster);
+    let release = |verb: &str, name: &str, more: &[&str]| {
+        let chart = super::chart();
+        let all = [
+            verb,
+            name,
+            &chart,
+            "--namespace",
+            DAEMON_NAMESPACE,
+            "--create-namespace",
+        ];
+        cluster.helm_does(&[&all[..], more].concat())
+    };
+    let full = values("full");
+    release("install", "gharts-listener", &["--values", &full]);
+    let alone = cluster.everything();
+    let kubernetes_mode = values("kubernetes-mode");
+    release("install", "team-b", &["--values", &kubernetes_mode]);
+    let both = cluster.everything();
+    let of_b: Vec<&String> = both.iter().filter(|name| !alone.contains(name)).collect();
+    assert!(alone.iter().all(|name| both.contains(name)), "{both:?}");
+    for object in [
+        "deployment.apps/team-b-gharts-listener",
+        "lease.coordination.k8s.io/team-b-gharts-listener",
+        "role.rbac.authorization.k8s.io/team-b-gharts-listener",
+    ] {
+        assert!(of_b.iter().any(|name| *name == object), "{object}: {of_b:?}");
+    }
+    // Neither may renew the other's Lease.
+    for (account, lease, may) in [
+        ("gharts-listener", "gharts-listener", true),
+        ("gharts-listener", "team-b-gharts-listener", false),
+        ("team-b-gharts-listener", "gharts-listener", false),
+    ] {
+        let user = format!("system:serviceaccount:{DAEMON_NAMESPACE}:{account}");
+        let resource = format!("leases/{lease}");
+        let asked = [
+            "--namespace",
+            DAEMON_NAMESPACE,
+            "auth",
+            "can-i",
+            "update",
+            &resource,
+            "--as",
+            &user,
+        ];
+        let said = cluster.try_kubectl(&asked);
+        let said = String::from_utf8_lossy(&said.stdout);
+        assert_eq!(said.trim() == "yes", may, "{account}, {lease}: {said}");
+    }
+    release(
+        "upgrade",
+        "team-b",
+        &["--values", &kubernetes_mode, "--set", "config.maxRunners=3"],
+    );
+    cluster.helm_does(&["uninstall", "gharts-listener", "--namespace", DAEMON_NAMESPACE]);
+    let left = cluster.everything();
+    assert!(of_b.iter().all(|name| left.contains(name)), "{left:?}");
+    cluster.helm_does(&["uninstall", "team-b", "--namespace", DAEMON_NAMESPACE]);
+    assert_eq!(cluster.everything(), Vec::<String>::new());
+}
+
 /// As the kubelet would see it: the pods of every set of values pass the strictest of the Pod Security Standards, and
 /// the API server takes every object with nothing unknown in it.
 #[test]

@@ -1,0 +1,309 @@
+//! `helm upgrade` and changed Secrets reach the running daemon through its mounted folders, under load: no restart, no
+//! failed job. Nothing mounts volumes on a test's machine, so the test is the kubelet: it takes the volumes of the chart's
+//! pod from the API server and writes them as a kubelet does, a folder with a date and the link `..data` swapped to it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use gharts_listener::{
+    clock::Clock,
+    config::{Proxy, Tls},
+    http::{IDLE_BRIEF, SharedTransport, reqwest_transport, send},
+    shutdown::Tasks,
+    sim::{
+        github::{JobState, NewJobs},
+        keys::SigningKey,
+        oidc,
+        serve::{ServeOptions, Served, serve},
+        world::{
+            APP_CLIENT, APP_INSTALLATION, Credential, GhartsLimits, MACHINE, ORGANIZATION, Options, Provisioner,
+            SetOptions, TEAM,
+        },
+    },
+};
+use serde_json::{Value, json};
+
+use super::{DAEMON_NAMESPACE, chart, cluster::Cluster};
+use crate::killed::{LOOK_EVERY, PATIENCE, Process};
+
+/// Ten at a time for four seconds each: longer than all that is changed meanwhile.
+const JOBS: usize = 250;
+
+/// Brings the volumes of the chart's Deployment into folders of this machine.
+struct Kubelet<'a> {
+    cluster: &'a Cluster,
+    dir: PathBuf,
+}
+
+impl Kubelet<'_> {
+    fn get(&self, kind: &str, name: &str) -> Value {
+        let text = self
+            .cluster
+            .kubectl(&["--namespace", DAEMON_NAMESPACE, "get", kind, name, "--output=json"]);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn file(&self, volume: &str, name: &str) -> PathBuf {
+        self.dir.join(volume).join(name)
+    }
+
+    /// What the volume holds now, by file name.
+    fn content(&self, volume: &Value) -> BTreeMap<String, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        if let Some(name) = volume["configMap"]["name"].as_str() {
+            for (file, text) in self.get("configmap", name)["data"].as_object().unwrap() {
+                all.insert(file.clone(), text.as_str().unwrap().into());
+            }
+        }
+        for source in volume["projected"]["sources"].as_array().into_iter().flatten() {
+            for kind in ["secret", "configMap"] {
+                let Some(name) = source[kind]["name"].as_str() else {
+                    continue;
+                };
+                let object = self.get(kind, name);
+                for item in source[kind]["items"].as_array().unwrap() {
+                    let text = object["data"][item["key"].as_str().unwrap()].as_str().unwrap();
+                    let bytes = match kind {
+                        "secret" => STANDARD.decode(text).unwrap(),
+                        _ => text.into(),
+                    };
+                    all.insert(item["path"].as_str().unwrap().to_owned(), bytes);
+                }
+            }
+        }
+        all
+    }
+
+    /// All volumes as the API server has them now.
+    fn refresh(&self) {
+        let pod = &self.get("deployment", "gharts-listener")["spec"]["template"]["spec"];
+        for volume in pod["volumes"].as_array().unwrap() {
+            let folder = self.dir.join(volume["name"].as_str().unwrap());
+            mount(&folder, &self.content(volume));
+        }
+    }
+}
+
+/// Every file is a link through `..data`, so that all of them change at one moment.
+fn mount(folder: &Path, content: &BTreeMap<String, Vec<u8>>) {
+    fs::create_dir_all(folder).unwrap();
+    let dated = format!("..{}", fs::read_dir(folder).unwrap().count());
+    fs::create_dir(folder.join(&dated)).unwrap();
+    for (file, bytes) in content {
+        fs::write(folder.join(&dated).join(file), bytes).unwrap();
+    }
+    symlink(&dated, folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    for file in content.keys().filter(|file| !folder.join(file).exists()) {
+        symlink(Path::new("..data").join(file), folder.join(file)).unwrap();
+    }
+}
+
+fn certificate(name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]);
+    made.unwrap().cert.pem()
+}
+
+/// The chart's values for a world at this port.
+fn values(port: u16) -> Value {
+    let at = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    json!({
+        "replicaCount": 0,
+        "image": {"repository": "registry.example.com/gharts-listener"},
+        "credentials": {
+            "githubAppKey": {"secretName": "github-app"},
+            "ghartsClientSecret": {"secretName": "gharts-client"},
+            "ca": {"configMapName": "company-ca"},
+        },
+        "config": {
+            "github": {"configUrl": at("/acme"),
+                "auth": {"app": {"clientId": APP_CLIENT, "installationId": APP_INSTALLATION}}},
+            "gharts": {"baseUrl": at("/gharts"), "team": TEAM,
+                "limits": {"requestsPerSecond": 100, "burst": 100, "maxInFlight": 16},
+                "oidc": {"provider": "external", "audience": at("/gharts"),
+                    "external": {"tokenUrl": at("/oidc/oauth/token"), "clientId": MACHINE.0, "scope": "runners"}}},
+            "server": {"listen": format!("127.0.0.1:{}", port + 2)},
+            "logging": {"format": "human"},
+            "scaleSets": [{"name": "linux", "maxRunners": 10,
+                "template": {"spec": {"containers": [{"name": "runner", "image": "ghcr.io/actions/actions-runner:latest"}]}}}],
+        },
+    })
+}
+
+fn put_secret(cluster: &Cluster, name: &str, key: &str, text: &str) {
+    cluster.apply(&json!({"apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": DAEMON_NAMESPACE}, "stringData": {key: text}}));
+}
+
+fn put_ca(cluster: &Cluster, name: &str) {
+    cluster.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "company-ca", "namespace": DAEMON_NAMESPACE}, "data": {"ca.crt": certificate(name)}}));
+}
+
+async fn until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+        panic!("never came: {what}\n{}", fs::read_to_string(log).unwrap_or_default());
+    }
+}
+
+async fn status(transport: &SharedTransport, port: u16) -> Option<Value> {
+    let request = http::Request::get(format!("http://127.0.0.1:{}/api/v1/status", port + 2));
+    let request = request.body(Bytes::new()).unwrap();
+    let answer = send(transport.as_ref(), request, Duration::from_secs(5)).await.ok()?;
+    serde_json::from_slice(answer.body()).ok()
+}
+
+async fn world(cluster: &Cluster, port: u16, tasks: &Tasks) -> Served {
+    let options = Options {
+        credential: Credential::App,
+        sets: vec![SetOptions::new("linux", Provisioner::Gharts, 10)],
+        gharts_limits: GhartsLimits::WIDE,
+        ..Options::default()
+    };
+    let place = ServeOptions {
+        dir: cluster.dir.join("world"),
+        port_base: Some(port),
+        daemon: None,
+        kubeconfig: Some(cluster.kubeconfig().into()),
+        human_logs: true,
+    };
+    serve(options, &place, &Clock::system(), tasks).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_under_load_without_a_failed_job() {
+    let Some(cluster) = Cluster::start("rotated") else {
+        return;
+    };
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = cluster.dir.join("values.json");
+    fs::write(&file, values(port).to_string()).unwrap();
+    cluster.kubectl(&["create", "namespace", super::RUNNER_NAMESPACE]);
+    cluster.install(&["--values", file.to_str().unwrap()]);
+    // The key that the simulated App has in this process.
+    let first = SigningKey::shared("gharts-app").unwrap();
+    put_secret(&cluster, "github-app", "private-key.pem", first.private_pem());
+    put_secret(&cluster, "gharts-client", "client-secret", MACHINE.1);
+    put_ca(&cluster, "one");
+    let kubelet = Kubelet {
+        cluster: &cluster,
+        dir: cluster.dir.join("volumes"),
+    };
+    kubelet.refresh();
+
+    let tasks = Tasks::new();
+    let served = world(&cluster, port, &tasks).await;
+    let (github, oidc) = (served.world.services.github.clone(), served.world.services.oidc.clone());
+    // What stands elsewhere than in a pod is said by variables.
+    let places = [
+        ("CONFIG", kubelet.file("file", "config.yaml")),
+        ("_KUBERNETES__KUBECONFIG", cluster.dir.join("world/kubeconfig")),
+        (
+            "_GITHUB__AUTH__APP__PRIVATE_KEY_FILE",
+            kubelet.file("credentials", "githubAppKey"),
+        ),
+        (
+            "_GHARTS__OIDC__EXTERNAL__CLIENT_SECRET_FILE",
+            kubelet.file("credentials", "ghartsClientSecret"),
+        ),
+        ("_GITHUB__TLS__CA_FILE", kubelet.file("credentials", "ca")),
+        ("_GHARTS__TLS__CA_FILE", kubelet.file("credentials", "ca")),
+    ];
+    let variables = places.map(|(name, path)| (format!("GHARTS_LISTENER_{name}"), path.display().to_string()));
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, path)| (&**name, &**path)).collect();
+    let mut daemon = Process::start_with(&cluster.dir, "run.log", &["run"], &variables);
+    let log = cluster.dir.join("run.log");
+    let transport = reqwest_transport(&Tls::default(), &Proxy::default(), IDLE_BRIEF).unwrap();
+    until("a session", &log, async || {
+        github.set("linux").is_some_and(|set| set.polling)
+    })
+    .await;
+
+    let jobs = github.queue_jobs(&NewJobs::for_set(ORGANIZATION, "linux", JOBS).lasting(Duration::from_secs(4)));
+    let under_load = || github.unfinished_jobs() > 20 && github.jobs().iter().any(|job| job.state == JobState::Running);
+    until("jobs at work", &log, async || under_load()).await;
+    let taken_over = async |file: &str| {
+        until(file, &log, async || {
+            let text = fs::read_to_string(&log).unwrap();
+            let mut lines = text
+                .lines()
+                .filter(|line| line.contains("secrets have changed: taken over"));
+            lines.any(|line| line.contains(&format!("credentials/{file}")))
+        })
+        .await;
+    };
+
+    // The configuration.
+    cluster.helm_does(&[
+        "upgrade",
+        "gharts-listener",
+        &chart(),
+        "--namespace",
+        DAEMON_NAMESPACE,
+        "--reuse-values",
+        "--set",
+        "config.maxRunners=9",
+    ]);
+    kubelet.refresh();
+    until("the second generation", &log, async || {
+        let said = status(&transport, port).await.unwrap_or_default();
+        said["configuration"]["generation"] == 2
+    })
+    .await;
+
+    // A second key of the App; then the first one is taken back, with whatever it opened.
+    let second = SigningKey::generate("second").unwrap();
+    assert!(github.add_app_key(second.public_pem()));
+    let tokens = github.answered("access token", 201);
+    put_secret(&cluster, "github-app", "private-key.pem", second.private_pem());
+    kubelet.refresh();
+    taken_over("githubAppKey").await;
+    until("a token by the new key", &log, async || {
+        github.answered("access token", 201) > tokens
+    })
+    .await;
+    github.remove_app_key(first.public_pem());
+    github.revoke_installation_tokens();
+    github.revoke_admin_tokens();
+
+    // The client's secret at the issuer of tokens for GHARTS.
+    let issued = oidc.tokens_issued();
+    oidc.register(oidc::Client::machine(MACHINE.0, "another"));
+    put_secret(&cluster, "gharts-client", "client-secret", "another");
+    kubelet.refresh();
+    taken_over("ghartsClientSecret").await;
+    until("a token by the new secret", &log, async || {
+        oidc.tokens_issued() > issued
+    })
+    .await;
+
+    put_ca(&cluster, "two");
+    kubelet.refresh();
+    taken_over("ca").await;
+
+    assert!(under_load(), "all of it happened while jobs ran");
+    until("the end of every job", &log, async || github.unfinished_jobs() == 0).await;
+    let results = jobs.iter().map(|job| github.job(&job.id).unwrap().result);
+    assert!(results.clone().all(|result| result.as_deref() == Some("succeeded")));
+    assert_eq!(github.answered("open session", 200), 1, "no session was dropped");
+    assert_eq!((github.answered("access token", 401), oidc.tokens_refused()), (0, 0));
+    assert!(daemon.0.try_wait().unwrap().is_none(), "one process did all of it");
+    let said = status(&transport, port).await.unwrap();
+    assert_eq!(said["configuration"]["generation"], 2, "{said:#}");
+    assert_eq!(daemon.terminate(), Some(0));
+    tasks.stop();
+}
