@@ -10,7 +10,7 @@ cargo test --no-run "$@"
 if GHARTS_TEST_HELM=$(tests/helm.sh get); then
   export GHARTS_TEST_HELM
 else
-  echo 'SKIPPED: no Helm (needs Go, or HELM): the chart is not rendered, nor installed (b29, b35, b36, b38)' >&2
+  echo 'SKIPPED: no Helm (needs Go, or HELM): the chart is not rendered, nor installed (b29, b35, b36, b38, b56)' >&2
   unset GHARTS_TEST_HELM
 fi
 if tests/real-kubernetes.sh get >&2; then

@@ -1,6 +1,7 @@
 //! `charts/gharts-listener`: the values' schema always; rendered by real Helm where `GHARTS_TEST_HELM` names one; and
 //! installed on a real API server where there is one, too (`tests/all.sh` gets both).
 
+mod cleanup;
 pub mod cluster;
 mod first_job;
 mod installed;

@@ -72,6 +72,9 @@ async fn b35_a_new_users_walk_from_the_readme_to_the_first_job_with_the_charts_r
         "--output=jsonpath={.data}",
     ];
     assert!(world.cluster.kubectl(&file).contains("maxRunners: 7"));
+    // In a cluster the kubelet brings it.
+    world.does(step::FILE);
+    world.until_generation(2).await;
 
     world.stop();
     the_audit_log_shows_the_charts_rights_and_no_more(&world);

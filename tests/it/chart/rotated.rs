@@ -19,7 +19,7 @@ use gharts_listener::{
     http::{IDLE_BRIEF, SharedTransport, reqwest_transport, send},
     shutdown::Tasks,
     sim::{
-        github::{JobState, NewJobs},
+        github::{GitHub, JobHandle, JobState, NewJobs},
         keys::SigningKey,
         oidc,
         serve::{ServeOptions, Served, serve},
@@ -30,12 +30,13 @@ use gharts_listener::{
     },
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{DAEMON_NAMESPACE, chart, cluster::Cluster};
 use crate::killed::{LOOK_EVERY, PATIENCE, Process};
 
-/// Ten at a time for four seconds each: longer than all that is changed meanwhile.
-const JOBS: usize = 250;
+/// So many are always waiting or at work, ten at a time for four seconds each.
+const JOBS: usize = 30;
 
 /// Brings the volumes of the chart's Deployment into folders of this machine.
 struct Kubelet<'a> {
@@ -148,6 +149,19 @@ fn put_ca(cluster: &Cluster, name: &str) {
         "metadata": {"name": "company-ca", "namespace": DAEMON_NAMESPACE}, "data": {"ca.crt": certificate(name)}}));
 }
 
+/// All the jobs that there were.
+async fn keep_busy(github: GitHub, enough: CancellationToken) -> Vec<JobHandle> {
+    let some = NewJobs::for_set(ORGANIZATION, "linux", JOBS).lasting(Duration::from_secs(4));
+    let mut jobs = Vec::new();
+    while !enough.is_cancelled() {
+        if github.unfinished_jobs() < JOBS {
+            jobs.extend(github.queue_jobs(&some));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    jobs
+}
+
 async fn until(what: &str, log: &Path, condition: impl AsyncFn() -> bool) {
     let waiting = async {
         while !condition().await {
@@ -194,8 +208,8 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     fs::write(&file, values(port).to_string()).unwrap();
     cluster.kubectl(&["create", "namespace", super::RUNNER_NAMESPACE]);
     cluster.install(&["--values", file.to_str().unwrap()]);
-    // The key that the simulated App has in this process.
-    let first = SigningKey::shared("gharts-app").unwrap();
+    // A key of the App for the daemon; GHARTS has one of its own.
+    let first = SigningKey::generate("first").unwrap();
     put_secret(&cluster, "github-app", "private-key.pem", first.private_pem());
     put_secret(&cluster, "gharts-client", "client-secret", MACHINE.1);
     put_ca(&cluster, "one");
@@ -208,6 +222,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     let tasks = Tasks::new();
     let served = world(&cluster, port, &tasks).await;
     let (github, oidc) = (served.world.services.github.clone(), served.world.services.oidc.clone());
+    assert!(github.add_app_key(first.public_pem()));
     // What stands elsewhere than in a pod is said by variables.
     let places = [
         ("CONFIG", kubelet.file("file", "config.yaml")),
@@ -233,9 +248,10 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     })
     .await;
 
-    let jobs = github.queue_jobs(&NewJobs::for_set(ORGANIZATION, "linux", JOBS).lasting(Duration::from_secs(4)));
-    let under_load = || github.unfinished_jobs() > 20 && github.jobs().iter().any(|job| job.state == JobState::Running);
-    until("jobs at work", &log, async || under_load()).await;
+    let enough = CancellationToken::new();
+    let load = tasks.spawn("load", keep_busy(github.clone(), enough.clone()));
+    let at_work = || github.jobs().iter().any(|job| job.state == JobState::Running);
+    until("jobs at work", &log, async || at_work()).await;
     let taken_over = async |file: &str| {
         until(file, &log, async || {
             let text = fs::read_to_string(&log).unwrap();
@@ -265,7 +281,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     })
     .await;
 
-    // A second key of the App; then the first one is taken back, with whatever it opened.
+    // Another key; then the first one is taken back.
     let second = SigningKey::generate("second").unwrap();
     assert!(github.add_app_key(second.public_pem()));
     let tokens = github.answered("access token", 201);
@@ -277,8 +293,6 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     })
     .await;
     github.remove_app_key(first.public_pem());
-    github.revoke_installation_tokens();
-    github.revoke_admin_tokens();
 
     // The client's secret at the issuer of tokens for GHARTS.
     let issued = oidc.tokens_issued();
@@ -295,7 +309,8 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     kubelet.refresh();
     taken_over("ca").await;
 
-    assert!(under_load(), "all of it happened while jobs ran");
+    enough.cancel();
+    let jobs = load.await.unwrap();
     until("the end of every job", &log, async || github.unfinished_jobs() == 0).await;
     let results = jobs.iter().map(|job| github.job(&job.id).unwrap().result);
     assert!(results.clone().all(|result| result.as_deref() == Some("succeeded")));

@@ -124,7 +124,7 @@ impl World {
             .replace("18082", &(self.port + 2).to_string())
     }
 
-    fn command(&self, text: &str) -> Command {
+    pub(super) fn command(&self, text: &str) -> Command {
         let path = format!(
             "{}:{}",
             self.cluster.dir.join("bin").display(),
@@ -203,6 +203,22 @@ impl World {
         self.control
             .until("the end of every job, and nothing left of any", done)
             .await
+    }
+
+    /// Until the daemon has taken over so many versions of its file.
+    pub(super) async fn until_generation(&self, generation: u64) {
+        let taken_over = async {
+            loop {
+                let output = self.command("gharts-listener status --json").output().unwrap();
+                let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                if said["configuration"]["generation"] == generation {
+                    return;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let end = tokio::time::timeout(PATIENCE, taken_over).await;
+        end.expect("the file is taken over");
     }
 
     /// SIGTERM; its exit code must be 0.
