@@ -185,7 +185,7 @@ impl Outside {
         match happening {
             Happening::Failed(failure) => self.world.runner_failed(self.now, &set, &name, failure, 0.5),
             Happening::Registered | Happening::JobStarted | Happening::HadJob => {
-                self.world.runner_works(self.now, &set)
+                self.world.runner_works(self.now, &set);
             }
             Happening::Ended => {}
         }
