@@ -6,14 +6,19 @@ use gharts_listener::{
     app::{self, Externals, Fate, Finding, Refused, Wish},
     ids::SetName,
     sim::{
-        github::JobState,
+        gharts::Flavour,
+        github::{AssignedJobsRunOn, JobState},
+        kubernetes::Object,
         network::Trouble,
-        world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, World},
+        world::{Binding, ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, World},
     },
 };
 use serde_json::json;
 
-use super::harness::{Running, jobs, with_provisioner};
+use super::{
+    harness::{Running, jobs, with_provisioner},
+    modes::{hooks_make, in_mode, made_by},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -281,4 +286,81 @@ async fn b56_cleanup_right_after_a_kill_closes_the_session_that_the_lease_names_
     );
     let left = running.world.leaks().await.unwrap();
     assert!(left.is_clean(), "{left:?}");
+}
+
+/// Runners outside of any set, as GHARTS registers them: nothing is written on their pods, GitHub's word alone tells.
+#[tokio::test(start_paused = true)]
+async fn b56_an_ordinary_runner_with_a_job_is_kept_and_an_idle_one_goes() {
+    for assigned_jobs_run_on in [AssignedJobsRunOn::SetRunners, AssignedJobsRunOn::MatchingLabels] {
+        let set = SetOptions {
+            min_runners: 1,
+            binding: Binding::LabelsAvailable,
+            ..SetOptions::new("linux", Provisioner::Gharts, 10)
+        };
+        let running = Running::start(Options {
+            flavour: Flavour::Team,
+            assigned_jobs_run_on,
+            sets: vec![set],
+            ..Options::default()
+        })
+        .await;
+        running.until("an idle one", |world| world.counters.live() == 1).await;
+        let long = running.queue(&jobs("linux", 2).lasting(10 * MINUTE)).await;
+        running
+            .until("two at work and one idle", |world| {
+                let idle = world
+                    .github
+                    .runners()
+                    .iter()
+                    .filter(|r| r.online && r.job.is_none())
+                    .count();
+                running.count(&long, JobState::Running) == 2 && idle == 1 && world.counters.live() == 3
+            })
+            .await;
+        running.kill();
+        let said = cleanup(&running, &Wish::default()).await;
+        let removed = of_fate(&said, Fate::Removed);
+        assert!(removed.len() == 1 && said.len() == 3, "{said:?}");
+        assert_eq!(removed[0].says, "registration at GitHub, pod, record at GHARTS");
+        assert_eq!(running.count(&long, JobState::Running), 2);
+        tokio::time::sleep(11 * MINUTE).await;
+        assert!(running.succeeded(&long));
+        cleanup(&running, &Wish::default()).await;
+        let left = running.world.leaks().await.unwrap().without_sessions();
+        assert!(left.is_clean(), "{left:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b51_b56_what_hooks_made_goes_with_its_runner_and_stays_with_one_at_work() {
+    let running = in_mode("kubernetes").await;
+    let long = running.queue(&jobs("linux", 2).lasting(10 * MINUTE)).await;
+    running
+        .until("two at work", |_| running.count(&long, JobState::Running) == 2)
+        .await;
+    let name = |pod: &Object| pod["metadata"]["name"].as_str().unwrap().to_owned();
+    let names: Vec<String> = running.pods().iter().map(name).collect();
+    let lost = running.lost_runner("linux");
+    for runner in names
+        .iter()
+        .map(String::as_str)
+        .chain([lost.as_str(), "somebody-elses-runner-abcde"])
+    {
+        hooks_make(&running, runner);
+    }
+    running.kill();
+    let said = cleanup(&running, &Wish::default()).await;
+    assert_eq!(
+        (of_fate(&said, Fate::Kept).len(), of_fate(&said, Fate::Removed).len()),
+        (2, 3),
+        "{said:?}"
+    );
+    assert_eq!(made_by(&running, lost.as_str()), 0);
+    assert_eq!(made_by(&running, &names[0]), 3, "its runner is at work");
+    tokio::time::sleep(11 * MINUTE).await;
+    cleanup(&running, &Wish::default()).await;
+    let left: Vec<usize> = names.iter().map(|runner| made_by(&running, runner)).collect();
+    assert_eq!(left, [0, 0]);
+    assert_eq!(made_by(&running, "somebody-elses-runner-abcde"), 3);
+    assert!(running.succeeded(&long));
 }

@@ -121,9 +121,7 @@ impl Stage {
 
     /// A name that the daemon could give to a runner of the set.
     pub fn lost_runner(&self, set: &str) -> RunnerName {
-        let namespace = self.world.kubernetes.get("namespaces", "", RUNNER_NAMESPACE).unwrap();
-        let uid = namespace["metadata"]["uid"].as_str().unwrap();
-        Namer::new(uid, &SetName::new(set)).next(&mut fastrand::Rng::with_seed(7))
+        lost_runner(&self.world, set)
     }
 
     pub fn start(self) -> Running {
@@ -146,6 +144,12 @@ impl Stage {
             lives: 0,
         }
     }
+}
+
+fn lost_runner(world: &World, set: &str) -> RunnerName {
+    let namespace = world.kubernetes.get("namespaces", "", RUNNER_NAMESPACE).unwrap();
+    let uid = namespace["metadata"]["uid"].as_str().unwrap();
+    Namer::new(uid, &SetName::new(set)).next(&mut fastrand::Rng::with_seed(7))
 }
 
 /// Another program with the same GitHub credential: an older daemon, a colleague's, an administrator's script.
@@ -231,6 +235,11 @@ impl Running {
     /// With the daemon's file as `edit` leaves it.
     pub async fn start_with(options: Options, edit: impl FnOnce(String) -> String) -> Self {
         Stage::set_with(options, edit).await.start()
+    }
+
+    /// A name that the daemon could have given to a runner of the set.
+    pub fn lost_runner(&self, set: &str) -> RunnerName {
+        lost_runner(&self.world, set)
     }
 
     /// The next daemon reads the file as `edit` leaves it.

@@ -12,7 +12,7 @@ use super::harness::{Running, with_provisioner};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-async fn in_mode(mode: &str) -> Running {
+pub(super) async fn in_mode(mode: &str) -> Running {
     let change = |text: String| {
         text.replace(
             "    template:\n",
@@ -44,7 +44,7 @@ fn may_clean(running: &Running) {
 }
 
 /// What the hooks of `runner` make for its job.
-fn hooks_make(running: &Running, runner: &str) {
+pub(super) fn hooks_make(running: &Running, runner: &str) {
     let metadata = |suffix: &str| json!({"name": format!("{runner}-{suffix}"), "namespace": RUNNER_NAMESPACE, "labels": {"runner-pod": runner}});
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "job", "image": "node"}]});
     create(
@@ -63,7 +63,7 @@ fn hooks_make(running: &Running, runner: &str) {
 }
 
 /// How many things that `runner` made are there.
-fn made_by(running: &Running, runner: &str) -> usize {
+pub(super) fn made_by(running: &Running, runner: &str) -> usize {
     let all = ["pods", "secrets", "jobs"].map(|kind| running.world.kubernetes.list(kind, RUNNER_NAMESPACE));
     let labelled =
         |object: &&gharts_listener::sim::kubernetes::Object| object["metadata"]["labels"]["runner-pod"] == runner;
