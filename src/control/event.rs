@@ -25,7 +25,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Event {
     Queue(SetName, QueueEvent),
-    Sighting(Sighting),
+    /// In which view of the pods ([`super::tenure::Views`]).
+    Sighting(u64, Sighting),
     Start(SetName, RunnerName, StartEvent),
     Called {
         set: SetName,

@@ -46,16 +46,20 @@ impl Folded {
 impl Control {
     pub(super) fn fold(&mut self, event: Event) -> Folded {
         let now = self.timeline.now();
-        if !self.leadership.leads() {
-            // Outcomes of a time that is over; what they made is the next leader's.
-            if let Event::Sighting(sighting) = event {
-                self.keep_for_later(sighting);
+        match event {
+            // Seen before this replica led, or when it still did: a list that is under way tells the newer truth.
+            Event::Sighting(view, _) if !self.leadership.is_newest(view) => return Folded::default(),
+            Event::Sighting(_, sighting) if !self.leadership.leads() => {
+                self.see_standing_by(&sighting);
+                return Folded::default();
             }
-            return Folded::default();
+            // Outcomes of a time that is over; what they made is the next leader's.
+            _ if !self.leadership.leads() => return Folded::default(),
+            _ => {}
         }
         match event {
             Event::Queue(set, event) => self.fold_queue(now, &set, event),
-            Event::Sighting(sighting) => self.fold_sighting(now, sighting),
+            Event::Sighting(_, sighting) => self.fold_sighting(now, sighting),
             Event::Start(set, name, event) => self.fold_start(now, &set, &name, event),
             Event::Called {
                 set,
@@ -307,10 +311,7 @@ impl Control {
                 Folded::default()
             }
             Sighting::ListEnds => self.fold_list_end(now),
-            Sighting::Interrupted(why) => {
-                tracing::warn!(why, "the watch was interrupted; it begins again");
-                Folded::default()
-            }
+            Sighting::Interrupted(_) => Folded::default(),
         }
     }
 

@@ -38,10 +38,15 @@ use queues::{Queue, Queues};
 pub use reconfigure::Reconfigured;
 pub use report::ScopeLabels;
 pub use service::Service;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::{event::Event, rounds::AllRounds, tenure::Leadership, timeline::Timeline};
+use self::{
+    event::Event,
+    rounds::AllRounds,
+    tenure::{Leadership, Views},
+    timeline::Timeline,
+};
 use crate::{
     clock::Clock,
     config::{Retry, Timeouts},
@@ -56,7 +61,7 @@ use crate::{
         runner::{Kind, PodProgress, Runner},
         world::{Session, SetWorld, World},
     },
-    runner::cluster::Cluster,
+    runner::cluster::{Cluster, Sighting},
     scaleset::{Note, Spec},
     server::Heartbeat,
     shutdown::Tasks,
@@ -205,11 +210,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     let mut rng = fastrand::Rng::with_seed(setup.seed);
     let watching = setup.tasks.child();
     let words = setup.tasks.child();
-    let watch_again = Arc::new(Notify::new());
-    watch_pods(&watching, setup.cluster.clone(), events_in.clone(), watch_again.clone());
+    let views = Arc::new(Views::default());
+    watch_pods(&watching, setup.cluster.clone(), events_in.clone(), views.clone());
     let owner = setup.lease.identity.clone();
     let lease = Lease::keep(setup.lease, &watching);
-    let (leadership, mandate) = Leadership::new(&lease, watch_again);
+    let (leadership, mandate) = Leadership::new(&lease, views);
 
     let parts = Arc::new(Parts {
         cluster: setup.cluster,
@@ -316,25 +321,36 @@ fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
     }
 }
 
-/// `again`: the list is wanted anew.
-fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>, again: Arc<Notify>) {
+fn watch_pods(tasks: &Tasks, cluster: Cluster, events: mpsc::Sender<Event>, views: Arc<Views>) {
     let stop = tasks.token().clone();
     tasks.keep("watch", move || {
-        let (stop, cluster, events, again) = (stop.clone(), cluster.clone(), events.clone(), again.clone());
+        let (stop, cluster, events, views) = (stop.clone(), cluster.clone(), events.clone(), views.clone());
         async move {
+            let mut view = views.newest();
+            let mut interrupted = false;
             let mut sightings = std::pin::pin!(cluster.watch());
             loop {
                 let sighting = tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = again.notified() => {
+                    () = views.renewed() => {
+                        view = views.newest();
                         sightings.set(cluster.watch());
                         continue;
                     }
                     sighting = sightings.next() => sighting,
                 };
                 let Some(sighting) = sighting else { return };
-                if events.send(Event::Sighting(sighting)).await.is_err() {
+                match &sighting {
+                    // One line for each outage, however often it is tried again.
+                    Sighting::Interrupted(why) if interrupted => tracing::debug!(why, "the watch fails still"),
+                    Sighting::Interrupted(why) => {
+                        tracing::warn!(why, "the watch was interrupted; it begins again");
+                        interrupted = true;
+                    }
+                    _ => interrupted = false,
+                }
+                if events.send(Event::Sighting(view, sighting)).await.is_err() {
                     return;
                 }
             }

@@ -1,9 +1,17 @@
 //! Leading and standing by: what the loop and the queues' tasks do when this replica gains the Lease or loses it.
 //!
-//! A replica that stands by watches the pods and does nothing else. What it sees it only keeps, so that at the gain the
-//! world is built from it at once, as it is at a start. At a loss everything is forgotten: the next leader knows better.
+//! A replica that stands by watches the pods, so that it knows that it can, and does nothing else. Its view may be old, and
+//! the last leader may have made pods until its end: so at the gain, as at a start, the pods are listed anew, and nothing
+//! is made before that list is read. At a loss everything is forgotten: the next leader knows better.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use kube::Resource as _;
 use tokio::sync::{Notify, mpsc, watch};
@@ -18,7 +26,7 @@ use crate::{
         runner::PROVISIONING,
         world::{Session, SetWorld, World},
     },
-    runner::{cluster::Sighting, observe::WatchedPod},
+    runner::cluster::Sighting,
     status::LeaderStatus,
 };
 
@@ -103,12 +111,35 @@ pub(super) struct Leadership {
     pub(super) dead: bool,
     /// What is seen while standing by.
     pods: StandbyPods,
-    /// The watch shall begin anew.
-    watch_again: Arc<Notify>,
+    views: Arc<Views>,
+}
+
+/// Views of the pods: a list and what is watched from there on. A newer one begins with a list of its own.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    newest: AtomicU64,
+    wanted: Notify,
+}
+
+impl Views {
+    /// Nothing that was listed before now counts.
+    fn renew(&self) {
+        self.newest.fetch_add(1, Ordering::AcqRel);
+        self.wanted.notify_one();
+    }
+
+    pub(super) fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// Resolves when a newer one is wanted. For one waiter.
+    pub(super) async fn renewed(&self) {
+        self.wanted.notified().await;
+    }
 }
 
 impl Leadership {
-    pub(super) fn new(lease: &crate::lease::Lease, watch_again: Arc<Notify>) -> (Self, Mandate) {
+    pub(super) fn new(lease: &crate::lease::Lease, views: Arc<Views>) -> (Self, Mandate) {
         let (tenure, seen) = watch::channel(None);
         let mandate = Mandate {
             fence: lease.fence.clone(),
@@ -126,7 +157,7 @@ impl Leadership {
             identity: lease.identity.clone(),
             dead: false,
             pods: StandbyPods::default(),
-            watch_again,
+            views,
         };
         (leadership, mandate)
     }
@@ -149,8 +180,13 @@ impl Leadership {
 
     /// Whether a pod of this set has been seen while standing by.
     pub(super) fn sees_pod_of(&self, set: &SetParts) -> bool {
-        let pods = self.pods.pods.iter().chain(&self.pods.listing).flatten();
-        pods.into_iter().any(|(name, _)| set.namer.is_ours(name.as_str()))
+        let mut pods = self.pods.pods.iter().chain(&self.pods.listing).flatten();
+        pods.any(|name| set.namer.is_ours(name.as_str()))
+    }
+
+    /// Whether this view of the pods still counts.
+    pub(super) fn is_newest(&self, view: u64) -> bool {
+        view == self.views.newest()
     }
 
     /// Why nothing new may be begun, if so.
@@ -219,46 +255,33 @@ impl Leadership {
     }
 }
 
-/// Pods in the runner namespace, kept while standing by.
+/// Names of the pods in the runner namespace, for one who stands by.
 #[derive(Debug, Default)]
 struct StandbyPods {
     /// As of the last list that was read to its end, and what was seen since.
-    pods: Option<Pods>,
+    pods: Option<BTreeSet<RunnerName>>,
     /// What the list under way has brought so far.
-    listing: Option<Pods>,
+    listing: Option<BTreeSet<RunnerName>>,
 }
 
-type Pods = BTreeMap<RunnerName, Box<WatchedPod>>;
-
 impl StandbyPods {
-    fn see(&mut self, sighting: Sighting) {
+    fn see(&mut self, sighting: &Sighting) {
         match sighting {
-            Sighting::ListBegins => self.listing = Some(Pods::new()),
+            Sighting::ListBegins => self.listing = Some(BTreeSet::new()),
             Sighting::Pod(pod) => {
                 let name = pod.meta().name.as_deref().map(RunnerName::new);
                 if let (Some(name), Some(pods)) = (name, self.listing.as_mut().or(self.pods.as_mut())) {
-                    pods.insert(name, pod);
+                    pods.insert(name);
                 }
             }
             Sighting::Gone(name) => {
                 for pods in self.listing.iter_mut().chain(&mut self.pods) {
-                    pods.remove(&name);
+                    pods.remove(name);
                 }
             }
             Sighting::ListEnds => self.pods = self.listing.take().or(self.pods.take()),
-            Sighting::Interrupted(why) => tracing::warn!(why, "the watch was interrupted; it begins again"),
+            Sighting::Interrupted(_) => {}
         }
-    }
-
-    /// The same sightings once more.
-    fn replay(self) -> impl Iterator<Item = Sighting> {
-        let list = |pods: Option<Pods>, end: Option<Sighting>| {
-            let begin = pods.is_some().then_some(Sighting::ListBegins);
-            let pods = pods.into_iter().flatten().map(|(_, pod)| Sighting::Pod(pod));
-            begin.into_iter().chain(pods).chain(end)
-        };
-        let end = self.pods.is_some().then_some(Sighting::ListEnds);
-        list(self.pods, end).chain(list(self.listing, None))
     }
 }
 
@@ -297,10 +320,8 @@ impl Control {
         self.world = self.blank_world();
         self.world.begin_carefully();
         self.rounds = AllRounds::of(&self.sets, sweeps);
-        for sighting in std::mem::take(&mut self.leadership.pods).replay() {
-            let folded = self.fold_sighting(now, sighting);
-            self.reap(folded);
-        }
+        self.leadership.pods = StandbyPods::default();
+        self.leadership.views.renew();
         let tenure = Some(Arc::new(tenure));
         self.leadership.tenure.send_if_modified(|now| {
             *now = tenure;
@@ -316,12 +337,12 @@ impl Control {
         }
         // What has no pod yet gets none; its registration is an orphan, which the next leader removes.
         for given_up in std::mem::take(&mut self.starts).into_values() {
-            given_up.store(true, std::sync::atomic::Ordering::Release);
+            given_up.store(true, Ordering::Release);
         }
         self.acks.clear();
         self.listing = None;
         self.stand_by();
-        self.leadership.watch_again.notify_one();
+        self.leadership.views.renew();
     }
 
     fn blank_world(&self) -> World {
@@ -351,7 +372,7 @@ impl Control {
     }
 
     /// What the watch shows to one who stands by.
-    pub(super) fn keep_for_later(&mut self, sighting: Sighting) {
+    pub(super) fn see_standing_by(&mut self, sighting: &Sighting) {
         self.leadership.pods.see(sighting);
         self.world.synced = self.leadership.pods.pods.is_some();
     }

@@ -10,7 +10,7 @@ use gharts_listener::{
         gharts::Latency,
         github::{JobHandle, JobState, NewJobs},
         kubernetes::{Fault, Trouble},
-        world::{DAEMON_NAMESPACE, LEASE, Options, Provisioner, SetOptions, World},
+        world::{DAEMON_NAMESPACE, LEASE, Options, Provisioner, SetOptions, World, account_name},
     },
     status::SetStatus,
 };
@@ -248,6 +248,37 @@ async fn killed_again_and_again(provisioner: Provisioner, seed: u64) {
 async fn b1_b42_a_leader_that_is_killed_with_jobs_in_flight_is_succeeded_within_20_s_each_time() {
     killed_again_and_again(Provisioner::ScaleSet, 11).await;
     killed_again_and_again(Provisioner::Gharts, 12).await;
+}
+
+/// The watch of the one who stands by is down while the leader makes runners and dies.
+#[tokio::test(start_paused = true)]
+async fn b1_b15_b42_a_successor_whose_view_of_the_pods_is_old_lists_them_before_it_makes_any() {
+    for seed in 0..3 {
+        let _run = Run::called(format!("seed {seed}"));
+        let pair = Pair::start(options(Provisioner::ScaleSet, seed)).await;
+        let leader = pair.leader();
+        pair.until("both see the pods", MINUTE, |pair| {
+            (0..2).all(|n| pair.daemons[n].sources.status.borrow().ready)
+        })
+        .await;
+        let deaf = Fault::new(Trouble::Throttled { retry_after: 1 }).verb("watch");
+        let deaf = pair
+            .world()
+            .kubernetes
+            .add_fault(deaf.resource("pods").user(&account_name()));
+        pair.world().kubernetes.cut_watches();
+        let all = pair.queue(&jobs("linux", 10).lasting(30 * SECOND));
+        pair.until("ten pods", MINUTE, |pair| pair.world().counters.live() == 10)
+            .await;
+        pair.daemons[leader].kill();
+        pair.until_polls(1 - leader, 20 * SECOND).await;
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!(pair.world().counters.created(), 10, "every job has its runner");
+        pair.world().kubernetes.end_fault(deaf);
+        pair.until_finished(&all, 20 * MINUTE).await;
+        let world = pair.end().await;
+        assert!(world.counters.max_live() <= 10, "maxRunners at one time");
+    }
 }
 
 #[tokio::test(start_paused = true)]
