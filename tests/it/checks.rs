@@ -1,4 +1,4 @@
-//! `check` as a person runs it: a process, against the simulated world on real sockets.
+//! `check` and `cleanup` as a person runs them: a process, against the simulated world on real sockets.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -39,11 +39,16 @@ impl Stage {
 
     /// What `check` says, and its exit code.
     async fn check(&self) -> (String, i32) {
+        self.says(&["check"]).await
+    }
+
+    /// What a command says with the daemon's file, and its exit code.
+    async fn says(&self, arguments: &[&str]) -> (String, i32) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gharts-listener"));
-        command.arg("check").arg("-c").arg(&self.served.config);
+        command.args(arguments).arg("-c").arg(&self.served.config);
         let output = tokio::time::timeout(Duration::from_secs(120), command.output());
         let output = output.await.unwrap().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (text, output.status.code().unwrap())
     }
 
@@ -148,4 +153,42 @@ async fn b8_check_says_which_credential_is_refused_and_that_the_other_is_not() {
     assert_eq!(stage.change(&json!({"limits": 1})).await, 400);
     let (text, _) = stage.check().await;
     assert!(text.contains("GitHub limits the rate"), "{text}");
+}
+
+#[tokio::test]
+async fn b56_cleanup_names_what_it_removes_and_its_exit_code_says_whether_anything_is_left() {
+    let stage = Stage::set("cleanup", two_scopes()).await;
+    let (text, code) = stage.says(&["cleanup", "linx"]).await;
+    assert_eq!(code, 64, "{text}");
+    assert!(
+        text.contains("error: the file has no scale set linx\n  help: "),
+        "{text}"
+    );
+    for set in ["linux", "web"] {
+        stage.register(set).await;
+    }
+    let github = &stage.served.world.services.github;
+    let linux = github.set("linux").unwrap().id;
+    assert!(github.register_runner("acme", Some(linux), "linux-zzzzz-0123456789", &[]));
+    let base = &stage.served.addresses.github;
+    let web = format!(
+        "scale set web: id {} at GitHub at {base}/acme/web\n",
+        github.set("web").unwrap().id
+    );
+
+    let (text, code) = stage.says(&["cleanup", "--scale-sets", "--dry-run"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(&format!("would remove {web}")), "{text}");
+    assert!(github.set("web").is_some());
+    let (text, code) = stage.says(&["cleanup", "--scale-sets"]).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("removed   {web}")), "{text}");
+    assert!(text.contains("kept      scale set linux: somebody else"), "{text}");
+    assert!(text.ends_with("\n1 removed, 1 kept\n"), "{text}");
+    assert!(github.remove_runner("linux-zzzzz-0123456789"));
+    let (text, code) = stage.says(&["cleanup", "--scale-sets"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(github.sets().len(), 0);
+    let (text, code) = stage.says(&["cleanup", "--scale-sets"]).await;
+    assert_eq!((text.as_str(), code), ("nothing is left of this installation\n", 0));
 }

@@ -50,11 +50,11 @@ impl Job<'_> {
             agent.runner_scale_set_id == Some(id) && !(self.wish.dry_run && set.namer.is_ours(&agent.name))
         });
         if let Some(other) = others.next() {
-            let says = format!(
-                "{} runners are registered with it that are not this installation's, such as {}",
-                1 + others.count(),
-                other.name
-            );
+            let more = match others.count() {
+                0 => String::new(),
+                n => format!(", and {n} more"),
+            };
+            let says = format!("somebody else's runners are registered with it: {}{more}", other.name);
             let remedy = "another installation uses the set: leave it, or clean that one up first";
             return Ok(Finding::new(Fate::Kept, what, says, remedy));
         }
@@ -101,7 +101,7 @@ fn waiting(statistics: Option<Statistics>) -> Option<i64> {
 }
 
 fn jobs_wait(what: &str, jobs: i64) -> Finding {
-    let says = format!("{jobs} jobs wait for it or run on it");
+    let says = format!("jobs that wait for it or run on it: {jobs}");
     let remedy = "let a listener serve them, or cancel them at GitHub; --busy deletes the set all the same";
     Finding::new(Fate::Kept, what, says, remedy)
 }
