@@ -117,7 +117,8 @@ impl Authority {
         &self.ca_pem
     }
 
-    fn acceptor(&self) -> Result<TlsAcceptor, ServeError> {
+    /// Serves TLS with that certificate.
+    pub fn acceptor(&self) -> Result<TlsAcceptor, ServeError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?

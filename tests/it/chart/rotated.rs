@@ -8,6 +8,10 @@ use std::{
     net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +25,7 @@ use gharts_listener::{
     sim::{
         github::{GitHub, JobHandle, JobState, NewJobs},
         keys::SigningKey,
+        kubernetes::Authority,
         oidc,
         serve::{ServeOptions, Served, serve},
         world::{
@@ -30,6 +35,8 @@ use gharts_listener::{
     },
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{DAEMON_NAMESPACE, chart, cluster::Cluster};
@@ -108,14 +115,51 @@ fn mount(folder: &Path, content: &BTreeMap<String, Vec<u8>>) {
     }
 }
 
-fn certificate(name: &str) -> String {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]);
-    made.unwrap().cert.pem()
+/// What the world serves on a plain port, by TLS: with whichever certificate is the latest at each handshake.
+struct Front {
+    port: u16,
+    tls: watch::Sender<TlsAcceptor>,
+    /// Handshakes so far that came to their end.
+    met: Arc<AtomicU32>,
 }
 
-/// The chart's values for a world at this port.
-fn values(port: u16) -> Value {
+impl Front {
+    async fn start(authority: &Authority, world: u16, tasks: &Tasks) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tls, latest) = watch::channel(authority.acceptor().unwrap());
+        let met = Arc::new(AtomicU32::new(0));
+        let (counted, connections) = (met.clone(), tasks.clone());
+        tasks.spawn("front", async move {
+            while let Some(Ok((stream, _))) = connections.token().run_until_cancelled(listener.accept()).await {
+                let (acceptor, met) = (latest.borrow().clone(), counted.clone());
+                connections.spawn("front's connection", async move {
+                    let Ok(mut outer) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    met.fetch_add(1, Ordering::Relaxed);
+                    let mut inner = tokio::net::TcpStream::connect(("127.0.0.1", world)).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                });
+            }
+        });
+        Self { port, tls, met }
+    }
+
+    /// From the next handshake on.
+    fn change(&self, authority: &Authority) {
+        self.tls.send_replace(authority.acceptor().unwrap());
+    }
+
+    fn met(&self) -> u32 {
+        self.met.load(Ordering::Relaxed)
+    }
+}
+
+/// The chart's values for a world at this port, whose GHARTS and issuer are reached by TLS at the other one.
+fn values(port: u16, front: u16) -> Value {
     let at = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let by_tls = |path: &str| format!("https://127.0.0.1:{front}{path}");
     json!({
         "replicaCount": 0,
         "image": {"repository": "registry.example.com/gharts-listener"},
@@ -127,10 +171,10 @@ fn values(port: u16) -> Value {
         "config": {
             "github": {"configUrl": at("/acme"),
                 "auth": {"app": {"clientId": APP_CLIENT, "installationId": APP_INSTALLATION}}},
-            "gharts": {"baseUrl": at("/gharts"), "team": TEAM,
+            "gharts": {"baseUrl": by_tls("/gharts"), "team": TEAM,
                 "limits": {"requestsPerSecond": 100, "burst": 100, "maxInFlight": 16},
                 "oidc": {"provider": "external", "audience": at("/gharts"),
-                    "external": {"tokenUrl": at("/oidc/oauth/token"), "clientId": MACHINE.0, "scope": "runners"}}},
+                    "external": {"tokenUrl": by_tls("/oidc/oauth/token"), "clientId": MACHINE.0, "scope": "runners"}}},
             "server": {"listen": format!("127.0.0.1:{}", port + 2)},
             "logging": {"format": "human"},
             "scaleSets": [{"name": "linux", "maxRunners": 10,
@@ -144,9 +188,9 @@ fn put_secret(cluster: &Cluster, name: &str, key: &str, text: &str) {
         "metadata": {"name": name, "namespace": DAEMON_NAMESPACE}, "stringData": {key: text}}));
 }
 
-fn put_ca(cluster: &Cluster, name: &str) {
+fn put_ca(cluster: &Cluster, bundle: &str) {
     cluster.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "company-ca", "namespace": DAEMON_NAMESPACE}, "data": {"ca.crt": certificate(name)}}));
+        "metadata": {"name": "company-ca", "namespace": DAEMON_NAMESPACE}, "data": {"ca.crt": bundle}}));
 }
 
 /// All the jobs that there were.
@@ -204,22 +248,24 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let tasks = Tasks::new();
+    let [old_ca, new_ca] = [(); 2].map(|()| Authority::generate().unwrap());
+    let front = Front::start(&old_ca, port, &tasks).await;
     let file = cluster.dir.join("values.json");
-    fs::write(&file, values(port).to_string()).unwrap();
+    fs::write(&file, values(port, front.port).to_string()).unwrap();
     cluster.kubectl(&["create", "namespace", super::RUNNER_NAMESPACE]);
     cluster.install(&["--values", file.to_str().unwrap()]);
     // A key of the App for the daemon; GHARTS has one of its own.
     let first = SigningKey::generate("first").unwrap();
     put_secret(&cluster, "github-app", "private-key.pem", first.private_pem());
     put_secret(&cluster, "gharts-client", "client-secret", MACHINE.1);
-    put_ca(&cluster, "one");
+    put_ca(&cluster, old_ca.ca_pem());
     let kubelet = Kubelet {
         cluster: &cluster,
         dir: cluster.dir.join("volumes"),
     };
     kubelet.refresh();
 
-    let tasks = Tasks::new();
     let served = world(&cluster, port, &tasks).await;
     let (github, oidc) = (served.world.services.github.clone(), served.world.services.oidc.clone());
     assert!(github.add_app_key(first.public_pem()));
@@ -252,13 +298,13 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     let load = tasks.spawn("load", keep_busy(github.clone(), enough.clone()));
     let at_work = || github.jobs().iter().any(|job| job.state == JobState::Running);
     until("jobs at work", &log, async || at_work()).await;
-    let taken_over = async |file: &str| {
+    let taken_over = async |file: &str, times: usize| {
         until(file, &log, async || {
             let text = fs::read_to_string(&log).unwrap();
-            let mut lines = text
+            let all = text
                 .lines()
                 .filter(|line| line.contains("secrets have changed: taken over"));
-            lines.any(|line| line.contains(&format!("credentials/{file}")))
+            all.filter(|line| line.contains(&format!("credentials/{file}"))).count() == times
         })
         .await;
     };
@@ -287,7 +333,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     let tokens = github.answered("access token", 201);
     put_secret(&cluster, "github-app", "private-key.pem", second.private_pem());
     kubelet.refresh();
-    taken_over("githubAppKey").await;
+    taken_over("githubAppKey", 1).await;
     until("a token by the new key", &log, async || {
         github.answered("access token", 201) > tokens
     })
@@ -299,15 +345,25 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     oidc.register(oidc::Client::machine(MACHINE.0, "another"));
     put_secret(&cluster, "gharts-client", "client-secret", "another");
     kubelet.refresh();
-    taken_over("ghartsClientSecret").await;
+    taken_over("ghartsClientSecret", 1).await;
     until("a token by the new secret", &log, async || {
         oidc.tokens_issued() > issued
     })
     .await;
 
-    put_ca(&cluster, "two");
+    // The authority of GHARTS and the issuer: both are trusted, the server changes, the new one alone is.
+    put_ca(&cluster, &format!("{}{}", old_ca.ca_pem(), new_ca.ca_pem()));
     kubelet.refresh();
-    taken_over("ca").await;
+    taken_over("ca", 1).await;
+    front.change(&new_ca);
+    put_ca(&cluster, new_ca.ca_pem());
+    let met = front.met();
+    kubelet.refresh();
+    taken_over("ca", 2).await;
+    until("calls by the new certificate", &log, async || front.met() > met).await;
+    // A round of jobs by it.
+    let ended = github.jobs().len();
+    until("more jobs", &log, async || github.jobs().len() >= ended + JOBS).await;
 
     enough.cancel();
     let jobs = load.await.unwrap();
@@ -316,6 +372,8 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     assert!(results.clone().all(|result| result.as_deref() == Some("succeeded")));
     assert_eq!(github.answered("open session", 200), 1, "no session was dropped");
     assert_eq!((github.answered("access token", 401), oidc.tokens_refused()), (0, 0));
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("runner not provisioned"), "{text}");
     assert!(daemon.0.try_wait().unwrap().is_none(), "one process did all of it");
     let said = status(&transport, port).await.unwrap();
     assert_eq!(said["configuration"]["generation"], 2, "{said:#}");
