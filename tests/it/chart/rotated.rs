@@ -23,7 +23,7 @@ use gharts_listener::{
     http::{IDLE_BRIEF, SharedTransport, reqwest_transport, send},
     shutdown::Tasks,
     sim::{
-        github::{GitHub, JobHandle, JobState, NewJobs},
+        github::{GitHub, JobHandle, JobState, NewJobs, Pat},
         keys::SigningKey,
         kubernetes::Authority,
         oidc,
@@ -63,6 +63,22 @@ impl Kubelet<'_> {
         self.dir.join(volume).join(name)
     }
 
+    /// A new one of the chart's account.
+    fn token(&self, audience: &str) -> String {
+        let wanted = [
+            "create",
+            "token",
+            "gharts-listener",
+            "--audience",
+            audience,
+            "--duration=600s",
+        ];
+        let token = self
+            .cluster
+            .kubectl(&[&["--namespace", DAEMON_NAMESPACE], &wanted[..]].concat());
+        token.trim().to_owned()
+    }
+
     /// What the volume holds now, by file name.
     fn content(&self, volume: &Value) -> BTreeMap<String, Vec<u8>> {
         let mut all = BTreeMap::new();
@@ -72,6 +88,10 @@ impl Kubelet<'_> {
             }
         }
         for source in volume["projected"]["sources"].as_array().into_iter().flatten() {
+            if let Some(audience) = source["serviceAccountToken"]["audience"].as_str() {
+                let file = source["serviceAccountToken"]["path"].as_str().unwrap();
+                all.insert(file.to_owned(), self.token(audience).into());
+            }
             for kind in ["secret", "configMap"] {
                 let Some(name) = source[kind]["name"].as_str() else {
                     continue;
@@ -224,9 +244,40 @@ async fn status(transport: &SharedTransport, port: u16) -> Option<Value> {
     serde_json::from_slice(answer.body()).ok()
 }
 
-async fn world(cluster: &Cluster, port: u16, tasks: &Tasks) -> Served {
+/// The daemon, to which is said by variables what stands elsewhere than in a pod.
+fn run(cluster: &Cluster, places: &[(&str, PathBuf)]) -> Process {
+    let variable = |(name, path): &(&str, PathBuf)| (format!("GHARTS_LISTENER_{name}"), path.display().to_string());
+    let variables: Vec<(String, String)> = places.iter().map(variable).collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, path)| (&**name, &**path)).collect();
+    Process::start_with(&cluster.dir, "run.log", &["run"], &variables)
+}
+
+/// The file of a secret has changed so often, as the daemon says.
+async fn until_taken_over(log: &Path, file: &str, times: usize) {
+    until(file, log, async || {
+        let text = fs::read_to_string(log).unwrap();
+        let all = text
+            .lines()
+            .filter(|line| line.contains("secrets have changed: taken over"));
+        all.filter(|line| line.contains(file)).count() == times
+    })
+    .await;
+}
+
+/// Each job that was queued succeeded.
+fn assert_succeeded(github: &GitHub, jobs: &[JobHandle]) {
+    let of = |job: &JobHandle| github.job(&job.id).unwrap().result;
+    let failed: Vec<_> = jobs
+        .iter()
+        .map(of)
+        .filter(|result| result.as_deref() != Some("succeeded"))
+        .collect();
+    assert!(failed.is_empty() && jobs.len() >= JOBS, "{failed:?} of {}", jobs.len());
+}
+
+async fn world(cluster: &Cluster, port: u16, credential: Credential, tasks: &Tasks) -> Served {
     let options = Options {
-        credential: Credential::App,
+        credential,
         sets: vec![SetOptions::new("linux", Provisioner::Gharts, 10)],
         gharts_limits: GhartsLimits::WIDE,
         ..Options::default()
@@ -266,10 +317,9 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     };
     kubelet.refresh();
 
-    let served = world(&cluster, port, &tasks).await;
+    let served = world(&cluster, port, Credential::App, &tasks).await;
     let (github, oidc) = (served.world.services.github.clone(), served.world.services.oidc.clone());
     assert!(github.add_app_key(first.public_pem()));
-    // What stands elsewhere than in a pod is said by variables.
     let places = [
         ("CONFIG", kubelet.file("file", "config.yaml")),
         ("_KUBERNETES__KUBECONFIG", cluster.dir.join("world/kubeconfig")),
@@ -284,9 +334,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
         ("_GITHUB__TLS__CA_FILE", kubelet.file("credentials", "ca")),
         ("_GHARTS__TLS__CA_FILE", kubelet.file("credentials", "ca")),
     ];
-    let variables = places.map(|(name, path)| (format!("GHARTS_LISTENER_{name}"), path.display().to_string()));
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, path)| (&**name, &**path)).collect();
-    let mut daemon = Process::start_with(&cluster.dir, "run.log", &["run"], &variables);
+    let mut daemon = run(&cluster, &places);
     let log = cluster.dir.join("run.log");
     let transport = reqwest_transport(&Tls::default(), &Proxy::default(), IDLE_BRIEF).unwrap();
     until("a session", &log, async || {
@@ -298,17 +346,6 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     let load = tasks.spawn("load", keep_busy(github.clone(), enough.clone()));
     let at_work = || github.jobs().iter().any(|job| job.state == JobState::Running);
     until("jobs at work", &log, async || at_work()).await;
-    let taken_over = async |file: &str, times: usize| {
-        until(file, &log, async || {
-            let text = fs::read_to_string(&log).unwrap();
-            let all = text
-                .lines()
-                .filter(|line| line.contains("secrets have changed: taken over"));
-            all.filter(|line| line.contains(&format!("credentials/{file}"))).count() == times
-        })
-        .await;
-    };
-
     // The configuration.
     cluster.helm_does(&[
         "upgrade",
@@ -333,7 +370,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     let tokens = github.answered("access token", 201);
     put_secret(&cluster, "github-app", "private-key.pem", second.private_pem());
     kubelet.refresh();
-    taken_over("githubAppKey", 1).await;
+    until_taken_over(&log, "credentials/githubAppKey", 1).await;
     until("a token by the new key", &log, async || {
         github.answered("access token", 201) > tokens
     })
@@ -345,7 +382,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     oidc.register(oidc::Client::machine(MACHINE.0, "another"));
     put_secret(&cluster, "gharts-client", "client-secret", "another");
     kubelet.refresh();
-    taken_over("ghartsClientSecret", 1).await;
+    until_taken_over(&log, "credentials/ghartsClientSecret", 1).await;
     until("a token by the new secret", &log, async || {
         oidc.tokens_issued() > issued
     })
@@ -354,12 +391,12 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     // The authority of GHARTS and the issuer: both are trusted, the server changes, the new one alone is.
     put_ca(&cluster, &format!("{}{}", old_ca.ca_pem(), new_ca.ca_pem()));
     kubelet.refresh();
-    taken_over("ca", 1).await;
+    until_taken_over(&log, "credentials/ca", 1).await;
     front.change(&new_ca);
     put_ca(&cluster, new_ca.ca_pem());
     let met = front.met();
     kubelet.refresh();
-    taken_over("ca", 2).await;
+    until_taken_over(&log, "credentials/ca", 2).await;
     until("calls by the new certificate", &log, async || front.met() > met).await;
     // A round of jobs by it.
     let ended = github.jobs().len();
@@ -368,8 +405,7 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     enough.cancel();
     let jobs = load.await.unwrap();
     until("the end of every job", &log, async || github.unfinished_jobs() == 0).await;
-    let results = jobs.iter().map(|job| github.job(&job.id).unwrap().result);
-    assert!(results.clone().all(|result| result.as_deref() == Some("succeeded")));
+    assert_succeeded(&github, &jobs);
     assert_eq!(github.answered("open session", 200), 1, "no session was dropped");
     assert_eq!((github.answered("access token", 401), oidc.tokens_refused()), (0, 0));
     let text = fs::read_to_string(&log).unwrap();
@@ -377,6 +413,83 @@ async fn b38_helm_upgrade_and_every_changed_secret_reach_the_running_daemon_unde
     assert!(daemon.0.try_wait().unwrap().is_none(), "one process did all of it");
     let said = status(&transport, port).await.unwrap();
     assert_eq!(said["configuration"]["generation"], 2, "{said:#}");
+    assert_eq!(daemon.terminate(), Some(0));
+    tasks.stop();
+}
+
+/// The daemon's token for GHARTS comes by the kubelet, as a volume of the pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn b38_a_projected_token_and_a_personal_one_are_replaced_under_load() {
+    let Some(cluster) = Cluster::start("projected") else {
+        return;
+    };
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut values = values(port, port);
+    let gharts = format!("http://127.0.0.1:{port}/gharts");
+    values["credentials"] = json!({"githubToken": {"secretName": "github-token"}});
+    values["projectedToken"] = json!({"audience": gharts});
+    values["config"]["github"].as_object_mut().unwrap().remove("auth");
+    values["config"]["gharts"]["baseUrl"] = json!(gharts);
+    values["config"]["gharts"]["oidc"] = json!({"provider": "file"});
+    let file = cluster.dir.join("values.json");
+    fs::write(&file, values.to_string()).unwrap();
+    cluster.kubectl(&["create", "namespace", super::RUNNER_NAMESPACE]);
+    cluster.install(&["--values", file.to_str().unwrap()]);
+    let tasks = Tasks::new();
+    let served = world(&cluster, port, Credential::Pat, &tasks).await;
+    let (services, github) = (&served.world.services, served.world.services.github.clone());
+    put_secret(&cluster, "github-token", "token", services.pat());
+    let kubelet = Kubelet {
+        cluster: &cluster,
+        dir: cluster.dir.join("volumes"),
+    };
+    kubelet.refresh();
+    let places = [
+        ("CONFIG", kubelet.file("file", "config.yaml")),
+        ("_KUBERNETES__KUBECONFIG", cluster.dir.join("world/kubeconfig")),
+        (
+            "_GITHUB__AUTH__PAT__TOKEN_FILE",
+            kubelet.file("credentials", "githubToken"),
+        ),
+        ("_GHARTS__OIDC__TOKEN_FILE", kubelet.file("token", "token")),
+    ];
+    let mut daemon = run(&cluster, &places);
+    let log = cluster.dir.join("run.log");
+    let at_work = || github.jobs().iter().any(|job| job.state == JobState::Running);
+    until("a session", &log, async || {
+        github.set("linux").is_some_and(|set| set.polling)
+    })
+    .await;
+    let enough = CancellationToken::new();
+    let load = tasks.spawn("load", keep_busy(github.clone(), enough.clone()));
+    until("jobs at work", &log, async || at_work()).await;
+
+    // Each refresh brings another token.
+    kubelet.refresh();
+    until_taken_over(&log, "token/token", 1).await;
+    let new = "ghp_00000000000000000000000000004242";
+    github.put_pat(Pat {
+        token: new.to_owned(),
+        manages_runners: true,
+        only_in: None,
+    });
+    put_secret(&cluster, "github-token", "token", new);
+    kubelet.refresh();
+    until_taken_over(&log, "credentials/githubToken", 1).await;
+    github.remove_pat(services.pat());
+    github.revoke_admin_tokens();
+    let before = github.jobs().len();
+    until("more jobs", &log, async || github.jobs().len() >= before + JOBS).await;
+
+    enough.cancel();
+    let jobs = load.await.unwrap();
+    until("the end of every job", &log, async || github.unfinished_jobs() == 0).await;
+    assert_succeeded(&github, &jobs);
+    assert_eq!(github.answered("open session", 200), 1, "no session was dropped");
+    assert_eq!(github.answered("registration token", 401), 0);
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("runner not provisioned"), "{text}");
     assert_eq!(daemon.terminate(), Some(0));
     tasks.stop();
 }
