@@ -72,8 +72,11 @@ struct State {
     removes: Lane,
     creates: Lane,
     words: Lane,
-    /// The server's own word: nobody passes before.
+    /// The server's own word: nobody passes before, and no creation before the other.
     held_until: Option<Instant>,
+    creates_held_until: Option<Instant>,
+    /// No creation has passed since that word: it is tried before it waits for another one.
+    create_untried: bool,
     /// Who comes back when the bucket has a token again.
     timekeeper: Option<Ticket>,
     last_ticket: Ticket,
@@ -81,6 +84,14 @@ struct State {
 
 type Ticket = u64;
 type Bucket = RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Duration>>;
+
+/// Whose turn it is.
+enum Next {
+    Nobody,
+    /// All that wait are held, the first one until then.
+    Held(Instant),
+    May(Urgency),
+}
 
 /// Why nobody else was admitted.
 enum Stopped {
@@ -130,11 +141,16 @@ impl Gate {
         self.inner.settle(&mut state);
     }
 
-    /// Lets nobody pass for so long: the server said when to come back. Calls in flight are not affected.
+    /// Lets nobody pass for so long: the server said when to come back. Calls in flight are not affected. What refuses
+    /// removals alone must not lock creations out: one is let pass between two such words.
     pub fn hold(&self, pause: Duration) {
-        let until = self.inner.clock.instant() + pause;
+        let until = Some(self.inner.clock.instant() + pause);
         let mut state = self.inner.lock();
-        state.held_until = state.held_until.max(Some(until));
+        state.held_until = state.held_until.max(until);
+        if !state.create_untried {
+            state.creates_held_until = state.creates_held_until.max(until);
+            state.create_untried = true;
+        }
     }
 
     pub fn load(&self) -> Load {
@@ -164,19 +180,20 @@ impl Inner {
             if self.max_in_flight.is_some_and(|max| state.in_flight >= max) {
                 return Stopped::Settled;
             }
-            let Some(urgency) = state.next_urgency() else {
-                return Stopped::Settled;
+            let urgency = match state.next_urgency(self.clock.instant()) {
+                Next::Nobody => return Stopped::Settled,
+                Next::Held(at) => return Stopped::Rate(at),
+                Next::May(urgency) => urgency,
             };
-            let now = self.clock.instant();
-            if let Some(at) = state.held_until.filter(|at| *at > now) {
-                return Stopped::Rate(at);
-            }
             if let Some(at) = self.bucket.as_ref().and_then(|b| self.token_due(b)) {
                 return Stopped::Rate(at);
             }
             if let Some(waiter) = state.lane(urgency).take_next() {
                 state.in_flight += 1;
-                state.creates_in_flight += u32::from(urgency == Urgency::Create);
+                if urgency == Urgency::Create {
+                    state.creates_in_flight += 1;
+                    state.create_untried = false;
+                }
                 if state.timekeeper == Some(waiter.ticket) {
                     state.timekeeper = None;
                 }
@@ -203,17 +220,30 @@ impl Inner {
 }
 
 impl State {
-    /// The lane whose first waiter is next, if the bounds on its kind permit one.
-    fn next_urgency(&self) -> Option<Urgency> {
-        if !self.removes.is_empty() {
-            Some(Urgency::Remove)
-        } else if !self.creates.is_empty() && self.create_limit.is_none_or(|limit| self.creates_in_flight < limit) {
-            Some(Urgency::Create)
-        } else if !self.words.is_empty() {
-            Some(Urgency::Tell)
-        } else {
-            None
-        }
+    /// Lanes in which somebody waits whom the bounds on its kind permit, best first.
+    fn waiting(&self) -> impl Iterator<Item = Urgency> {
+        let creates = !self.creates.is_empty() && self.create_limit.is_none_or(|limit| self.creates_in_flight < limit);
+        let lanes = [
+            (Urgency::Remove, !self.removes.is_empty()),
+            (Urgency::Create, creates),
+            (Urgency::Tell, !self.words.is_empty()),
+        ];
+        lanes
+            .into_iter()
+            .filter_map(|(urgency, waits)| waits.then_some(urgency))
+    }
+
+    fn next_urgency(&self, now: Instant) -> Next {
+        let held = |urgency: Urgency| {
+            let until = match urgency {
+                Urgency::Create => self.creates_held_until,
+                Urgency::Remove | Urgency::Tell => self.held_until,
+            };
+            until.filter(|at| *at > now)
+        };
+        let next = self.waiting().find(|urgency| held(*urgency).is_none()).map(Next::May);
+        let first = || self.waiting().filter_map(held).min().map(Next::Held);
+        next.or_else(first).unwrap_or(Next::Nobody)
     }
 
     /// Wakes who is next, unless somebody keeps the time already: waking, it takes the office.
@@ -221,7 +251,8 @@ impl State {
         if self.timekeeper.is_some() {
             return;
         }
-        if let Some(urgency) = self.next_urgency() {
+        let first = self.waiting().next();
+        if let Some(urgency) = first {
             self.lane(urgency).wake_first();
         }
     }

@@ -312,6 +312,7 @@ fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
         hearing: None,
         deaf: false,
         mismatched: None,
+        lists_tell: false,
         worked: None,
         refused: None,
         surplus_since: None,

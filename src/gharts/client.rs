@@ -17,7 +17,10 @@ use url::Url;
 
 use super::{
     classify::{Answer, Operation, Trouble, Verdict, classify},
-    wire::{JitAnswer, JitRequest, Me, Page, RegistrationAnswer, RegistrationRequest, Runner, SCALE_SET_FIELD},
+    wire::{
+        JitAnswer, JitRequest, Me, Page, RegistrationAnswer, RegistrationRequest, Runner, SCALE_SET_FIELD, TeamDetails,
+        TeamList,
+    },
 };
 use crate::{
     clock::Clock,
@@ -116,6 +119,12 @@ impl Client {
         decode(&body)
     }
 
+    /// Teams that we are a member of, deactivated ones too; only the versions with teams have this.
+    pub async fn teams(&self) -> Result<Vec<TeamDetails>, Failure> {
+        let body = self.read("/api/v1/admin/teams").await?;
+        Ok(decode::<TeamList>(&body)?.teams)
+    }
+
     /// Registers a runner. A 201 that cannot be decoded is given back at once, where it names its record.
     pub async fn jit(&self, request: &JitRequest) -> Result<JitAnswer, Failure> {
         let (status, mut answer) = self
@@ -127,9 +136,10 @@ impl Client {
 
     /// Has a registration token of GitHub's handed out. Only the older version does it.
     pub async fn provision(&self, request: &RegistrationRequest) -> Result<RegistrationAnswer, Failure> {
-        let (_, answer) = self
-            .register(Operation::Provision, PROVISION, request, &request.runner_name)
+        let (status, mut answer) = self
+            .register::<RegistrationAnswer>(Operation::Provision, PROVISION, request, &request.runner_name)
             .await?;
+        answer.status = status;
         Ok(answer)
     }
 

@@ -118,6 +118,9 @@ pub struct RegistrationAnswer {
     /// The organization that the token is for.
     #[serde(default)]
     pub github_url: Option<String>,
+    /// The status that it came with.
+    #[serde(skip)]
+    pub status: u16,
 }
 
 impl RegistrationAnswer {
@@ -187,6 +190,21 @@ pub struct Me {
     /// Absent in servers without extensions.
     #[serde(default)]
     pub features: Vec<String>,
+}
+
+/// `GET /api/v1/admin/teams`: those that the caller is a member of, deactivated ones too. Machine clients see none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct TeamList {
+    pub teams: Vec<TeamDetails>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TeamDetails {
+    pub id: String,
+    pub name: String,
+    pub is_active: bool,
+    #[serde(default)]
+    pub deactivation_reason: Option<String>,
 }
 
 impl Me {

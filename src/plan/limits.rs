@@ -22,6 +22,9 @@ const QUOTA_STEPS: [u64; 4] = [5, 10, 20, 30];
 const PODS_STEPS: [u64; 6] = [5, 10, 30, 60, 120, 300];
 /// A service that stands still: each call that comes meanwhile may keep it so for half a minute more.
 const STALLED_STEPS: [u64; 5] = [30, 60, 120, 240, 300];
+/// A service that has failed so often in a row is tried no more often than this, whatever the file says (B20).
+const IN_A_ROW: u32 = 4;
+const AILING: Duration = Duration::from_secs(30);
 /// A trouble that passes by itself is believed so long after the time of its next try, should nobody have tried.
 const STALE: Duration = Duration::from_mins(10);
 /// Clocks differ by seconds, seldom by more.
@@ -152,7 +155,10 @@ impl Hurdle {
         let row = old.filter(|h| !h.suspected && alike(h.reason.code, reason.code));
         let step = row.map_or(0, |h| if h.recovering { 0 } else { h.step + 1 });
         let base = steps(reason.code).pause(step, retry);
-        let pause = base.mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0));
+        let mut pause = base.mul_f64(0.8 + 0.2 * jitter.clamp(0.0, 1.0));
+        if steps(reason.code) == Steps::BackOff && step >= IN_A_ROW {
+            pause = pause.max(AILING);
+        }
         Self {
             since: same.map_or(now, |h| h.since),
             raised: now,
@@ -185,7 +191,12 @@ impl Hurdle {
     }
 
     /// The server's own word, beside any refusal.
+    ///
+    /// Not where a try is due by the word of before: what refuses look-ups may let creations pass, and only a try tells.
     pub fn told(&mut self, now: Moment, pause: Duration) {
+        if self.until <= now {
+            return;
+        }
         self.told = self.told.max(now + pause.min(RETRY_AFTER_MAX));
         self.until = self.until.max(self.told);
     }
@@ -200,9 +211,22 @@ impl Hurdle {
         !self.reason.code.is_scarcity()
     }
 
-    /// From when on its trouble, of a kind that passes, is too old to be believed, should nobody want to know.
+    /// From when on its trouble is too old to be believed, should nobody want to know. `None`: never, since places that
+    /// somebody else holds, and images that fail, do not pass by themselves: the next try goes on where the last one ended.
     pub fn stale_at(&self) -> Option<Moment> {
-        (!is_stubborn(self.reason.code)).then(|| self.until + STALE)
+        let passes = matches!(
+            self.reason.code,
+            Code::Upstream
+                | Code::UnknownOutcome
+                | Code::Unreachable
+                | Code::IssuerDown
+                | Code::RateLimited
+                | Code::ClusterUnavailable
+                | Code::NameTaken
+                | Code::ClockSkew
+                | Code::Stalled
+        );
+        passes.then(|| self.until + STALE)
     }
 
     /// What it may have been about has changed: try at once.

@@ -167,7 +167,7 @@ impl Code {
                 "change the set's labels (or `gharts.labels`), or ask a GHARTS administrator for the team's label policy"
             }
             Self::NotAuthorized => {
-                "ask a GHARTS administrator to register this identity, to enable JIT for it, and to make it a member of the team"
+                "ask a GHARTS administrator to register (or reactivate) this identity, to enable JIT for it, and to make it a member of the team, or to reactivate that"
             }
             Self::InvalidRequest => {
                 "labels may hold letters, digits, `-` and `_` only at this server; see `gharts.labels`"

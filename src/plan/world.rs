@@ -56,9 +56,10 @@ impl World {
         let mut events = Vec::new();
         for set in self.sets.values_mut() {
             let doubtful = set.is_doubtful(now);
+            set.lists_tell |= set.kind.meets == Meets::ByLabels && set.runners.values().any(Runner::was_listed);
             set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
-                runner.doubt(doubtful);
+                runner.doubt(doubtful, set.lists_tell);
                 if set.removed {
                     runner.goes_unheard();
                 }
@@ -89,9 +90,13 @@ impl World {
                 let tally = Tally::of(set);
                 set.could_use(&tally) > tally.covering || tally.awaiting_grant > 0
             };
-            let concerned = |set: &&SetWorld| set.scopes().contains(scope) && set.session.blocks().is_none();
+            let concerned = || sets.values().filter(|set| set.scopes().contains(scope));
+            let is_heard = |set: &SetWorld| set.session.blocks().is_none();
             let stale = hurdle.stale_at().is_some_and(|at| at <= now);
-            !(hurdle.recovering || stale) || sets.values().filter(concerned).any(lacks)
+            // Of a set whose queue is not heard nobody knows whether its jobs wait.
+            let is_over = (hurdle.recovering && !concerned().any(|set| is_heard(set) && lacks(set)))
+                || (stale && concerned().all(|set| is_heard(set) && !lacks(set)));
+            !is_over
         });
     }
 
@@ -390,6 +395,8 @@ pub struct SetWorld {
     pub mismatched: Option<Moment>,
     pub demand: Demand,
     pub runners: BTreeMap<RunnerName, Runner>,
+    /// Agents lists have shown ordinary runners of its.
+    pub lists_tell: bool,
     /// When one of its runners was last seen to work.
     pub worked: Option<Moment>,
     /// When a start of its was last refused, with none granted since.

@@ -84,10 +84,14 @@ impl GhartsProvisioner {
     }
 
     async fn grant(&self, request: &JitRequest) -> Result<Granted, Refusal> {
-        match &self.binding {
+        let granted = match &self.binding {
             Binding::ScaleSet => self.grant_in_set(request).await,
             Binding::Labels { runner_group_id } => self.grant_by_labels(request, *runner_group_id).await,
             Binding::RegistrationToken(github) => self.grant_by_registration_token(request, github).await,
+        };
+        match granted {
+            Err(refusal) => Err(self.explained(refusal).await),
+            well => well,
         }
     }
 

@@ -371,11 +371,17 @@ impl Runner {
             return None;
         }
         match sight {
+            // A list that has never shown any of the set's ordinary runners may be one that shows none.
+            AgentSight::Absent if !self.lists_tell => None,
             AgentSight::Absent => {
                 self.acquit(now);
                 Some(Happening::HadJob)
             }
             AgentSight::Offline | AgentSight::Online { busy: false } => {
+                self.left_behind = self.left_behind.saturating_add(1);
+                if self.left_behind < LISTS_TO_LOSE {
+                    return None;
+                }
                 self.suspect = false;
                 let failed = self.fail(now, Failure::ExitedWithoutJob);
                 self.remove_record.hurry(now);

@@ -116,6 +116,9 @@ pub struct Runner {
     hearing: Option<Hearing>,
     /// [`Meets::ByLabels`]: whether its set's runners work is not known, so that its end is to be looked into.
     doubted: bool,
+    lists_tell: bool,
+    /// Lists that showed its registration after its end.
+    left_behind: u8,
     absent: u8,
     /// When the newest agents list began that did not show it online.
     not_online: Option<Moment>,
@@ -171,6 +174,8 @@ impl Runner {
             suspect: false,
             hearing: Some(Hearing::default()),
             doubted: false,
+            lists_tell: false,
+            left_behind: 0,
             absent: 0,
             not_online: None,
             said: None,
@@ -230,8 +235,15 @@ impl Runner {
 
     /// Nobody tells of an ordinary runner's job. Should this one end well, its record is kept until an agents list shows
     /// whether its registration went with a job.
-    pub fn doubt(&mut self, doubted: bool) {
+    /// `lists_tell`: they have shown some ordinary runner of the set.
+    pub fn doubt(&mut self, doubted: bool, lists_tell: bool) {
         self.doubted = doubted;
+        self.lists_tell = lists_tell;
+    }
+
+    /// Some agents list has shown it.
+    pub fn was_listed(&self) -> bool {
+        self.listed
     }
 
     /// Its set moves to another place of GitHub's, and it cannot follow. A job that it has is finished.

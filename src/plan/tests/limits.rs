@@ -183,7 +183,7 @@ fn b20_a_servers_own_word_stands_above_a_place_of_ours_and_is_not_taken_for_days
 fn b20_a_service_that_fails_in_turns_fails_in_one_row() {
     let mut world = world([set("a").with(0, assigned(5))]);
     let mut now = 0;
-    for (turn, pause) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {
+    for (turn, pause) in [1, 2, 4, 8, 30, 30, 30].into_iter().enumerate() {
         let codes = [Code::Upstream, Code::UnknownOutcome, Code::Unreachable];
         refuse(&mut world, now, now, codes[turn % 3]);
         assert_eq!(until(&world), now + pause);

@@ -105,25 +105,27 @@ impl GhartsProvisioner {
             jit_config: jit.config,
             agent_id: Some(jit.agent_id),
             gharts_id: Some(answer.runner_id.clone()),
-            status: None,
+            status: Some(answer.status),
         })
     }
 }
 
-/// The token is GHARTS' own: no credential of the file would cure that it is refused.
+/// The token is GHARTS' own: no credential of the file, and no right of it, would cure that it is refused.
 fn refused_by_github(refusal: Refusal) -> Refusal {
-    if refusal.class != Class::Credentials {
-        return Refusal {
-            by_github: true,
-            ..refusal
-        };
-    }
-    Refusal {
-        class: Class::Upstream,
-        message: format!(
-            "GitHub refuses the registration token that GHARTS handed out: {}",
-            refusal.message
+    let (class, message) = match refusal.class {
+        Class::Credentials | Class::NotAuthorized => (
+            Class::Upstream,
+            format!(
+                "GitHub does not take the registration token that GHARTS handed out ({}): look at the GitHub App of that GHARTS",
+                refusal.message
+            ),
         ),
+        class => (class, refusal.message),
+    };
+    Refusal {
+        class,
+        message,
+        by_github: true,
         ..refusal
     }
 }

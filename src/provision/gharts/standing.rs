@@ -7,9 +7,44 @@ use super::{
     super::Standing, Binding, Class, GhartsProvisioner, Known, Me, Refusal, is_uuid, refusal,
     registration_token::UNSUPPORTED,
 };
+use crate::gharts::wire::TeamDetails;
 
 impl GhartsProvisioner {
     pub(super) async fn stand(&self) -> Result<Standing, Refusal> {
+        match self.ask_how_we_stand().await {
+            Err(refusal) => Err(self.explained(refusal).await),
+            well => well,
+        }
+    }
+
+    /// Where the team may be to blame: GHARTS says of a deactivated one only that we are no member of it, and why it was
+    /// deactivated it tells elsewhere.
+    pub(super) async fn explained(&self, told: Refusal) -> Refusal {
+        let speaks_of_team = told.message.to_lowercase().contains("team");
+        if !speaks_of_team || !matches!(told.class, Class::NotAuthorized | Class::Configuration) {
+            return told;
+        }
+        let Some(wanted) = self.team.as_deref() else {
+            return told;
+        };
+        let teams = self.client.teams().await.unwrap_or_default();
+        let is_it = |team: &&TeamDetails| (team.id == wanted || team.name == wanted) && !team.is_active;
+        let Some(team) = teams.iter().find(is_it) else {
+            return told;
+        };
+        let why = team.deactivation_reason.as_deref().unwrap_or("no reason is told");
+        Refusal {
+            class: Class::NotAuthorized,
+            message: format!(
+                "team {} is deactivated at GHARTS: {}",
+                crate::http::redact(&team.name),
+                crate::http::redact(why)
+            ),
+            ..told
+        }
+    }
+
+    async fn ask_how_we_stand(&self) -> Result<Standing, Refusal> {
         let asked = self.ask_server().await;
         let is_other = |refusal: &Refusal| matches!(refusal.class, Class::BindingUnsupported | Class::Configuration);
         if asked.as_ref().err().is_some_and(is_other) {

@@ -39,6 +39,11 @@ fn me(features: &[&str]) -> Line {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made in place")]
+fn teams_of(teams: &Value) -> Line {
+    let body = json!({"teams": teams, "total": 0}).to_string();
+    reply("GET /api/v1/admin/teams", 200, &body)
+}
+
 fn me_of(body: Value) -> Line {
     reply(ME, 200, &body.to_string())
 }
@@ -157,9 +162,8 @@ async fn b43_a_runner_bound_to_another_set_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn b18_an_unknown_team_is_refused_before_any_request_naming_the_teams_one_has() {
     for teams in [json!([{"id": TEAM_ID, "name": "arc-team"}]), json!([])] {
-        let script = Script::of([me_of(
-            json!({"user_id": "u", "teams": teams, "features": ["runner_scale_set"]}),
-        )]);
+        let me = me_of(json!({"user_id": "u", "teams": teams, "features": ["runner_scale_set"]}));
+        let script = Script::of([me, teams_of(&json!([{"id": "x", "name": "other", "is_active": false}]))]);
         let refusal = refused(&provisioner(&script, Some("backend"))).await;
         assert_eq!(refusal.class, Class::Configuration);
         assert!(refusal.message.contains("backend"), "{refusal}");
@@ -168,6 +172,23 @@ async fn b18_an_unknown_team_is_refused_before_any_request_naming_the_teams_one_
             "{refusal}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b18_a_deactivated_team_is_told_with_the_reason_that_the_server_keeps_elsewhere() {
+    let not_member = format!(r#"{{"detail":"User is not a member of team {TEAM_ID} or team is not active"}}"#);
+    let team = json!({"id": TEAM_ID, "name": "arc-team", "is_active": false, "deactivation_reason": "budget"});
+    let script = Script::of([aware(), reply(JIT, 400, &not_member), teams_of(&json!([team]))]);
+    let refusal = refused(&provisioner(&script, Some("arc-team"))).await;
+    assert_eq!(
+        (refusal.class, refusal.status, refusal.message.as_str()),
+        (
+            Class::NotAuthorized,
+            Some(400),
+            "team arc-team is deactivated at GHARTS: budget"
+        )
+    );
+    script.assert_finished();
 }
 
 #[test]
@@ -223,7 +244,13 @@ fn b18_b22_teams_are_named_as_each_server_wants_to_hear_it() {
 #[tokio::test(start_paused = true)]
 async fn b18_a_team_that_changed_hands_is_resolved_anew() {
     let not_member = format!(r#"{{"detail":"User is not a member of team {TEAM_ID} or team is not active"}}"#);
-    let script = Script::of([aware(), reply(JIT, 400, &not_member), aware(), granted(Some(42))]);
+    let script = Script::of([
+        aware(),
+        reply(JIT, 400, &not_member),
+        teams_of(&json!([])),
+        aware(),
+        granted(Some(42)),
+    ]);
     let provisioner = provisioner(&script, Some("arc-team"));
     assert_eq!(refused(&provisioner).await.class, Class::NotAuthorized);
     provisioner.provision(&request()).await.unwrap();
@@ -566,7 +593,8 @@ async fn b18_a_probe_is_refused_where_a_request_would_be() {
             "arc-team",
         ),
     ] {
-        let script = Script::of([me_of(me)]);
+        let teams = team.map(|_| teams_of(&json!([])));
+        let script = Script::of([me_of(me)].into_iter().chain(teams));
         let refusal = bound(&script, team, binding).probe().await.unwrap_err();
         assert_eq!(refusal.class, class, "{refusal}");
         assert!(refusal.message.contains(word), "{refusal}");

@@ -332,7 +332,7 @@ fn teams() -> Vec<Row> {
             },
         ),
         Row::at_the_server(
-            "400, team deactivated (no reason is told)",
+            "400, team deactivated (its reason is told elsewhere)",
             "the team is deactivated",
             "not_authorized",
             STUBBORN,
@@ -402,12 +402,13 @@ fn policies_and_requests() -> Vec<Row> {
         ),
         Row::answered(
             "500, label policy (older version's provision)",
-            JIT,
+            PROVISION,
             500,
             "Failed to provision runner: Labels {'linux'} not permitted by policy. Allowed labels: {'arc'}.",
             "label_policy",
             STUBBORN,
-        ),
+        )
+        .with(by_registration_tokens),
         Row::coded(
             "422, the request is malformed",
             422,
@@ -681,6 +682,39 @@ fn registration_tokens() -> Vec<Row> {
             FAULT,
         )
         .at_github(),
+        Row::broken(
+            "token handed out, and GitHub forbids what is asked with it",
+            "/actions/runner-registration",
+            "403 {\"message\":\"Resource not accessible by integration\"}",
+            page(403, r#"{"message":"Resource not accessible by integration"}"#, &[JSON]),
+            "upstream",
+            FAULT,
+        )
+        .at_github(),
+        Row::answered(
+            "400, quota (registration tokens)",
+            PROVISION,
+            400,
+            "Runner quota exceeded. Maximum allowed: 2, current: 2",
+            "quota_exceeded",
+            SCARCE,
+        ),
+        Row::answered(
+            "403, user without can_use_registration_token",
+            PROVISION,
+            403,
+            "Access to registration token API not permitted for this user.",
+            "not_authorized",
+            STUBBORN,
+        ),
+        Row::answered(
+            "405, a version that hands out no tokens",
+            PROVISION,
+            405,
+            "Method Not Allowed",
+            "binding_unsupported",
+            STUBBORN,
+        ),
         Row::broken(
             "token handed out, and GitHub does not take it",
             "/actions/runner-registration",

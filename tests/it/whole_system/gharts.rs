@@ -712,3 +712,21 @@ async fn b47_every_record_is_deleted_after_its_runners_end() {
     let world = running.end().await;
     assert_eq!(world.gharts.records().len(), 30);
 }
+
+/// What refuses deletions alone does not keep jobs from their runners.
+#[tokio::test(start_paused = true)]
+async fn b20_deletions_that_are_told_to_come_back_later_lock_no_creation_out() {
+    let running = Running::start(through_gharts()).await;
+    let mut later = http::Response::builder().status(StatusCode::TOO_MANY_REQUESTS);
+    later = later.header(http::header::RETRY_AFTER, "60");
+    let later = Trouble::Replied(later.body(bytes::Bytes::new()).unwrap());
+    let trouble = running.world.network.disturb(GHARTS, "DELETE", later);
+    let mut all = Vec::new();
+    for _ in 0..10 {
+        all.extend(running.queue(&jobs("linux", 1).lasting(5 * SECOND)).await);
+        running.pass(MINUTE).await;
+    }
+    running.until_finished(&all, 10 * MINUTE).await;
+    trouble.end();
+    running.end().await;
+}

@@ -100,6 +100,7 @@ async fn b18_a_machine_client_of_another_team_is_refused_at_start() {
 /// What an administrator breaks before the start and mends after it; `code` says it.
 struct Broken {
     code: &'static str,
+    words: &'static str,
     begin: fn(&Stage),
     end: fn(&Running),
 }
@@ -109,6 +110,7 @@ async fn b18_what_gharts_has_against_us_is_told_before_any_job_and_is_over_when_
     let broken = [
         Broken {
             code: "not_authorized",
+            words: "deactivated",
             begin: |stage| {
                 stage
                     .world
@@ -123,17 +125,26 @@ async fn b18_what_gharts_has_against_us_is_told_before_any_job_and_is_over_when_
             },
         },
         Broken {
-            code: "configuration",
+            code: "not_authorized",
+            words: "is deactivated at GHARTS: budget",
             begin: |stage| stage.world.gharts.deactivate_team(TEAM, "budget"),
             end: |running| running.world.gharts.reactivate_team(TEAM),
         },
     ];
-    for Broken { code, begin, end } in broken {
-        let run = Run::called(code.to_owned());
+    for Broken {
+        code,
+        words,
+        begin,
+        end,
+    } in broken
+    {
+        let run = Run::called(words.to_owned());
         let stage = Stage::set(with_provisioner(Provisioner::Gharts)).await;
         begin(&stage);
         let running = stage.start();
         said_at_start(&running, "linux", code).await;
+        let said = running.reason("linux", code).unwrap().message;
+        assert!(said.contains(words), "{said}");
         nothing_is_promised(&running, "linux").await;
         end(&running);
         let mended = format!("the end of {code}");
