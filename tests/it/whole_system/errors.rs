@@ -120,6 +120,13 @@ const STUBBORN: Bounds = Bounds {
     cured_within: Duration::from_secs(305),
 };
 
+/// The same, and each refusal is looked into: what the team's own entry says.
+const ABOUT_TEAM: Bounds = Bounds {
+    calls: 20,
+    per_minute: 12,
+    ..STUBBORN
+};
+
 fn through_gharts() -> Options {
     with_provisioner(Provisioner::Gharts)
 }
@@ -319,7 +326,7 @@ fn teams() -> Vec<Row> {
             "400, not a member of the team",
             "the user leaves the team",
             "not_authorized",
-            STUBBORN,
+            ABOUT_TEAM,
             |running| {
                 let gharts = &running.world.gharts;
                 let team = gharts.team(TEAM).unwrap().id;
@@ -335,7 +342,7 @@ fn teams() -> Vec<Row> {
             "400, team deactivated (its reason is told elsewhere)",
             "the team is deactivated",
             "not_authorized",
-            STUBBORN,
+            ABOUT_TEAM,
             |running| running.world.gharts.deactivate_team(TEAM, "budget"),
             |running| running.world.gharts.reactivate_team(TEAM),
         ),
@@ -345,7 +352,7 @@ fn teams() -> Vec<Row> {
             403,
             "User not authorized for team 'platform'",
             "not_authorized",
-            STUBBORN,
+            ABOUT_TEAM,
         ),
         Row::answered(
             "403, team deactivated, with its reason (seed)",
@@ -353,7 +360,7 @@ fn teams() -> Vec<Row> {
             403,
             "Team 'platform' is deactivated: budget",
             "not_authorized",
-            STUBBORN,
+            ABOUT_TEAM,
         ),
         Row::answered(
             "404, team not found (seed)",
@@ -361,7 +368,7 @@ fn teams() -> Vec<Row> {
             404,
             "Team 'platform' does not exist",
             "configuration",
-            STUBBORN,
+            ABOUT_TEAM,
         ),
         Row::answered(
             "404, no such scale set there (extension)",
