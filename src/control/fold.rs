@@ -13,7 +13,7 @@ use crate::{
     plan::{
         Moment,
         blame::{self, Asked},
-        demand::is_known_to_statistics,
+        demand::{Reading, is_known_to_statistics},
         limits::Scope,
         notices::About,
         reason::{Code, Reason},
@@ -204,8 +204,9 @@ impl Control {
         message: &Message,
         replayed: bool,
     ) -> Vec<world::Event> {
-        if let Some(statistics) = message.statistics.filter(|_| !replayed) {
-            self.world.read(now, began, name, statistics.into());
+        let reading: Option<Reading> = message.statistics.filter(|_| !replayed).map(Into::into);
+        if let Some(reading) = reading {
+            self.world.read_demand(now, began, name, reading);
         }
         let mut happenings = Vec::new();
         for entry in &message.entries {
@@ -215,6 +216,9 @@ impl Control {
             if let Some(happening) = self.fold_job(now, name, entry) {
                 happenings.push(happening);
             }
+        }
+        if let Some(reading) = &reading {
+            self.world.read_ends(began, name, reading);
         }
         happenings
     }

@@ -158,6 +158,11 @@ impl Demand {
         self.ledger.remove(job);
     }
 
+    /// Jobs that are known by their messages alone.
+    pub fn heard_of(&self) -> usize {
+        self.ledger.len()
+    }
+
     /// When a job last found its runner, as far as the queue tells.
     pub fn progressed(&self) -> Moment {
         self.progressed

@@ -69,6 +69,15 @@ struct Subject {
 }
 
 impl Notices {
+    /// How many subjects and reasons something is kept of.
+    pub fn len(&self) -> usize {
+        self.subjects.len() + self.standing.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// A runner failed.
     pub fn runner_failed(&mut self, now: Moment, set: &SetName, about: About, failure: Failure, said: Option<&str>) {
         if deserves_event(failure) {

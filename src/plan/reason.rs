@@ -45,9 +45,10 @@ pub enum Code {
 
 impl Code {
     /// Every one, in their order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Draining,
         Self::NotLeader,
+        Self::SetRemoved,
         Self::NotSynced,
         Self::SetFailed,
         Self::SetNotRegistered,

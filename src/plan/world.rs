@@ -314,10 +314,21 @@ impl World {
 
     /// Statistics of a request that began at `began`.
     pub fn read(&mut self, now: Moment, began: Moment, set: &SetName, reading: Reading) {
-        let Some(set) = self.sets.get_mut(set) else { return };
-        set.demand.read(now, began, reading);
-        for runner in set.runners.values_mut() {
-            runner.statistics_began(began);
+        self.read_demand(now, began, set, reading);
+        self.read_ends(began, set, &reading);
+    }
+
+    /// The jobs of [`Self::read`].
+    pub fn read_demand(&mut self, now: Moment, began: Moment, set: &SetName, reading: Reading) {
+        if let Some(set) = self.sets.get_mut(set) {
+            set.demand.read(now, began, reading);
+        }
+    }
+
+    /// The ends that [`Self::read`] tells of, once those are known that a message beside it names.
+    pub fn read_ends(&mut self, began: Moment, set: &SetName, reading: &Reading) {
+        if let Some(set) = self.sets.get_mut(set) {
+            set.forget_ends(began, reading);
         }
     }
 
@@ -409,6 +420,26 @@ pub struct SetWorld {
     pub changed: Option<Moment>,
     /// Which template new runners are made of.
     pub template: String,
+}
+
+impl SetWorld {
+    /// Statistics whose request began at `began` know of every end before that; but where they call more jobs running
+    /// than runners of ours are busy, GitHub has not heard of so many ends yet: the newest.
+    fn forget_ends(&mut self, began: Moment, reading: &Reading) {
+        let busy = self.runners.values().filter(|runner| runner.is_busy()).count();
+        let running = usize::try_from(reading.running).unwrap_or(0);
+        let ended = self
+            .runners
+            .values()
+            .filter_map(|r| Some((r.stands_since()?, r.name.clone())));
+        let mut known: Vec<(Moment, RunnerName)> = ended.filter(|(at, _)| *at < began).collect();
+        known.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, name) in known.into_iter().skip(running.saturating_sub(busy)) {
+            if let Some(runner) = self.runners.get_mut(&name) {
+                runner.end_is_known();
+            }
+        }
+    }
 }
 
 /// What the queue's own task says of itself.

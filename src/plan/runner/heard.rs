@@ -272,9 +272,9 @@ impl Runner {
         self.remove_record.give_up();
     }
 
-    /// Statistics whose request began at `began` know every end before that.
-    pub fn statistics_began(&mut self, began: Moment) {
-        if matches!(self.state, State::Ended { at } if at < began) {
+    /// Statistics know of its end.
+    pub fn end_is_known(&mut self) {
+        if matches!(self.state, State::Ended { .. }) {
             self.covers = false;
         }
     }

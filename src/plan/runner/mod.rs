@@ -294,6 +294,14 @@ impl Runner {
         }
     }
 
+    /// When it ended, where it stands for its job still.
+    pub fn stands_since(&self) -> Option<Moment> {
+        match self.state {
+            State::Ended { at } if self.covers => Some(at),
+            _ => None,
+        }
+    }
+
     /// JIT request under way.
     pub fn awaits_grant(&self) -> bool {
         matches!(self.state, State::Provisioning { granted: false, .. })

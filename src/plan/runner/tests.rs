@@ -526,9 +526,7 @@ fn b13_an_ended_runner_stands_for_its_job_until_the_news_of_its_end() {
     assert_eq!(life.counts(), OVER);
 
     let mut life = end();
-    life.runner.statistics_began(at(100));
-    assert_eq!(life.counts(), OVER_FOR_A_JOB, "they may be older than the end");
-    life.runner.statistics_began(at(101));
+    life.runner.end_is_known();
     assert_eq!(life.counts(), OVER);
 
     let mut life = end();
@@ -549,7 +547,7 @@ fn b33_exit_0_without_any_job_is_a_failure_after_a_minute() {
     );
     life.call(100, Call::DeletePod, CallResult::Done);
     life.runner.pod_gone(at(101));
-    life.runner.statistics_began(at(110));
+    life.runner.end_is_known();
     life.is_quiet(101, 159);
     assert!(!life.runner.is_over(at(159)));
     assert_eq!(life.passes(160), failed(Failure::ExitedWithoutJob));

@@ -1,7 +1,7 @@
 //! What goes when there is too much (B13, B14).
 
 use super::*;
-use crate::plan::runner::AgentSight;
+use crate::plan::runner::{AgentSight, Job};
 
 fn names(plan: &Plan) -> Vec<&str> {
     plan.retire.iter().map(RunnerName::as_str).collect()
@@ -51,6 +51,29 @@ fn b13_not_yet_registered_runners_go_first_and_young_idle_ones_wait() {
     let plan = plan_of(&world, "a", 180);
     assert_eq!((names(&plan), plan.wake_at), (vec!["a-2", "a-0"], Some(at(220))));
     assert_eq!(names(&plan_of(&world, "a", 220)), ["a-2", "a-1", "a-0"]);
+}
+
+#[test]
+fn b13_statistics_that_call_an_ended_runners_job_running_have_not_heard_of_its_end() {
+    let ends_at_20 = |running| {
+        let (mut world, name) = (
+            world([set("s").with(0, assigned(2)).with_idle(2, 1)]),
+            SetName::new("s"),
+        );
+        let set = world.sets.get_mut(&name).unwrap();
+        for (runner, ended) in set.runners.values_mut().zip([19, 20]) {
+            runner.job_started(at(10), Job::default());
+            runner.pod_gone(at(ended));
+        }
+        let reading = Reading { running, ..assigned(2) };
+        world.read(at(20), at(20), &name, reading);
+        let late = created(&world, "s", 20);
+        world.read(at(22), at(21), &name, reading);
+        (late, created(&world, "s", 22))
+    };
+    assert_eq!(ends_at_20(0), (1, 2), "both jobs wait for other runners");
+    assert_eq!(ends_at_20(1), (0, 1), "one of the ends is not known yet");
+    assert_eq!(ends_at_20(2), (0, 0));
 }
 
 #[test]
