@@ -650,13 +650,26 @@ impl Poller {
         if wanted.is_empty() {
             return Ok(());
         }
+        // Should the answer get lost, or the refresh after it fail, what was asked for counts until GitHub's statistics
+        // say otherwise.
+        let acquired = |session: &mut Session, jobs: usize| {
+            if let Some(statistics) = &mut session.statistics {
+                let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
+                statistics.total_assigned_jobs = assigned.saturating_add(jobs);
+            }
+        };
+        acquired(session, wanted.len());
         match self.connection.acquire_jobs_renewing(session, wanted).await? {
             Acquired::Jobs(got) => {
+                acquired(session, got.len());
                 tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
                 // What was acquired is demand at once; the next message may be a while.
                 self.refresh(session).await
             }
-            Acquired::SelfAssigning => Ok(()),
+            Acquired::SelfAssigning => {
+                acquired(session, 0);
+                Ok(())
+            }
         }
     }
 

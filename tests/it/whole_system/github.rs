@@ -89,6 +89,29 @@ async fn no_job_is_lost_over(what: impl Fn(&Running)) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b6_what_was_acquired_counts_also_while_no_statistics_can_be_had() {
+    let running = Running::start(Options {
+        flow: Flow::Ghes,
+        sets: vec![SetOptions::new("linux", Provisioner::ScaleSet, 3)],
+        ..Options::default()
+    })
+    .await;
+    let network = &running.world.network;
+    let refreshes = network.disturb(GITHUB, "PATCH /", Trouble::LostBefore);
+    let mut all = running.queue(&jobs("linux", 3).lasting(2 * MINUTE)).await;
+    running
+        .until("three at work", |_| running.count(&all, JobState::Running) == 3)
+        .await;
+    all.extend(running.world.github.queue_jobs(&jobs("linux", 2)));
+    running.pass(MINUTE).await;
+    assert!(refreshes.met() > 0);
+    refreshes.end();
+    running.until_finished(&all, 10 * MINUTE).await;
+    let world = running.end().await;
+    assert_eq!(world.github.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b2_an_expired_queue_token_is_refreshed() {
     no_job_is_lost_over(|running| {
         assert!(running.world.github.expire_queue_token("linux"));
