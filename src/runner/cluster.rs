@@ -26,6 +26,8 @@ use crate::ids::RunnerName;
 const CALL: Duration = Duration::from_secs(15);
 /// The API server ends a watch after 295 s at most: silence beyond that is a dead connection.
 const WATCH_SILENCE: Duration = Duration::from_secs(330);
+/// A list is read a page at a time: the next event comes within so long, or never.
+const LIST_SILENCE: Duration = Duration::from_secs(30);
 /// Tries of one write within a runner's start, and the pause before each further one.
 const START_TRIES: u32 = 5;
 const START_PAUSE: Duration = Duration::from_millis(250);
@@ -282,20 +284,27 @@ impl Cluster {
         let config = watcher::Config::default().labels(&ours());
         let pods = self.pods.clone();
         let fresh = move || Box::pin(watcher(pods.clone(), config.clone()));
-        futures::stream::unfold((fresh(), fresh), |(mut watch, fresh)| async move {
-            let sighting = match tokio::time::timeout(WATCH_SILENCE, watch.next()).await {
-                Ok(Some(Ok(event))) => sighting(event),
+        let begun = (fresh(), fresh, LIST_SILENCE);
+        futures::stream::unfold(begun, |(mut watch, fresh, mut silence)| async move {
+            let sighting = match tokio::time::timeout(silence, watch.next()).await {
+                Ok(Some(Ok(event))) => {
+                    silence = match event {
+                        watcher::Event::Init | watcher::Event::InitApply(_) => LIST_SILENCE,
+                        _ => WATCH_SILENCE,
+                    };
+                    sighting(event)
+                }
                 Ok(Some(Err(error))) => {
                     // The watcher recovers by itself at its next poll; the pause keeps that from being a storm.
                     tokio::time::sleep(WATCH_PAUSE).await;
                     Some(Sighting::Interrupted(error.to_string()))
                 }
                 Ok(None) | Err(_) => {
-                    watch = fresh();
+                    (watch, silence) = (fresh(), LIST_SILENCE);
                     Some(Sighting::Interrupted("the watch fell silent".to_owned()))
                 }
             };
-            Some((sighting, (watch, fresh)))
+            Some((sighting, (watch, fresh, silence)))
         })
         .filter_map(future::ready)
     }
