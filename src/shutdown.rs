@@ -81,6 +81,11 @@ impl Tasks {
         });
     }
 
+    /// How many are under way.
+    pub fn under_way(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.tracker.is_empty()

@@ -17,7 +17,11 @@ copy=$place/tree build=$place/build
 
 say() { printf '%s\n' "$*"; }
 in_copy() { (cd "$copy" && GIT_CEILING_DIRECTORIES=$place "$@"); }
-build_it() { (cd "$copy" && cargo build --locked --quiet --bin gharts-listener --target-dir "$build") >"$place/build.log" 2>&1; }
+# Nobody looks at these builds in a debugger.
+build_it() {
+  (cd "$copy" && cargo build --locked --quiet --bin gharts-listener --target-dir "$build" \
+    --config profile.dev.package.gharts-listener.debug=false) >"$place/build.log" 2>&1
+}
 
 mkdir -p "$copy"
 # Dates are kept, so that only what changed is built.

@@ -8,6 +8,7 @@ mod course;
 mod event;
 mod execute;
 mod fold;
+mod kept;
 mod poller;
 mod probe;
 mod queues;

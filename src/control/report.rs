@@ -50,6 +50,7 @@ impl Control {
             not_ready.push("the pods in the runner namespace have not been read yet".to_owned());
         }
         self.setup.metrics.leader(self.leadership.leads());
+        self.setup.metrics.keeps(self.kept());
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.timeline.wall_text(self.started),

@@ -112,6 +112,12 @@ impl AllRounds {
         all
     }
 
+    /// How many agents have been seen whose age nobody tells.
+    pub(super) fn agents_seen(&self) -> usize {
+        let all = self.githubs.values().chain(self.services.values());
+        all.map(|rounds| rounds.sweeps.first_seen.len()).sum()
+    }
+
     /// The probes of a token service.
     pub(super) fn probes_of(&mut self, service: &str) -> Option<&mut Probes> {
         self.services.get_mut(service).map(|rounds| &mut rounds.probes)

@@ -189,6 +189,11 @@ impl Leadership {
         view == self.views.newest()
     }
 
+    /// How many pods are kept while standing by.
+    pub(super) fn pods_kept(&self) -> usize {
+        self.pods.pods.iter().chain(&self.pods.listing).map(BTreeSet::len).sum()
+    }
+
     /// Why nothing new may be begun, if so.
     fn held_back(&self) -> Option<Reason> {
         let mut reason = match (&self.term, &*self.standing.borrow()) {

@@ -37,11 +37,16 @@ struct State {
 /// Makes another body of an answer's.
 pub type Alteration = Arc<dyn Fn(&[u8]) -> Bytes + Send + Sync>;
 
+/// Something that happens in the world when a request (`METHOD /path`) leaves.
+pub type Event = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What happens to a request on its way.
 #[derive(Clone)]
 pub enum Trouble {
     /// It arrives later.
     Late(Duration),
+    /// The same, and something happens elsewhere while it is on its way.
+    Meanwhile(Event, Duration),
     /// It never arrives, and no answer ever comes: a half-open connection.
     Silence,
     /// The connection breaks before the peer hears of it; the sender cannot know.
@@ -60,6 +65,7 @@ impl fmt::Debug for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Late(by) => f.debug_tuple("Late").field(by).finish(),
+            Self::Meanwhile(_, by) => f.debug_tuple("Meanwhile").field(by).finish(),
             Self::Silence => f.write_str("Silence"),
             Self::LostBefore => f.write_str("LostBefore"),
             Self::LostAfter => f.write_str("LostAfter"),
@@ -128,6 +134,11 @@ impl Network {
     /// Takes a peer away: connections to it fail from now on. The router is for attaching it again.
     pub fn detach(&self, authority: &str) -> Option<Router> {
         self.lock().routes.remove(authority)
+    }
+
+    /// Takes every peer away.
+    pub fn close(&self) {
+        *self.lock() = State::default();
     }
 
     /// From now on, until it ends, requests to `authority` whose `METHOD /path` contains `pattern` meet `trouble`.
@@ -203,6 +214,11 @@ impl Transport for Network {
             match self.trouble(&peer, &request) {
                 None => self.deliver(peer, request).await,
                 Some(Trouble::Late(by)) => {
+                    tokio::time::sleep(by).await;
+                    self.deliver(peer, request).await
+                }
+                Some(Trouble::Meanwhile(event, by)) => {
+                    event(&format!("{} {}", request.method(), request.uri().path()));
                     tokio::time::sleep(by).await;
                     self.deliver(peer, request).await
                 }

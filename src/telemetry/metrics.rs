@@ -71,6 +71,74 @@ pub struct JobLabels<'a> {
     pub event_name: &'a str,
 }
 
+/// What the control loop keeps in memory and grows with what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Runners of whom something is still to be done or known.
+    Runners,
+    /// Starts that may still be given up.
+    Starts,
+    /// Runners that were begun under another configuration.
+    FormerRunners,
+    /// Jobs that are known by their messages alone.
+    JobsHeardOf,
+    /// Refusals that hold creation back.
+    Limits,
+    /// Registrations whose age nobody tells.
+    AgentsSeen,
+    /// Pods seen while standing by.
+    StandbyPods,
+    /// Subjects of Kubernetes Events.
+    Notices,
+    /// What waits for the loop.
+    Events,
+    /// Calls under way.
+    Calls,
+}
+
+impl Kept {
+    pub const ALL: [Self; 10] = [
+        Self::Runners,
+        Self::Starts,
+        Self::FormerRunners,
+        Self::JobsHeardOf,
+        Self::Limits,
+        Self::AgentsSeen,
+        Self::StandbyPods,
+        Self::Notices,
+        Self::Events,
+        Self::Calls,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Runners => "runners",
+            Self::Starts => "starts",
+            Self::FormerRunners => "former_runners",
+            Self::JobsHeardOf => "jobs_heard_of",
+            Self::Limits => "limits",
+            Self::AgentsSeen => "agents_seen",
+            Self::StandbyPods => "standby_pods",
+            Self::Notices => "notices",
+            Self::Events => "events",
+            Self::Calls => "calls",
+        }
+    }
+
+    /// It is forgotten with the runners that it is about.
+    pub fn is_of_runners(self) -> bool {
+        matches!(
+            self,
+            Self::Runners | Self::Starts | Self::FormerRunners | Self::JobsHeardOf
+        )
+    }
+
+    /// It is as much as there are pods of any installation with our labels.
+    pub fn is_of_pods(self) -> bool {
+        self == Self::StandbyPods
+    }
+}
+
 /// GitHub's statistics of one scale set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Jobs {
@@ -127,6 +195,7 @@ struct Inner {
     undecodable: IntCounterVec,
     orphans: IntCounterVec,
     leader: IntGauge,
+    kept: IntGaugeVec,
     config_generation: IntGauge,
     config_refused: IntGauge,
     config_failures: IntCounter,
@@ -293,6 +362,12 @@ impl Metrics {
                     "gharts_listener_leader",
                     "1 while this replica leads, 0 while it stands by.",
                 ),
+            ),
+            kept: gauges(
+                r,
+                "gharts_listener_kept",
+                "What the control loop keeps in memory, by kind. It follows the runners and sets of now.",
+                &["what"],
             ),
             config_generation: registered(
                 r,
@@ -462,6 +537,20 @@ impl Metrics {
     /// Whether this replica leads.
     pub fn leader(&self, leads: bool) {
         self.inner.leader.set(i64::from(leads));
+    }
+
+    /// What the loop keeps in memory.
+    pub fn keeps(&self, kept: impl Iterator<Item = (Kept, usize)>) {
+        for (what, count) in kept {
+            let gauge = self.inner.kept.with_label_values(&[what.as_str()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// What was last said of one kind by [`Self::keeps`].
+    pub fn kept(&self, what: Kept) -> usize {
+        let gauge = self.inner.kept.with_label_values(&[what.as_str()]);
+        usize::try_from(gauge.get()).unwrap_or(0)
     }
 
     pub fn session_conflict(&self, set: &str) {

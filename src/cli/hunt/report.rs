@@ -36,6 +36,8 @@ pub struct Report {
     pub reasons: BTreeMap<String, u64>,
     /// The most calls to each peer in a minute.
     pub busiest: BTreeMap<String, usize>,
+    /// The most that a daemon kept in memory, by kind.
+    pub kept: BTreeMap<&'static str, usize>,
     pub jobs: usize,
     pub pods: usize,
     pub virtual_ms: u64,
@@ -58,6 +60,10 @@ impl Report {
         for (peer, most) in &outcome.busiest {
             let busiest = self.busiest.entry(peer.clone()).or_default();
             *busiest = (*busiest).max(*most);
+        }
+        for (what, most) in &outcome.kept {
+            let kept = self.kept.entry(what).or_default();
+            *kept = (*kept).max(*most);
         }
         self.jobs += outcome.jobs;
         self.pods += outcome.pods;
@@ -113,6 +119,7 @@ impl Report {
         let _ = writeln!(out, "faults met: {}", list(&self.met));
         let _ = writeln!(out, "reasons given: {}", list(&self.reasons));
         let _ = writeln!(out, "most calls in a minute: {:?}", self.busiest);
+        let _ = writeln!(out, "most kept in memory: {:?}", self.kept);
         let words = |missed: BTreeSet<&str>| missed.into_iter().collect::<Vec<&str>>().join(", ");
         if !self.kinds_missed().is_empty() {
             let _ = writeln!(out, "faults that nobody met: {}", words(self.kinds_missed()));
@@ -146,7 +153,7 @@ impl Report {
             "longestRecoverySeconds": self.recovery_ms / 1000,
             "faultsMet": self.met, "faultsMissed": self.kinds_missed(),
             "reasonsGiven": self.reasons, "reasonsMissed": self.reasons_missed(),
-            "mostCallsInAMinute": self.busiest, "failures": self.failures, "broken": self.broken,
+            "mostCallsInAMinute": self.busiest, "mostKept": self.kept, "failures": self.failures, "broken": self.broken,
         })
         .to_string()
     }

@@ -5,13 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::mpsc;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
-    app::{self, Externals},
+    app::{self, ConfigFile, Externals},
     config,
     shutdown::Tasks,
-    sim::hunt::{Glance, Journal, Launch, Life, Subject},
+    sim::hunt::{Glance, Journal, Kept, Launch, Life, Subject},
+    telemetry::metrics,
 };
 
 /// The daemon's logs of one run. Clones share them.
@@ -77,11 +79,22 @@ impl Subject for Daemon {
             seed: launch.seed,
             identity: launch.identity,
         };
+        let (hangups, asked) = mpsc::channel(1);
+        let file = ConfigFile {
+            path: launch.file.to_owned(),
+            environment: config::Environment::new(),
+            asked,
+        };
         let daemon = app::Daemon::new(config, externals).within(Tasks::that_freeze(launch.frozen));
+        let daemon = daemon.following(file);
         let (seen, said) = (daemon.sources(), daemon.sources());
         let stop = launch.stop;
         Ok(Life {
-            serve: Box::pin(async move { daemon.serve(None, stop).await.map_err(|error| error.to_string()) }),
+            serve: Box::pin(async move {
+                // Nobody sends SIGHUP here.
+                let _hangups = hangups;
+                daemon.serve(None, stop).await.map_err(|error| error.to_string())
+            }),
             glance: Box::new(move || {
                 let status = seen.status.borrow().clone();
                 let sets = || status.scale_sets.iter();
@@ -95,6 +108,14 @@ impl Subject for Daemon {
                         .filter(|set| set.reasons.is_empty())
                         .map(|set| set.name.clone())
                         .collect(),
+                    kept: metrics::Kept::ALL
+                        .map(|what| Kept {
+                            what: what.as_str(),
+                            count: seen.metrics.kept(what),
+                            of_runners: what.is_of_runners(),
+                            of_pods: what.is_of_pods(),
+                        })
+                        .to_vec(),
                 }
             }),
             says: Box::new(move || {

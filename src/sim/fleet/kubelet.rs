@@ -23,6 +23,8 @@ const RUNNER: &str = "runner";
 const JIT_ENV: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
 /// A Secret usually comes milliseconds after its pod; only one that stays away is worth a status.
 const SECRET_PATIENCE: Duration = Duration::from_millis(500);
+/// An answer that has not come by then is not waited for.
+const CALL: Duration = Duration::from_secs(15);
 /// Rests between two tries at an API server that does not answer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 const KILLED: i32 = 137;
@@ -131,8 +133,9 @@ impl Kubelet {
         let mut pause = PAUSES.0;
         loop {
             let permit = self.gate.acquire().await;
-            let result = call().await;
+            let result = tokio::time::timeout(CALL, call()).await;
             drop(permit);
+            let result = result.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())));
             match result {
                 Err(kube::Error::Api(status)) if !(status.code >= 500 || status.code == 429) => {
                     return Err(kube::Error::Api(status));

@@ -247,6 +247,7 @@ impl World {
             set.unoffered.remove(&key);
             set.assigned.remove(&key);
             set.running.remove(&key);
+            set.untold.remove(&key);
             // Whoever polls may have room now.
             set.wake.notify_waiters();
         }
@@ -348,8 +349,9 @@ impl World {
         if let Some(set_id) = set {
             if let Some(set) = self.tenants[tenant].sets.get_mut(&set_id) {
                 set.running.insert(key);
+                set.untold.insert(key);
             }
-            self.push(key, set_id, Kind::Started, None);
+            self.tell_later(key, Timer::StartTold, now);
         }
         if by_fleet {
             self.at(now.instant + self.settings.job_lock_ttl, Timer::LockLost { job: key });
@@ -370,23 +372,58 @@ impl World {
         }
     }
 
-    /// The end as the queue hears it; the runner is not looked at.
+    /// The job's end; the runner is not looked at. The queue may hear of it later.
     pub(super) fn end(&mut self, key: JobKey, result: &str, now: Now) {
-        self.unlist(key);
         let Some(job) = self.jobs.get_mut(&key) else {
             return;
         };
-        let announced = job.announced;
+        let ran = job.stage == Stage::Running;
         if let Some(runner) = &job.runner {
             self.finished_runners.insert(runner.name.clone());
         }
         job.stage = Stage::Finished;
         job.finished = Some(now.wall);
         job.result = Some(result.to_owned());
-        if let (Some(set), true) = (job.set, announced) {
-            self.push(key, set, Kind::Completed, Some(result));
+        if ran {
+            self.tell_later(key, Timer::EndTold, now);
+        } else {
+            self.tell_end(key);
         }
         self.changed();
+    }
+
+    /// Lets the queue know what has become of a job, now or later.
+    fn tell_later(&mut self, key: JobKey, told: fn(JobKey) -> Timer, now: Now) {
+        match self.settings.told_after {
+            Duration::ZERO => match told(key) {
+                Timer::StartTold(key) => self.tell_start(key),
+                _ => self.tell_end(key),
+            },
+            longest => {
+                let later = longest.mul_f64(self.picks.f64());
+                self.at(now.instant + later, told(key));
+            }
+        }
+    }
+
+    /// The start as the queue hears it: before its end.
+    pub(super) fn tell_start(&mut self, key: JobKey) {
+        let place = self.jobs.get(&key).and_then(|job| Some((job.tenant, job.set?)));
+        let Some((tenant, id)) = place else { return };
+        let set = self.tenants[tenant].sets.get_mut(&id);
+        if set.is_some_and(|set| set.untold.remove(&key)) {
+            self.push(key, id, Kind::Started, None);
+        }
+    }
+
+    /// The end as the queue hears it.
+    pub(super) fn tell_end(&mut self, key: JobKey) {
+        self.tell_start(key);
+        self.unlist(key);
+        let Some(job) = self.jobs.get(&key) else { return };
+        if let (Some(set), true, Some(result)) = (job.set, job.announced, job.result.clone()) {
+            self.push(key, set, Kind::Completed, Some(&result));
+        }
     }
 
     /// No runner took the job in time.

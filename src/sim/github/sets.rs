@@ -76,6 +76,8 @@ pub(super) struct ScaleSet {
     /// Assigned to this set, no runner yet.
     pub(super) assigned: BTreeSet<JobKey>,
     pub(super) running: BTreeSet<JobKey>,
+    /// Those of the running ones whose start the queue does not know yet.
+    pub(super) untold: BTreeSet<JobKey>,
     pub(super) agents: BTreeSet<AgentId>,
     /// Runners of this set that hold a job poll open: any of them may get any job of the set.
     pub(super) idle: Vec<AgentId>,
@@ -210,6 +212,7 @@ impl World {
             unoffered: BTreeSet::new(),
             assigned: BTreeSet::new(),
             running: BTreeSet::new(),
+            untold: BTreeSet::new(),
             agents: BTreeSet::new(),
             idle: Vec::new(),
             session: None,
@@ -321,7 +324,7 @@ impl World {
                 super::Flow::Ghes => set.assigned.len(),
             },
             assigned: set.total_assigned(),
-            running: set.running.len(),
+            running: set.running.len() - set.untold.len(),
             registered_runners: set.agents.len(),
             busy_runners: of_set().filter(|a| a.job.is_some()).count(),
             idle_runners: of_set().filter(|a| a.online && a.job.is_none()).count(),

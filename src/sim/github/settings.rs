@@ -174,8 +174,10 @@ pub struct Settings {
     pub runner_offline_after: Duration,
     /// An ephemeral runner that stays offline for this long is cleared away.
     pub offline_runner_ttl: Duration,
-    /// Added to every answer.
+    /// Every request arrives so much later.
     pub latency: Duration,
+    /// Every answer arrives later, each by a time of its own: drawn, so long at most.
+    pub answer_latency: Duration,
     /// False: only the first label of a set is kept (older services).
     pub multi_label: bool,
     /// A message that is delivered again tells the statistics of its first delivery. What was recorded says nothing of it.
@@ -188,6 +190,9 @@ pub struct Settings {
     pub rest_limit: u32,
     /// The entries of a message come in any order.
     pub shuffled: bool,
+    /// From a job's start or end on its runner until the queue knows of it, by statistics and by message: drawn, so long
+    /// at most.
+    pub told_after: Duration,
 }
 
 impl Default for Settings {
@@ -207,6 +212,7 @@ impl Default for Settings {
             runner_offline_after: Duration::from_secs(60),
             offline_runner_ttl: Duration::from_secs(24 * 3600),
             latency: Duration::ZERO,
+            answer_latency: Duration::ZERO,
             multi_label: true,
             frozen_statistics: false,
             byte_order_mark: ["group by name", "set by name", "open session", "poll"]
@@ -215,6 +221,7 @@ impl Default for Settings {
             refused_names: BTreeMap::new(),
             rest_limit: 15_000,
             shuffled: false,
+            told_after: Duration::ZERO,
         }
     }
 }

@@ -47,6 +47,8 @@ pub(super) enum Timer {
     TakeBack { job: JobKey, attempt: u32 },
     Requeue(JobKey),
     LockLost { job: JobKey },
+    StartTold(JobKey),
+    EndTold(JobKey),
     AgentSilent(AgentId),
     ClearOffline(AgentId),
 }
@@ -209,6 +211,8 @@ impl World {
                 Timer::TakeBack { job, attempt } => self.take_back(job, attempt, now),
                 Timer::Requeue(job) => self.requeue(job, now),
                 Timer::LockLost { job } => self.check_lock(job, now),
+                Timer::StartTold(job) => self.tell_start(job),
+                Timer::EndTold(job) => self.tell_end(job),
                 Timer::AgentSilent(agent) => self.check_silence(agent, now),
                 Timer::ClearOffline(agent) => self.check_offline(agent, now),
             }

@@ -8,6 +8,7 @@ use super::{
     journal::Journal,
     judge::{Invariant, is_live},
     plan::Fault,
+    rules::LATE,
     run::{EPOCH, Run, TICK},
     strangers,
 };
@@ -28,6 +29,10 @@ impl Run<'_> {
         self.journal.say(|| "WELL     all faults are over".to_owned());
         let well = Instant::now();
         let shape = &self.plan.shape;
+        for job in &self.lost_jobs {
+            // One that runs ends by itself.
+            let _ = self.world.github.cancel(job);
+        }
         for job in self.world.github.jobs() {
             let set = shape.sets.iter().find(|set| job.set.as_deref() == Some(&set.name));
             if set.is_some_and(|set| !shape.serves(set)) {
@@ -110,16 +115,12 @@ impl Run<'_> {
     /// What nobody needs any more: everything but `minRunners` idle runners of each set, whole.
     fn left(&self) -> Vec<String> {
         let (model, github) = (&self.world.kubernetes, &self.world.github);
+        let sets = &self.plan.shape.sets;
+        let of_sets = || sets.iter().map(|set| set.name.as_str()).chain([LATE]);
         let named = |plural: &str| -> BTreeSet<String> {
             let all = model.list(plural, RUNNER_NAMESPACE);
             let names = all.iter().filter_map(|object| object["metadata"]["name"].as_str());
-            let ours = |name: &&str| {
-                self.plan
-                    .shape
-                    .sets
-                    .iter()
-                    .any(|set| name.starts_with(&format!("{}-", set.name)))
-            };
+            let ours = |name: &&str| of_sets().any(|set| name.starts_with(&format!("{set}-")));
             names
                 .filter(ours)
                 .filter(|name| !strangers::is_theirs(name))
@@ -128,16 +129,12 @@ impl Run<'_> {
         };
         let pods = named("pods");
         let mut left = Vec::new();
-        for set in &self.plan.shape.sets {
-            let of_set = pods
-                .iter()
-                .filter(|pod| pod.starts_with(&format!("{}-", set.name)))
-                .count();
-            if of_set > set.min as usize {
-                left.push(format!(
-                    "{of_set} pods of {}, whose minRunners are {}",
-                    set.name, set.min
-                ));
+        for name in of_sets() {
+            let min = sets.iter().find(|set| set.name == name).map_or(0, |set| set.min);
+            let of_set = pods.iter().filter(|pod| pod.starts_with(&format!("{name}-")));
+            let of_set = of_set.count();
+            if of_set > min as usize {
+                left.push(format!("{of_set} pods of {name}, whose minRunners are {min}"));
             }
         }
         let is_over = |pod: &&String| {
@@ -169,13 +166,14 @@ impl Run<'_> {
                 .difference(&pods)
                 .map(|name| format!("GHARTS' record of {name}")),
         );
+        left.extend(self.kept_for_nothing(pods.len()));
         left
     }
 
     pub(super) async fn end_in_order(&mut self) {
         self.stop_all().await;
         for set in self.world.github.sets() {
-            let ours = self.plan.shape.sets.iter().any(|shape| shape.name == set.name);
+            let ours = self.plan.shape.sets.iter().any(|shape| shape.name == set.name) || set.name == LATE;
             if ours && set.session.is_some() {
                 self.judge.breach(
                     Invariant::OrderlyEnd,

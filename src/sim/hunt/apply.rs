@@ -21,17 +21,19 @@ use crate::{
     sim::{
         fleet::Behaviour,
         gharts::{self, GithubTrouble, Operation},
-        github::{JobState, Pat},
+        github::{JobState, NewJobs, Pat},
         kubernetes,
         network::{Disturbance, Trouble},
         oidc::Ailment,
-        world::{Credential, RUNNER_NAMESPACE, World, account_name},
+        world::{Credential, ORGANIZATION, RUNNER_NAMESPACE, World, account_name},
     },
 };
 
 /// Longer than GHARTS waits for GitHub, and for keys.
 const SLOW_GITHUB: Duration = Duration::from_secs(7);
 const SLOW_KEYS: Duration = Duration::from_secs(12);
+/// A job that comes at a bad moment.
+const MET_JOB: Duration = Duration::from_secs(30);
 const SLOW_API: Duration = Duration::from_secs(3);
 /// When the pods of a lost node are deleted, and when they are forced away.
 const NODE_GIVEN_UP: Duration = Duration::from_secs(60);
@@ -134,6 +136,32 @@ impl Stage<'_> {
                 lost(*peer, call, *times, Trouble::Altered(half))
             }
             Fault::Hang { peer, call, times } => lost(*peer, call, *times, Trouble::Silence),
+            Fault::JobMeets {
+                peer,
+                call,
+                set,
+                ms,
+                times,
+            } => {
+                let (github, set) = (self.world.github.clone(), self.set(*set).to_owned());
+                let comes = move |line: &str| {
+                    // Where it is about a registration, one that its runner may take.
+                    let agents = github.runners();
+                    let about = line.rsplit_once("/agents/").map(|(_, id)| id);
+                    let about = agents.iter().find(|agent| about == Some(agent.id.to_string().as_str()));
+                    let sets = github.sets();
+                    let about = about.and_then(|agent| sets.iter().find(|set| agent.set == Some(set.id)));
+                    let set = about.map_or(set.as_str(), |set| &set.name);
+                    let new = NewJobs::for_set(ORGANIZATION, set, 1).lasting(MET_JOB);
+                    github.queue_jobs(&new);
+                };
+                lost(
+                    *peer,
+                    call,
+                    *times,
+                    Trouble::Meanwhile(Arc::new(comes), Duration::from_millis(*ms)),
+                )
+            }
             Fault::Absent { peer } => {
                 let (network, authority) = (self.world.network.clone(), self.authority(*peer));
                 let router = network.detach(&authority);
@@ -200,7 +228,15 @@ impl Stage<'_> {
                 github.configure(|settings| settings.shuffled = true);
                 AtWork::new(move || github.configure(|settings| settings.shuffled = false), || true)
             }
-            Fault::MessageIdsRestarted { set } => AtWork::done(github.restart_message_ids(self.set(*set))),
+            Fault::MessageIdsRestarted { set } => {
+                let (set, met) = (self.set(*set).to_owned(), github.skip_message_ids(self.set(*set)));
+                AtWork::new(
+                    move || {
+                        github.restart_message_ids(&set);
+                    },
+                    move || met,
+                )
+            }
             Fault::WrongStatistics { lie } => {
                 github.lie(Some(*lie));
                 AtWork::new(move || github.lie(None), || true)

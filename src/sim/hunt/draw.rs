@@ -4,8 +4,8 @@
 use fastrand::Rng;
 
 use super::plan::{
-    ApiTrouble, Arrival, Blow, Fault, GhartsCall, GhartsTrouble, Ill, Moment, Peer, Plan, PodTrouble, SetShape, Shape,
-    Timed,
+    ApiTrouble, Arrival, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, Moment, Peer, Plan, PodTrouble, SetShape,
+    Shape, Timed,
 };
 use crate::sim::{
     gharts::Flavour,
@@ -22,7 +22,7 @@ const NEAR_MS: u64 = 8_000;
 /// Most faults of one plan.
 const MOST_FAULTS: u64 = 8;
 /// One plan in so many has none: what holds only in peace is looked at there.
-const PEACE: u64 = 12;
+const PEACE: u64 = 10;
 
 impl Plan {
     /// The plan of this seed.
@@ -60,6 +60,7 @@ fn shape(rng: &mut Rng) -> Shape {
             Flavour::SetAware,
             Flavour::Team,
             Flavour::User,
+            Flavour::User,
             Flavour::Seed,
         ],
     );
@@ -70,7 +71,7 @@ fn shape(rng: &mut Rng) -> Shape {
         AssignedJobsRunOn::SetRunners
     };
     let credential = match rng.u32(..6) {
-        0 if flavour == Flavour::User => Credential::Brokered,
+        0..=2 if flavour == Flavour::User => Credential::Brokered,
         0 | 1 => Credential::App,
         _ => Credential::Pat,
     };
@@ -92,6 +93,9 @@ fn shape(rng: &mut Rng) -> Shape {
         exit_ms: pick(rng, &[0, 0, 500, 5_000]),
         skew_seconds: pick(rng, &[0, 0, 0, 0, -20, 20]),
         second_replica: (rng.u32(..3) == 0).then(|| pick(rng, &[0, 0, -25, 25])),
+        told_late_ms: pick(rng, &[0, 0, 500, 5_000, 20_000]),
+        gharts_skew_seconds: pick(rng, &[0, 0, 0, 0, -20, 20]),
+        latency_ms: pick(rng, &[0, 0, 0, 300, 1_500]),
     }
 }
 
@@ -131,6 +135,7 @@ fn set_shape(rng: &mut Rng, index: usize, flavour: Flavour, run_on: AssignedJobs
         binding,
         min: pick(rng, &[0, 0, 0, 1, 2]),
         max: rng.u32(2..=5),
+        idle_seconds: pick(rng, &[None, None, Some(3), Some(20)]),
     }
 }
 
@@ -147,6 +152,7 @@ fn jobs(rng: &mut Rng, shape: &Shape, faults: &[Timed]) -> Vec<Arrival> {
             count: rng.usize(1..=4),
             lasting_ms: pick(rng, &[1_000, 5_000, 20_000, 60_000, 150_000]),
             exit_code: i32::from(rng.u32(..6) == 0),
+            cancelled_after_ms: (rng.u32(..4) == 0).then(|| pick(rng, &[500, 3_000, 10_000, 30_000])),
         })
         .collect();
     jobs.sort_by_key(|jobs| jobs.at_ms);
@@ -159,17 +165,26 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
     } else {
         rng.u64(..TROUBLED_MS)
     };
-    let for_ms = pick(rng, &[2_000, 10_000, 30_000, 60_000, 120_000, 200_000]);
+    let mut for_ms = pick(rng, &[2_000, 10_000, 30_000, 60_000, 120_000, 200_000]);
     let uses_gharts = shape.sets.iter().any(|set| set.provisioner == Provisioner::Gharts);
     // Twice the world's share where there is no GHARTS to ail.
     let fault = match rng.u32(..10) {
-        0..=2 => on_the_way(rng, uses_gharts),
+        0..=2 => on_the_way(rng, uses_gharts, shape.sets.len()),
         3..=4 => of_github(rng, shape),
+        9 if rng.u32(..2) == 0 => of_the_file(rng, shape),
         7..=8 if uses_gharts => of_gharts(rng),
         5 | 7 => of_kubernetes(rng),
         6 | 8 => of_pods(rng),
         _ => of_the_process(rng, shape),
     };
+    if matches!(fault, Fault::JobMeets { .. }) {
+        // It waits for its call.
+        for_ms = 200_000;
+    }
+    if matches!(fault, Fault::PodsFail { .. }) {
+        // Long enough to show whether a set backs off.
+        for_ms = pick(rng, &[30_000, 120_000, 900_000]);
+    }
     Timed { at_ms, for_ms, fault }
 }
 
@@ -186,7 +201,7 @@ const GITHUB_CALLS: [&str; 9] = [
 ];
 const GHARTS_CALLS: [&str; 5] = ["", "/runners/jit", "DELETE /", "GET /", "/runners/provision"];
 
-fn on_the_way(rng: &mut Rng, uses_gharts: bool) -> Fault {
+fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
     let peer = if uses_gharts && rng.bool() {
         Peer::Gharts
     } else {
@@ -198,7 +213,19 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool) -> Fault {
     };
     let call = call.to_owned();
     let times = pick(rng, &[1, 2, 5, 1_000]);
-    match rng.u32(..10) {
+    match rng.u32(..12) {
+        10 | 11 => {
+            let removals = [(Peer::GitHub, "/agents/"), (Peer::Gharts, "DELETE /")];
+            let removal = pick(rng, &removals[..=usize::from(uses_gharts)]);
+            let (peer, call) = pick(rng, &[removal, removal, (peer, call.as_str())]);
+            Fault::JobMeets {
+                peer,
+                call: call.to_owned(),
+                set: rng.usize(..sets),
+                ms: pick(rng, &[1, 1, 100, 2_000]),
+                times: pick(rng, &[1, 3]),
+            }
+        }
         0 => Fault::Latency {
             peer,
             call,
@@ -298,6 +325,7 @@ fn of_pods(rng: &mut Rng) -> Fault {
                     PodTrouble::NeverRegisters,
                     PodTrouble::Crashes,
                     PodTrouble::EndsWell,
+                    PodTrouble::EndsWell,
                     PodTrouble::Deprecated,
                 ],
             ),
@@ -358,6 +386,25 @@ fn of_gharts(rng: &mut Rng) -> Fault {
             times: pick(rng, &[1, 2, 6]),
         },
     }
+}
+
+fn of_the_file(rng: &mut Rng, shape: &Shape) -> Fault {
+    let set = rng.usize(..shape.sets.len());
+    let how = match rng.u32(..9) {
+        0 | 1 => Edit::MaxRunners {
+            set,
+            max: rng.u32(1..=6),
+        },
+        2 => Edit::MinRunners { set, min: rng.u32(..3) },
+        3 => Edit::TotalRunners {
+            max: pick(rng, &[None, Some(1), Some(3), Some(6)]),
+        },
+        4 => Edit::Template { set },
+        5 => Edit::SetAdded,
+        6 | 7 => Edit::SetRemoved { set },
+        _ => Edit::Wrong,
+    };
+    Fault::FileChanged { how }
 }
 
 fn of_the_process(rng: &mut Rng, shape: &Shape) -> Fault {

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     journal::Journal,
     plan::Plan,
-    queue::{Place, Queues},
+    queue::{CALM_GRACE, GRACE, Place, Queues},
+    rules::{REVISION, Rules, Text},
     strangers::Strangers,
 };
 use crate::{
@@ -39,6 +40,10 @@ const STORM: usize = 600;
 const POD_STORM: usize = 60;
 /// Calls without any time between them: a loop that never rests, which virtual time would never end.
 const RUNAWAY: usize = 3_000;
+/// What a fault leaves behind (calls that hang, queues of work, waits before the next try) is over so long after its end.
+const CALM_AFTER: Duration = Duration::from_secs(120);
+/// Pods of one set that come and go without a job, and within how long: whatever ends them, the set backs off.
+const WASTE: (usize, Duration) = (24, Duration::from_mins(15));
 /// The word for them beside the peers' names.
 const PODS: &str = "new pods";
 /// What is wrong is told so often, then no more.
@@ -50,10 +55,14 @@ const SCALE_SET: &str = "gharts-listener/scale-set";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Invariant {
-    /// Live runners stay within the file's limits.
+    /// Live runners stay within the file's limits, as they are or were a moment ago.
     Limits,
+    /// A pod is made for a set that the file names, of its template.
+    File,
     /// No runner is started beyond `minRunners` and the jobs that were told of.
     Demand,
+    /// Pods that come to nothing are made ever more rarely.
+    BackOff,
     /// In peace no pod is made that no job and no `minRunners` calls for.
     Thrift,
     /// When all is well again, `minRunners` are there.
@@ -76,6 +85,8 @@ pub enum Invariant {
     Calm,
     /// The daemon runs until it is told to end, and its loop moves.
     Alive,
+    /// What the daemon keeps in memory has a bound.
+    Memory,
     /// Every set says why there are not more runners.
     Reasons,
     /// When all is well again, every job ends, and new ones succeed.
@@ -112,11 +123,45 @@ struct Calls {
     at_once: usize,
 }
 
+/// Whether all peers are well.
 #[derive(Debug, Default)]
+struct Weather {
+    faults: usize,
+    /// When the last one ended.
+    since: Option<Instant>,
+}
+
+impl Weather {
+    fn trouble(&mut self, begins: bool) {
+        if begins {
+            self.faults += 1;
+        } else {
+            self.faults = self.faults.saturating_sub(1);
+            self.since = Some(Instant::now());
+        }
+    }
+
+    fn is_calm(&self) -> bool {
+        self.faults == 0 && self.since.is_none_or(|since| since.elapsed() > CALM_AFTER)
+    }
+
+    /// How long a creation may take that was called for.
+    fn grace(&self) -> Duration {
+        if self.is_calm() { CALM_GRACE } else { GRACE }
+    }
+}
+
+#[derive(Debug)]
 struct State {
     breaches: Vec<Breach>,
+    rules: Rules,
+    weather: Weather,
     queues: Queues,
     names: HashSet<String>,
+    /// Each set's newest pods.
+    made: BTreeMap<String, VecDeque<(Instant, String)>>,
+    /// Runners whose removal was asked for, and not refused so far.
+    leaving: HashSet<String>,
     calls: BTreeMap<String, Calls>,
     digest: u64,
     jits: Vec<String>,
@@ -124,7 +169,6 @@ struct State {
 
 /// Looks at everything. Shared by the wires of every daemon.
 pub(super) struct Judge {
-    plan: Plan,
     world: World,
     strangers: Strangers,
     journal: Journal,
@@ -137,12 +181,22 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn new(plan: &Plan, world: &World, strangers: Strangers, journal: &Journal) -> Self {
         Self {
-            plan: plan.clone(),
             world: world.clone(),
             strangers,
             journal: journal.clone(),
             daemon: account_name(),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                breaches: Vec::new(),
+                rules: Rules::new(Text::of(&plan.shape, [].iter())),
+                weather: Weather::default(),
+                queues: Queues::default(),
+                names: HashSet::new(),
+                made: BTreeMap::new(),
+                leaving: HashSet::new(),
+                calls: BTreeMap::new(),
+                digest: 0,
+                jits: Vec::new(),
+            }),
             runaway: OnceLock::new(),
         }
     }
@@ -150,6 +204,39 @@ impl Judge {
     pub(super) fn end_by(&self, runaway: CancellationToken) {
         // Set once, at the start of the run.
         let _ = self.runaway.set(runaway);
+    }
+
+    /// The daemon's file says this from now on.
+    pub(super) fn file_says(&self, text: Text) {
+        self.journal.say(|| {
+            let sets = text.sets.iter().map(|set| {
+                let (shape, revision) = (&set.shape, set.revision);
+                format!("{} {}..{} template {revision}", shape.name, shape.min, shape.max)
+            });
+            let sets: Vec<String> = sets.collect();
+            let wrong = if text.is_wrong { "wrong: " } else { "" };
+            format!(
+                "file     {wrong}{}, at most {:?} in all",
+                sets.join(", "),
+                text.max_runners
+            )
+        });
+        self.lock().rules.change(text);
+    }
+
+    /// Something goes wrong from now on, or no longer.
+    pub(super) fn trouble(&self, begins: bool) {
+        self.lock().weather.trouble(begins);
+    }
+
+    /// Nothing goes wrong, and nothing has for a while.
+    pub(super) fn is_calm(&self) -> bool {
+        self.lock().weather.is_calm()
+    }
+
+    /// A daemon has not run until now.
+    pub(super) fn slept(&self) {
+        self.lock().rules.seen_late();
     }
 
     pub(super) fn breach(&self, invariant: Invariant, what: String) {
@@ -303,39 +390,85 @@ impl Judge {
             .find(|(pod, _)| pod == name)
             .map(|(_, set)| set.clone())
             .unwrap_or_default();
-        let Some(shape) = self.plan.shape.sets.iter().find(|shape| shape.name == set) else {
-            self.breach(Invariant::Limits, format!("pod {name} belongs to no set: {set:?}"));
+        let (max, min, total) = {
+            let rules = &mut self.lock().rules;
+            (rules.max(&set), rules.min(&set), rules.total())
+        };
+        let Some(max) = max else {
+            self.breach(Invariant::File, format!("pod {name} belongs to no set: {set:?}"));
             return;
         };
+        let revision = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name);
+        let revision = revision
+            .map(|pod| pod["metadata"]["annotations"][REVISION].clone())
+            .unwrap_or_default();
+        if !self
+            .lock()
+            .rules
+            .is_revision(&set, revision.as_str().unwrap_or_default())
+        {
+            self.breach(
+                Invariant::File,
+                format!("pod {name} is made of another template: {revision}"),
+            );
+        }
         let of_set: Vec<&str> = pods
             .iter()
             .filter(|(_, of)| *of == set)
             .map(|(pod, _)| pod.as_str())
             .collect();
-        if of_set.len() > shape.max as usize {
-            let (live, max) = (of_set.len(), shape.max);
+        if of_set.len() > max as usize {
+            let live = of_set.len();
             self.breach(
                 Invariant::Limits,
                 format!("{name}: {live} live runners of {set}, at most {max}"),
             );
         }
-        if let Some(max) = self.plan.shape.max_runners.filter(|max| pods.len() > *max as usize) {
+        if let Some(max) = total.filter(|max| pods.len() > *max as usize) {
             self.breach(
                 Invariant::Limits,
                 format!("{name}: {} live runners in all, at most {max}", pods.len()),
             );
         }
-        let covering = self.world.github.standing_for_sets(of_set.iter().copied());
-        let told = self.lock().queues.most(&set, Instant::now());
-        let wanted = shape.min as usize + told;
+        self.is_worth_it(&set, name, &of_set);
+        let staying = {
+            let state = self.lock();
+            let staying = of_set.iter().copied().filter(|name| !state.leaving.contains(*name));
+            staying.collect::<Vec<&str>>()
+        };
+        let covering = self.world.github.standing_for_sets(staying.into_iter());
+        let told = {
+            let state = &mut *self.lock();
+            let grace = state.weather.grace();
+            state.queues.most(&set, Instant::now(), grace)
+        };
+        let wanted = min as usize + told;
         if covering > wanted {
             self.breach(
                 Invariant::Demand,
-                format!(
-                    "{name}: {covering} runners of {set} for {wanted} (minRunners {} and {told} jobs)",
-                    shape.min
-                ),
+                format!("{name}: {covering} runners of {set} for {wanted} (minRunners {min} and {told} jobs)"),
             );
+        }
+    }
+
+    /// Few of the set's newest pods came to nothing.
+    fn is_worth_it(&self, set: &str, name: &str, live: &[&str]) {
+        let (most, within) = WASTE;
+        let now = Instant::now();
+        let over: Vec<String> = {
+            let state = &mut *self.lock();
+            let made = state.made.entry(set.to_owned()).or_default();
+            while made.front().is_some_and(|(at, _)| *at + within < now) {
+                made.pop_front();
+            }
+            made.push_back((now, name.to_owned()));
+            let over = made.iter().filter(|(_, name)| !live.contains(&name.as_str()));
+            over.map(|(_, name)| name.clone()).collect()
+        };
+        let wasted = self.world.github.standing_for_sets(over.iter().map(String::as_str));
+        if wasted > most {
+            let what = format!("{name}: {wasted} pods of {set} came to nothing within {within:?}");
+            self.breach(Invariant::BackOff, what);
         }
     }
 
@@ -444,6 +577,24 @@ impl Judge {
         }
     }
 
+    /// The runner whose registration or record such a call removes.
+    fn runner_removed(&self, line: &str) -> Option<String> {
+        let (path, id) = line.strip_prefix("DELETE ")?.rsplit_once('/')?;
+        let (agents, records) = (path.ends_with("/agents"), path.ends_with("/runners"));
+        let agent = self
+            .world
+            .github
+            .runners()
+            .into_iter()
+            .find(|agent| agents && agent.id.to_string() == id);
+        let records = records.then(|| self.world.gharts.records()).into_iter().flatten();
+        let record = records
+            .filter(|record| record.id == id)
+            .map(|record| record.name)
+            .next();
+        agent.map(|agent| agent.name).or(record)
+    }
+
     fn asked(&self, sent: &Sent, request: &Request) {
         self.called(&sent.authority, &sent.line);
         let place = Place::of(&sent.line);
@@ -451,6 +602,9 @@ impl Judge {
         if let Some(id) = late {
             let what = format!("the message that offers request {id} was deleted before it was acquired");
             self.breach(Invariant::Queue, what);
+        }
+        if let Some(runner) = self.runner_removed(&sent.line) {
+            self.lock().leaving.insert(runner);
         }
         if sent.line.starts_with("DELETE ") && self.strangers.own(&sent.line) {
             self.breach(Invariant::Strangers, format!("{} {}", sent.authority, sent.line));
@@ -477,6 +631,10 @@ impl Judge {
             }
             Err(error) => format!("answer   {} {} -> {error}", sent.authority, sent.line),
         });
+        let done = answer.is_ok_and(|answer| answer.status().is_success() || status == 404);
+        if let Some(runner) = self.runner_removed(&sent.line).filter(|_| !done) {
+            self.lock().leaving.remove(&runner);
+        }
         if let Ok(answer) = answer {
             let place = Place::of(&sent.line).filter(|_| status == 200);
             if let Some((place, name)) = place.and_then(|place| self.set_named(place.set).map(|name| (place, name))) {

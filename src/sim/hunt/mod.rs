@@ -8,6 +8,7 @@
 //! | `apply` | from a fault to what happens in the world, and its end |
 //! | `run`, `process`, `aftermath` | carry a plan out, under virtual time: time and turns, the daemon's lives, the end |
 //! | `judge` | the invariants, checked at every call |
+//! | `rules` | what the daemon's file says and has said lately, for the judge |
 //! | `queue` | what the daemon was told of its jobs, for the judge |
 //! | `strangers` | another installation, never to be touched |
 //! | `shrink` | from a plan that fails to the shortest that still does |
@@ -24,6 +25,7 @@ mod judge;
 pub mod plan;
 mod process;
 mod queue;
+mod rules;
 mod run;
 mod shrink;
 mod strangers;
@@ -34,4 +36,4 @@ pub use judge::{Breach, Invariant};
 pub use plan::{KINDS, Plan};
 pub use run::{Outcome, run};
 pub use shrink::shrink;
-pub use subject::{Glance, Launch, Life, Subject};
+pub use subject::{Glance, Kept, Launch, Life, Subject};

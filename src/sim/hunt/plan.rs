@@ -45,9 +45,18 @@ pub struct Shape {
     /// A second replica, whose clock is so far from the first one's.
     #[serde(default)]
     pub second_replica: Option<i64>,
+    /// GitHub's queue knows of a job's start and end so much later, at most.
+    #[serde(default)]
+    pub told_late_ms: u64,
+    /// GHARTS' clock beside that of the cluster, whose tokens it is shown.
+    #[serde(default)]
+    pub gharts_skew_seconds: i64,
+    /// GitHub's answers travel so long, at most.
+    #[serde(default)]
+    pub latency_ms: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SetShape {
     pub name: String,
@@ -55,6 +64,9 @@ pub struct SetShape {
     pub binding: Binding,
     pub min: u32,
     pub max: u32,
+    /// `timeouts.idle`. `None`: the daemon's default.
+    #[serde(default)]
+    pub idle_seconds: Option<u32>,
 }
 
 impl Shape {
@@ -79,6 +91,9 @@ pub struct Arrival {
     pub count: usize,
     pub lasting_ms: u64,
     pub exit_code: i32,
+    /// Whoever wants them takes those back that have not started by then.
+    #[serde(default)]
+    pub cancelled_after_ms: Option<u64>,
 }
 
 /// A fault, from `at_ms` on for `for_ms`.
@@ -182,6 +197,34 @@ pub enum Moment {
     AtStep,
 }
 
+/// A change of the daemon's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Edit {
+    MaxRunners {
+        set: usize,
+        max: u32,
+    },
+    MinRunners {
+        set: usize,
+        min: u32,
+    },
+    /// Over all sets.
+    TotalRunners {
+        max: Option<u32>,
+    },
+    Template {
+        set: usize,
+    },
+    /// One more, with jobs.
+    SetAdded,
+    SetRemoved {
+        set: usize,
+    },
+    /// Nothing that a daemon takes over.
+    Wrong,
+}
+
 /// Everything that can go wrong. `call` is part of `METHOD /path`; empty: every one. `nth` picks one of those that are
 /// there, in the order of their names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -238,6 +281,14 @@ pub enum Fault {
     },
     Absent {
         peer: Peer,
+    },
+    /// A job for the set comes while such a call is on its way.
+    JobMeets {
+        peer: Peer,
+        call: String,
+        set: usize,
+        ms: u64,
+        times: u32,
     },
     // GitHub.
     TokensRevoked,
@@ -324,6 +375,10 @@ pub enum Fault {
     KeysIll {
         how: Ill,
     },
+    /// The daemon's file says something else until its end.
+    FileChanged {
+        how: Edit,
+    },
     // The process. `replica`: 0, or 1 where there is a second one.
     Killed {
         moment: Moment,
@@ -351,7 +406,7 @@ pub enum Fault {
 }
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 47] = [
+pub const KINDS: [&str; 49] = [
     "latency",
     "resetBefore",
     "resetAfter",
@@ -362,6 +417,7 @@ pub const KINDS: [&str; 47] = [
     "truncatedBody",
     "hang",
     "absent",
+    "jobMeets",
     "tokensRevoked",
     "queueTokenExpired",
     "patRefused",
@@ -394,6 +450,7 @@ pub const KINDS: [&str; 47] = [
     "ghartsFails",
     "ghartsSeesNoGitHub",
     "keysIll",
+    "fileChanged",
     "killed",
     "restarted",
     "panic",
@@ -408,6 +465,11 @@ impl Fault {
             Ok(Value::Object(fields)) => fields,
             _ => serde_json::Map::new(),
         }
+    }
+
+    /// It happens to a job, as soon as there is one.
+    pub(super) fn waits_for_a_job(&self) -> bool {
+        matches!(self, Self::JobCancelled { .. } | Self::AssignmentDropped { .. })
     }
 
     pub fn kind(&self) -> String {
@@ -471,25 +533,44 @@ impl fmt::Display for Plan {
             ", pods start in {} ms and end in {} ms, skew {} s",
             shape.start_ms, shape.exit_ms, shape.skew_seconds
         )?;
+        if shape.latency_ms > 0 {
+            writeln!(f, "  GitHub's answers travel up to {} ms", shape.latency_ms)?;
+        }
+        if shape.told_late_ms > 0 {
+            writeln!(
+                f,
+                "  the queue knows of a job's start and end up to {} ms later",
+                shape.told_late_ms
+            )?;
+        }
+        if shape.gharts_skew_seconds != 0 {
+            writeln!(
+                f,
+                "  GHARTS' clock is {} s ahead of everybody's",
+                shape.gharts_skew_seconds
+            )?;
+        }
         if let Some(skew) = shape.second_replica {
             writeln!(f, "  a second replica, its clock {skew} s ahead of everybody's")?;
         }
         for (index, set) in shape.sets.iter().enumerate() {
             writeln!(
                 f,
-                "  set {index} {}: {:?}, binding {:?}, {}..{} runners",
-                set.name, set.provisioner, set.binding, set.min, set.max
+                "  set {index} {}: {:?}, binding {:?}, {}..{} runners, idle for {:?} s",
+                set.name, set.provisioner, set.binding, set.min, set.max, set.idle_seconds
             )?;
         }
         for jobs in &self.jobs {
             writeln!(
                 f,
-                "  at {} s: {} jobs of {} s for set {}, exit code {}",
+                "  at {} s: {} jobs of {} s for set {}, exit code {}, {}",
                 seconds(jobs.at_ms),
                 jobs.count,
                 seconds(jobs.lasting_ms),
                 jobs.set,
-                jobs.exit_code
+                jobs.exit_code,
+                jobs.cancelled_after_ms
+                    .map_or("kept".to_owned(), |ms| format!("cancelled after {} s", seconds(ms)))
             )?;
         }
         for timed in &self.faults {

@@ -24,6 +24,13 @@ use crate::sim::{
 
 /// The loop beats every few seconds.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+/// Nothing of what happens in a small world is kept in such numbers.
+const MOST_KEPT: usize = 50;
+/// A runner is forgotten so long after its pod's end, where all peers are well: its calls are made, and whatever news of
+/// its job may come has come.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+/// From a start that failed to the next one.
+const START_AGAIN: Duration = Duration::from_secs(5);
 /// A kill that waits for a call which the daemon does not make happens after so long by itself.
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -54,6 +61,8 @@ pub(super) struct Replica {
     skew: i64,
     daemon: Option<Daemon>,
     pub(super) death: Option<Death>,
+    /// Since when it keeps more runners than there are pods and starts, while all peers are well.
+    keeps_more: Option<Instant>,
 }
 
 impl Replica {
@@ -64,6 +73,7 @@ impl Replica {
             skew,
             daemon: None,
             death: None,
+            keeps_more: None,
         };
         ["replica-0", "replica-1"]
             .into_iter()
@@ -121,6 +131,16 @@ impl Run<'_> {
                     stop,
                     frozen,
                     thawed: None,
+                });
+            }
+            // Whoever started it starts it again.
+            Err(error) if self.text().is_wrong => {
+                self.journal.say(|| format!("process  {name} does not start: {error}"));
+                self.replicas[index].death = Some(Death {
+                    at_the_latest: Instant::now(),
+                    down: START_AGAIN,
+                    skew,
+                    reborn: Some(Instant::now() + START_AGAIN),
                 });
             }
             Err(error) => self
@@ -187,6 +207,7 @@ impl Run<'_> {
         if let Some(daemon) = replica.and_then(|replica| replica.daemon.as_mut()) {
             daemon.frozen.send_replace(paused);
             daemon.thawed = (!paused).then(Instant::now);
+            self.judge.slept();
         }
     }
 
@@ -215,6 +236,8 @@ impl Run<'_> {
 
     fn bury(&mut self, daemon: &Daemon) {
         daemon.cable.cut();
+        // What it says while it ends is said between two looks.
+        self.outcome.reasons.extend((daemon.glance)().reasons);
         self.said.push_str(&(daemon.says)());
         self.secrets.extend(daemon.cable.secrets());
     }
@@ -291,10 +314,28 @@ impl Run<'_> {
         self.bury(&daemon);
     }
 
+    /// What daemons keep of more runners than these, and of more pods than there are.
+    pub(super) fn kept_for_nothing(&self, runners: usize) -> Vec<String> {
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE).len();
+        let mut nothing = Vec::new();
+        for replica in &self.replicas {
+            let Some(daemon) = replica.acts() else { continue };
+            for kept in (daemon.glance)().kept {
+                let (what, count, name) = (kept.what, kept.count, replica.name);
+                if (kept.of_runners && count > runners) || (kept.of_pods && count > pods) {
+                    nothing.push(format!("in the memory of {name}: {count} {what} for {runners} runners"));
+                }
+            }
+        }
+        nothing
+    }
+
     /// What can be seen of the daemons from outside.
     pub(super) fn look(&mut self) {
         let mut reasons = Vec::new();
-        for replica in &self.replicas {
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE).len();
+        let calm = self.judge.is_calm();
+        for replica in &mut self.replicas {
             let Some(daemon) = replica.acts() else { continue };
             let name = replica.name;
             if daemon.task.is_finished() {
@@ -311,6 +352,27 @@ impl Run<'_> {
                     .breach(Invariant::Reasons, format!("{name} gives no reason for {set}"));
             }
             reasons.extend(glance.reasons);
+            let count = |what: &str| {
+                glance
+                    .kept
+                    .iter()
+                    .find(|kept| kept.what == what)
+                    .map_or(0, |kept| kept.count)
+            };
+            let more = calm && count("runners") > pods + count("starts");
+            replica.keeps_more = replica.keeps_more.or_else(|| Some(Instant::now())).filter(|_| more);
+            if replica.keeps_more.is_some_and(|since| since.elapsed() > FORGOTTEN) {
+                let what = format!("{name} has kept runners without pods for {FORGOTTEN:?}");
+                self.judge.breach(Invariant::Memory, what);
+            }
+            for kept in glance.kept {
+                let most = self.outcome.kept.entry(kept.what).or_default();
+                if kept.count > MOST_KEPT && *most <= MOST_KEPT {
+                    let what = format!("{name} keeps {} {}", kept.count, kept.what);
+                    self.judge.breach(Invariant::Memory, what);
+                }
+                *most = kept.count.max(*most);
+            }
         }
         for reason in reasons {
             if self.outcome.reasons.insert(reason.clone()) {

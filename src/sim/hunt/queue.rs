@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 /// A runner that was called for stays so for this long after newer news: its creation waits for its turn, and for
 /// GHARTS' answer, for no longer than one deadline.
-const GRACE: Duration = Duration::from_secs(60);
+pub(super) const GRACE: Duration = Duration::from_secs(60);
+/// The same where all peers are well: a dozen starts, at three calls a second.
+pub(super) const CALM_GRACE: Duration = Duration::from_secs(15);
 
 /// The part of `METHOD /path` behind a set's collection: its id, what of it, and which one of these.
 pub(super) struct Place<'a> {
@@ -86,13 +88,20 @@ impl Queues {
         told.jobs.push_back((now, assigned + count("totalAvailableJobs")));
     }
 
-    /// The most jobs that the set has been told of, of what still counts.
-    pub(super) fn most(&mut self, name: &str, now: Instant) -> usize {
+    /// The most jobs that the set has been told of, of what still counts after `grace`.
+    pub(super) fn most(&mut self, name: &str, now: Instant, grace: Duration) -> usize {
         let Some(told) = self.told.get_mut(name) else { return 0 };
         while told.jobs.get(1).is_some_and(|(at, _)| *at + GRACE < now) {
             told.jobs.pop_front();
         }
-        told.jobs.iter().map(|(_, jobs)| *jobs).max().unwrap_or(0)
+        // Each counts until so long after the next one came.
+        let until = told.jobs.iter().skip(1).map(|(at, _)| Some(*at + grace)).chain([None]);
+        let counting = told
+            .jobs
+            .iter()
+            .zip(until)
+            .filter(|(_, until)| until.is_none_or(|until| until >= now));
+        counting.map(|((_, jobs), _)| *jobs).max().unwrap_or(0)
     }
 
     /// What is offered anew may be taken, whatever message told of it first.

@@ -15,9 +15,10 @@ use super::{
     aftermath::tell_jobs,
     apply::{AtWork, Stage},
     journal::Journal,
-    judge::{Breach, Judge},
-    plan::{Fault, Plan},
+    judge::{Breach, Invariant, Judge},
+    plan::{Edit, Fault, Plan},
     process::Replica,
+    rules::{LATE, Text},
     strangers::{self, Strangers},
     subject::Subject,
 };
@@ -29,7 +30,7 @@ use crate::{
         gharts::{Deployment, Latency},
         github::NewJobs,
         kubernetes::Onlooker,
-        world::{GhartsLimits, ORGANIZATION, Options, SetOptions, World, WorldError},
+        world::{GhartsLimits, ORGANIZATION, Options, Place, World, WorldError},
     },
 };
 
@@ -58,6 +59,8 @@ pub struct Outcome {
     pub recovery_ms: u64,
     /// The most calls to each peer in a minute.
     pub busiest: BTreeMap<String, usize>,
+    /// The most that a daemon kept in memory, by kind.
+    pub kept: BTreeMap<&'static str, usize>,
 }
 
 /// Carries out `plan` with daemons from `subject`, whose file is written into `dir`. Under a paused clock.
@@ -65,12 +68,21 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
     let tasks = Tasks::new();
     let clock = Clock::simulated(EPOCH.parse().unwrap_or_default());
     let world = World::start(options(plan), clock, &tasks).await?;
+    let told_late = Duration::from_millis(plan.shape.told_late_ms);
+    let latency = Duration::from_millis(plan.shape.latency_ms);
+    world.github.configure(|settings| {
+        settings.told_after = told_late;
+        settings.answer_latency = latency;
+    });
     let strangers = Strangers::settle(&world)?;
     let judge = Arc::new(Judge::new(plan, &world, strangers, journal));
-    let looking = judge.clone();
-    world
-        .kubernetes
-        .look_on(Onlooker::new(move |request| looking.sees(request)));
+    // The judge holds the world, and not the other way round: a world that is over must go.
+    let looking = Arc::downgrade(&judge);
+    world.kubernetes.look_on(Onlooker::new(move |request| {
+        if let Some(judge) = looking.upgrade() {
+            judge.sees(request);
+        }
+    }));
     let file = dir.join("config.yaml");
     let text = world.config(dir)?;
     std::fs::write(&file, text).map_err(|source| WorldError::File {
@@ -88,6 +100,10 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
         lives: 0,
         replicas: Replica::all(&plan.shape),
         at_work: Vec::new(),
+        waiting: Vec::new(),
+        edits: Vec::new(),
+        arrived: BTreeMap::new(),
+        lost_jobs: Vec::new(),
         said: String::new(),
         secrets: BTreeSet::new(),
         outcome: Outcome::default(),
@@ -102,16 +118,13 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
     outcome.virtual_ms = journal.now_ms();
     tell_jobs(&world, journal);
     tasks.stop();
+    // Its peers hold each other through it.
+    world.network.close();
     Ok(outcome)
 }
 
 fn options(plan: &Plan) -> Options {
     let shape = &plan.shape;
-    let set = |set: &super::plan::SetShape| SetOptions {
-        min_runners: set.min,
-        binding: set.binding,
-        ..SetOptions::new(&set.name, set.provisioner, set.max)
-    };
     Options {
         seed: plan.seed,
         flavour: shape.flavour,
@@ -126,10 +139,11 @@ fn options(plan: &Plan) -> Options {
         flow: shape.flow,
         assigned_jobs_run_on: shape.assigned_jobs_run_on,
         credential: shape.credential,
-        sets: shape.sets.iter().map(set).collect(),
+        sets: Text::of(shape, [].iter()).options(),
         max_runners: shape.max_runners,
         quota: shape.quota.map(|quota| quota + strangers::PLACES),
         gharts_limits: GhartsLimits::USUAL,
+        gharts_ahead: shape.gharts_skew_seconds,
         fleet: Some(FleetSettings {
             seed: plan.seed,
             start_delay: Duration::from_millis(shape.start_ms),
@@ -153,6 +167,14 @@ pub(super) struct Run<'a> {
     pub(super) replicas: Vec<Replica>,
     /// With the index of each in the plan.
     pub(super) at_work: Vec<(usize, AtWork)>,
+    /// Those that have found nothing to happen to so far.
+    waiting: Vec<usize>,
+    /// Changes of the file at work, likewise.
+    edits: Vec<(usize, Edit)>,
+    /// Ids of jobs that came, by the index of their coming.
+    arrived: BTreeMap<usize, Vec<String>>,
+    /// Those of a set that is there for a while only.
+    pub(super) lost_jobs: Vec<String>,
     /// What daemons of before have said.
     pub(super) said: String,
     pub(super) secrets: BTreeSet<String>,
@@ -163,6 +185,7 @@ pub(super) struct Run<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
     Ends(usize),
+    GivesUp(usize),
     Arrives(usize),
     Begins(usize),
 }
@@ -186,6 +209,7 @@ impl Run<'_> {
             }
             self.pass_until(begun + Duration::from_millis(at_ms)).await;
             match turn {
+                Turn::GivesUp(index) => self.cancel(index),
                 Turn::Arrives(index) => self.queue(index),
                 Turn::Begins(index) => self.begin(index),
                 Turn::Ends(index) => self.end(index),
@@ -206,6 +230,8 @@ impl Run<'_> {
         let mut turns: Vec<(u64, Turn)> = Vec::new();
         for (index, jobs) in self.plan.jobs.iter().enumerate() {
             turns.push((jobs.at_ms, Turn::Arrives(index)));
+            let given_up = jobs.cancelled_after_ms.map(|after| jobs.at_ms + after);
+            turns.extend(given_up.map(|at| (at, Turn::GivesUp(index))));
         }
         for (index, timed) in self.plan.faults.iter().enumerate() {
             turns.push((timed.at_ms, Turn::Begins(index)));
@@ -220,6 +246,7 @@ impl Run<'_> {
     pub(super) async fn pass_until(&mut self, at: Instant) {
         loop {
             self.pass_deaths().await;
+            self.try_waiting();
             self.look();
             let next = at.min(Instant::now() + TICK);
             tokio::time::sleep_until(next).await;
@@ -231,7 +258,7 @@ impl Run<'_> {
 
     // ---- The plan -----------------------------------------------------------------------------------
 
-    fn queue(&self, index: usize) {
+    fn queue(&mut self, index: usize) {
         let jobs = &self.plan.jobs[index];
         let Some(set) = self.plan.shape.sets.get(jobs.set) else {
             return;
@@ -241,35 +268,66 @@ impl Run<'_> {
         let new = NewJobs::for_set(ORGANIZATION, &set.name, jobs.count)
             .lasting(Duration::from_millis(jobs.lasting_ms))
             .exiting(jobs.exit_code);
-        self.world.github.queue_jobs(&new);
+        let jobs = self.world.github.queue_jobs(&new);
+        self.arrived.insert(index, jobs.into_iter().map(|job| job.id).collect());
+    }
+
+    /// Whoever wants these jobs waits no longer.
+    fn cancel(&self, index: usize) {
+        let jobs = self.arrived.get(&index).into_iter().flatten();
+        let cancelled = jobs.filter(|job| self.world.github.cancel(job).is_ok()).count();
+        self.journal.say(|| format!("jobs     {cancelled} cancelled"));
     }
 
     fn begin(&mut self, index: usize) {
         let timed = &self.plan.faults[index];
         self.journal.say(|| format!("FAULT    {index} begins: {}", timed.fault));
-        let stage = Stage {
-            world: self.world,
-            plan: self.plan,
-            tasks: self.tasks,
-        };
-        if let Some(at_work) = stage.begin(timed) {
+        self.judge.trouble(true);
+        if timed.fault.waits_for_a_job() {
+            self.waiting.push(index);
+            self.try_waiting();
+        } else if let Some(at_work) = self.stage().begin(timed) {
             self.at_work.push((index, at_work));
         } else {
             match &timed.fault {
                 Fault::Panic { call, times } => self.make_panic(call, *times),
                 Fault::Paused { replica } => self.pause(*replica, true),
                 Fault::ClusterLost { replica } => self.lose_cluster(*replica, true),
+                Fault::FileChanged { how } => self.change_file(index, Some(how)),
                 fault => self.order_death(fault, Duration::from_millis(timed.for_ms)),
             }
             self.met(index);
         }
     }
 
+    fn stage(&self) -> Stage<'_> {
+        Stage {
+            world: self.world,
+            plan: self.plan,
+            tasks: self.tasks,
+        }
+    }
+
+    /// Lets those faults happen that have waited for a job to happen to.
+    fn try_waiting(&mut self) {
+        for index in self.waiting.clone() {
+            let at_work = self.stage().begin(&self.plan.faults[index]);
+            if at_work.is_some_and(AtWork::end) {
+                self.journal.say(|| format!("FAULT    {index} happens"));
+                self.waiting.retain(|other| *other != index);
+                self.met(index);
+            }
+        }
+    }
+
     fn end(&mut self, index: usize) {
+        self.judge.trouble(false);
+        self.waiting.retain(|other| *other != index);
         match &self.plan.faults[index].fault {
             Fault::Panic { call, .. } => self.make_panic(call, 0),
             Fault::Paused { replica } => self.pause(*replica, false),
             Fault::ClusterLost { replica } => self.lose_cluster(*replica, false),
+            Fault::FileChanged { .. } => self.change_file(index, None),
             _ => {}
         }
         let Some(place) = self.at_work.iter().position(|(other, _)| *other == index) else {
@@ -282,6 +340,41 @@ impl Run<'_> {
         if met {
             self.met(index);
         }
+    }
+
+    /// Writes the file anew, with the change of this index or without it any more.
+    fn change_file(&mut self, index: usize, edit: Option<&Edit>) {
+        self.edits.retain(|(other, _)| *other != index);
+        self.edits.extend(edit.map(|edit| (index, edit.clone())));
+        if edit == Some(&Edit::SetAdded) {
+            let new = NewJobs::for_set(ORGANIZATION, LATE, 2).lasting(Duration::from_secs(5));
+            let jobs = self.world.github.queue_jobs(&new);
+            self.lost_jobs.extend(jobs.into_iter().map(|job| job.id));
+        }
+        let text = self.text();
+        let services = &self.world.services;
+        let options = Options {
+            sets: text.options(),
+            max_runners: text.max_runners,
+            ..Options::clone(&services.options)
+        };
+        let dir = self.file.parent().unwrap_or(self.file);
+        let written = services.config_of(&options, dir, &Place::default()) + text.ending();
+        // As a ConfigMap changes: all at once.
+        let next = self.file.with_extension("next");
+        let swapped = std::fs::write(&next, written).and_then(|()| std::fs::rename(&next, self.file));
+        if let Err(error) = swapped {
+            self.judge.breach(
+                Invariant::Alive,
+                format!("the hunt cannot write {}: {error}", next.display()),
+            );
+        }
+        self.judge.file_says(text);
+    }
+
+    /// What the file says now.
+    pub(super) fn text(&self) -> Text {
+        Text::of(&self.plan.shape, self.edits.iter().map(|(_, edit)| edit))
     }
 
     fn met(&mut self, index: usize) {

@@ -51,6 +51,11 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
             fewer.jobs[index].count = 1;
             all.push(fewer);
         }
+        if plan.jobs[index].cancelled_after_ms.is_some() {
+            let mut kept = plan.clone();
+            kept.jobs[index].cancelled_after_ms = None;
+            all.push(kept);
+        }
     }
     all.extend(simpler_shapes(plan));
     for index in 0..faults {
@@ -92,10 +97,14 @@ fn simpler_shapes(plan: &Plan) -> Vec<Plan> {
     with(&|plan| plan.shape.slow_gharts = false);
     with(&|plan| plan.shape.skew_seconds = 0);
     with(&|plan| plan.shape.second_replica = None);
+    with(&|plan| plan.shape.told_late_ms = 0);
+    with(&|plan| plan.shape.gharts_skew_seconds = 0);
+    with(&|plan| plan.shape.latency_ms = 0);
     with(&|plan| plan.shape.start_ms = 0);
     with(&|plan| plan.shape.exit_ms = 0);
     for index in 0..plan.shape.sets.len() {
         with(&|plan| plan.shape.sets[index].min = 0);
+        with(&|plan| plan.shape.sets[index].idle_seconds = None);
     }
     all
 }
@@ -110,6 +119,7 @@ fn times(fault: &mut Fault) -> Option<&mut u32> {
         | Fault::ForeignBody { times, .. }
         | Fault::TruncatedBody { times, .. }
         | Fault::Hang { times, .. }
+        | Fault::JobMeets { times, .. }
         | Fault::ApiTrouble { times, .. }
         | Fault::GhartsFails { times, .. }
         | Fault::Panic { times, .. } => Some(times),

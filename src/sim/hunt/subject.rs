@@ -43,6 +43,19 @@ pub struct Glance {
     pub reasons: Vec<String>,
     /// Sets for which it gives none.
     pub silent: Vec<String>,
+    /// What it keeps in memory.
+    pub kept: Vec<Kept>,
+}
+
+/// How much a daemon keeps of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub what: &'static str,
+    pub count: usize,
+    /// It is forgotten with the runners that it is about.
+    pub of_runners: bool,
+    /// It is forgotten with the pods that it is about, also strangers'.
+    pub of_pods: bool,
 }
 
 /// A daemon that was started.

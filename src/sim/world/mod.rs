@@ -89,6 +89,8 @@ pub struct SetOptions {
     /// Another scope than the organization, opened by a PAT of its own.
     pub scope: Option<String>,
     pub binding: Binding,
+    /// None: the daemon's default.
+    pub idle_timeout: Option<Duration>,
     /// Whose runners they are at GHARTS; none: the file's own team.
     pub team: Option<String>,
     /// What GHARTS' policy sees; empty: the set's own.
@@ -106,6 +108,7 @@ impl SetOptions {
             provisioner,
             scope: None,
             binding: Binding::Auto,
+            idle_timeout: None,
             team: None,
             gharts_labels: Vec::new(),
             annotations: Vec::new(),
@@ -154,6 +157,8 @@ pub struct Options {
     /// Further teams that the daemon's user belongs to, where there are teams: open to every label, without quotas.
     pub more_teams: Vec<String>,
     pub gharts_limits: GhartsLimits,
+    /// GHARTS' clock is so many seconds ahead of everybody's.
+    pub gharts_ahead: i64,
     /// None: somebody else plays the runners.
     pub fleet: Option<FleetSettings>,
 }
@@ -172,6 +177,7 @@ impl Default for Options {
             quota: None,
             more_teams: Vec::new(),
             gharts_limits: GhartsLimits::USUAL,
+            gharts_ahead: 0,
             fleet: Some(FleetSettings::default()),
         }
     }
@@ -298,7 +304,7 @@ impl Services {
                 key: app_key.clone(),
             },
             transport: Arc::new(network.clone()),
-            clock: clock.clone(),
+            clock: clock.ahead(options.gharts_ahead),
             tasks: tasks.clone(),
         });
         let user = administer(&gharts, &options);
@@ -373,7 +379,12 @@ impl Services {
         for (scope, token) in &self.scope_pats {
             write_private(&settings::scope_token_file(dir, scope), token)?;
         }
-        Ok(settings::config_text(&self.options, &self.addresses, dir, place))
+        Ok(self.config_of(&self.options, dir, place))
+    }
+
+    /// The text of the daemon's file had the world been made of `options`.
+    pub fn config_of(&self, options: &Options, dir: &Path, place: &Place) -> String {
+        settings::config_text(options, &self.addresses, dir, place)
     }
 
     /// Starts the fleet, if the options want one, on a cluster where `client` may do everything.

@@ -168,6 +168,9 @@ fn set_section(set: &SetOptions, addresses: &Addresses, dir: &Path) -> String {
             quoted(&scope_token_file(dir, scope))
         );
     }
+    if let Some(idle) = set.idle_timeout {
+        let _ = writeln!(text, "    timeouts: {{ idle: {}s }}", idle.as_secs());
+    }
     text.push_str("    template:\n");
     if !set.annotations.is_empty() {
         text.push_str("      metadata:\n        annotations:\n");

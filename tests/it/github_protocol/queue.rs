@@ -143,6 +143,76 @@ async fn a_cursor_of_an_older_sequence_skips_what_it_should_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn message_ids_can_jump_ahead_and_begin_anew() {
+    let sim = sim(|_| ());
+    let admin = sim.admin().await;
+    let set = admin.create_set("linux").await;
+    let session = admin.session(&set).await;
+    assert!(sim.github.skip_message_ids("linux"));
+    sim.queue("linux", 1);
+    let ahead = session.next(5).await.id;
+    assert!(ahead > 1_000);
+    assert!(sim.github.restart_message_ids("linux"));
+    sim.queue("linux", 1);
+    assert_eq!(session.poll(5, ahead).await.status, 202);
+    assert_eq!(session.next(5).await.id, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_a_job_is_told_later_and_in_its_order() {
+    let sim = sim(|setup| setup.settings.told_after = secs(20));
+    let admin = sim.admin().await;
+    let set = admin.create_set("linux").await;
+    let session = admin.session(&set).await;
+    let job = sim.queue("linux", 1).remove(0);
+    session.next(1).await;
+    let counts = || {
+        let statistics = sim.github.set("linux").unwrap().statistics;
+        (statistics.assigned, statistics.running)
+    };
+    sim.github.start_job(&job, "by-hand").unwrap();
+    assert_eq!(counts(), (1, 0));
+    tokio::time::sleep(secs(20)).await;
+    assert_eq!((session.next(1).await.kinds(), counts()), (vec!["JobStarted"], (1, 1)));
+    sim.github.finish_job(&job, "succeeded").unwrap();
+    assert_eq!(counts(), (1, 1), "it is over, and nobody knows");
+    tokio::time::sleep(secs(20)).await;
+    assert_eq!(
+        (session.next(1).await.kinds(), counts()),
+        (vec!["JobCompleted"], (0, 0))
+    );
+
+    let short = sim.queue("linux", 1).remove(0);
+    session.next(1).await;
+    sim.github.start_job(&short, "by-hand").unwrap();
+    sim.github.finish_job(&short, "succeeded").unwrap();
+    tokio::time::sleep(secs(20)).await;
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        kinds.extend(session.next(1).await.kinds().into_iter().map(str::to_owned));
+    }
+    assert_eq!(kinds, ["JobStarted", "JobCompleted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_travel_for_a_time_of_their_own() {
+    let sim = sim(|setup| setup.settings.answer_latency = secs(3));
+    let admin = sim.admin().await;
+    let set = admin.create_set("linux").await;
+    let session = admin.session(&set).await;
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let since = Instant::now();
+        session.poll(0, 0).await;
+        times.push(since.elapsed() - secs(50));
+    }
+    assert!(times.iter().all(|time| *time <= secs(3)), "{times:?}");
+    times.sort_unstable();
+    times.dedup();
+    assert!(times.len() > 1, "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_newer_poll_ends_the_older_one() {
     let sim = sim(|_| ());
     let admin = sim.admin().await;
