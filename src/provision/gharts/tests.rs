@@ -38,12 +38,12 @@ fn me(features: &[&str]) -> Line {
     me_of(json!({"user_id": "u", "teams": [{"id": TEAM_ID, "name": "arc-team"}], "features": features}))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "made in place")]
 fn teams_of(teams: &Value) -> Line {
     let body = json!({"teams": teams, "total": 0}).to_string();
     reply("GET /api/v1/admin/teams", 200, &body)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made in place")]
 fn me_of(body: Value) -> Line {
     reply(ME, 200, &body.to_string())
 }
