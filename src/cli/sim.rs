@@ -138,7 +138,8 @@ pub(super) enum Binding {
     Auto,
     /// Registered with the set.
     ScaleSet,
-    /// Ordinary runners with the set's labels, for the jobs assigned to the set (experimental).
+    /// Ordinary runners with the set's labels, for the jobs assigned to the set (experimental; where GitHub gives those to the
+    /// set's own runners alone, `demo` needs five minutes to see that)
     LabelsAssigned,
     /// Ordinary runners with the set's labels, for the jobs that wait for the set (experimental).
     LabelsAvailable,
