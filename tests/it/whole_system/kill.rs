@@ -2,7 +2,7 @@
 //! nothing is left that nobody owns, the job has run, and nothing was started beyond it. And what is another
 //! installation's stays, whoever dies.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use gharts_listener::{
     ids::{Namer, SetName},
@@ -128,6 +128,11 @@ async fn one_job(way: Way, step: u64, again: Option<u64>) -> bool {
     if !running.killed(Kill::AtStep { step }, 2 * MINUTE).await {
         return false;
     }
+    let finished = running.world.github.job(&job[0].id).unwrap().state == JobState::Finished;
+    if finished && running.world.leaks().await.unwrap().without_sessions().is_clean() {
+        // What it does from now on is to renew its Lease.
+        return false;
+    }
     tokio::time::sleep(SECOND).await;
     running.start_again();
     let mut lives = 2;
@@ -155,13 +160,20 @@ async fn one_job(way: Way, step: u64, again: Option<u64>) -> bool {
     true
 }
 
-#[tokio::test(start_paused = true)]
-async fn b4_b9_b21_b46_b47_killed_at_any_step_of_a_provisioning_nothing_is_left_and_nothing_is_made_twice() {
+/// Thousands of worlds in one runtime would keep each other's timers busy.
+fn by_itself<T>(life: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(life)
+}
+
+#[test]
+fn b4_b9_b21_b46_b47_killed_at_any_step_of_a_provisioning_nothing_is_left_and_nothing_is_made_twice() {
     for way in WAYS {
         let mut last = 0;
         for step in 1.. {
             let _run = Run::called(format!("{}: killed at step {step}", way.name));
-            if !one_job(way, step, None).await {
+            if !by_itself(one_job(way, step, None)) {
                 break;
             }
             last = step;
@@ -171,13 +183,13 @@ async fn b4_b9_b21_b46_b47_killed_at_any_step_of_a_provisioning_nothing_is_left_
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn b4_b9_b21_b46_b47_killed_again_while_it_cleans_up_it_leaves_nothing_either() {
+#[test]
+fn b4_b9_b21_b46_b47_killed_again_while_it_cleans_up_it_leaves_nothing_either() {
     for way in WAYS {
         for step in (1..).step_by(5) {
             let again = 1 + step * 7 % 60;
             let _run = Run::called(format!("{}: killed at step {step}, and {again} steps on", way.name));
-            if !one_job(way, step, Some(again)).await {
+            if !by_itself(one_job(way, step, Some(again))) {
                 break;
             }
         }
