@@ -214,18 +214,8 @@ impl Hurdle {
     /// From when on its trouble is too old to be believed, should nobody want to know. `None`: never, since places that
     /// somebody else holds, and images that fail, do not pass by themselves: the next try goes on where the last one ended.
     pub fn stale_at(&self) -> Option<Moment> {
-        let passes = matches!(
-            self.reason.code,
-            Code::Upstream
-                | Code::UnknownOutcome
-                | Code::Unreachable
-                | Code::IssuerDown
-                | Code::RateLimited
-                | Code::ClusterUnavailable
-                | Code::NameTaken
-                | Code::ClockSkew
-                | Code::Stalled
-        );
+        let code = self.reason.code;
+        let passes = steps(code) == Steps::BackOff || matches!(code, Code::ClockSkew | Code::Stalled);
         passes.then(|| self.until + STALE)
     }
 
