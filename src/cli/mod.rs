@@ -16,12 +16,18 @@ mod run;
 mod sim;
 mod status;
 
-use std::{panic, path::PathBuf, process::ExitCode, sync::LazyLock};
+use std::{
+    net::SocketAddr,
+    panic,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::LazyLock,
+};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Environment, Problem},
     telemetry::COMMIT,
 };
 
@@ -44,7 +50,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 enum Exit {
     /// All is well.
     Well,
-    /// A check failed, or a peer answered with bad news.
+    /// A check failed, a peer answered with bad news, or a second signal cut the end short.
     Bad,
     /// The file or the command line is wrong, or the port is in use; no peer was called.
     Usage,
@@ -144,8 +150,17 @@ impl FileArgs {
 
     /// Loads the file; prints every problem when it is wrong.
     fn load(&self) -> Result<Config, Exit> {
+        self.read(config::load)
+    }
+
+    /// Where the file's daemon listens, even if the file is wrong by now.
+    fn listen(&self) -> Result<SocketAddr, Exit> {
+        self.read(config::listen)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Path, &Environment) -> Result<T, Vec<Problem>>) -> Result<T, Exit> {
         let path = self.path();
-        config::load(&path, &config::environment()).map_err(|problems| {
+        read(&path, &config::environment()).map_err(|problems| {
             output::problems(&path, &problems);
             Exit::Usage
         })

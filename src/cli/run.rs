@@ -37,11 +37,17 @@ pub(super) fn run(runtime: &Runtime, args: &FileArgs) -> Exit {
         }
         Err(error) => {
             tracing::error!(%error, "ended");
-            match error {
-                app::Error::Temporary(_) => Exit::Temporary,
-                app::Error::Core(_) => Exit::Core,
-                app::Error::Aborted => Exit::Bad,
-            }
+            Exit::from(&error)
+        }
+    }
+}
+
+impl From<&app::Error> for Exit {
+    fn from(error: &app::Error) -> Self {
+        match error {
+            app::Error::Temporary(_) => Self::Temporary,
+            app::Error::Core(_) => Self::Core,
+            app::Error::Aborted => Self::Bad,
         }
     }
 }
@@ -63,5 +69,22 @@ fn prepare(args: &FileArgs) -> Result<(Config, TcpListener), Exit> {
             );
             Err(Exit::Usage)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitCode;
+
+    use super::*;
+
+    /// Why a daemon of a whole-system test ends so, `errors::b7_...` shows.
+    #[test]
+    fn b7_a_core_task_that_died_is_exit_code_70() {
+        let exit = Exit::from(&app::Error::Core("panicked".to_owned()));
+        assert_eq!(
+            format!("{:?}", ExitCode::from(exit)),
+            format!("{:?}", ExitCode::from(70))
+        );
     }
 }

@@ -15,6 +15,9 @@ use crate::status::{ConfigurationStatus, SetStatus, Status};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Three hundred scale sets are less than one MiB.
 const LARGEST: usize = 16 << 20;
+/// Where the file does not even say the port.
+const BY_URL: &str = "\nA running daemon is asked without its file by --url, such as --url http://127.0.0.1:8080\n";
+
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// The daemon's address, such as http://127.0.0.1:8080. By default the port of the file, on this host.
@@ -64,9 +67,11 @@ fn failed(uri: &Uri, reason: &str) -> Exit {
 }
 
 fn address(args: &StatusArgs) -> Result<Uri, Exit> {
-    let base = match &args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", reachable(args.file.load()?.server.listen)),
+    let base = if let Some(url) = &args.url {
+        url.trim_end_matches('/').to_owned()
+    } else {
+        let listen = args.file.listen().inspect_err(|_| output::note(BY_URL))?;
+        format!("http://{}", reachable(listen))
     };
     match format!("{base}/api/v1/status").parse::<Uri>() {
         Ok(uri) if uri.scheme_str() == Some("http") && uri.authority().is_some() => Ok(uri),

@@ -4,7 +4,7 @@
 //! semantic rules look at the rest, so a misspelt key does not hide an unreadable file. The document stays
 //! untyped until the schema has seen it: the `config` crate would read the text "50" as the number 50.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use ::config::{ConfigError, Map as ConfigMap, Source, Value as ConfigValue, ValueKind};
 use serde_json::Value;
@@ -18,25 +18,59 @@ use super::{
 
 /// Reads and validates a file. The error holds every problem, sorted by place, and is never empty.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, Vec<Problem>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    parse(&read(path)?, environment)
+}
+
+/// Where the daemon of a file listens, whatever else is wrong with the file: a daemon that has refused it is to be
+/// reached still. Fails as [`load`] does where not even that can be read.
+pub fn listen(path: &Path, environment: &Environment) -> Result<SocketAddr, Vec<Problem>> {
+    let text = read(path)?;
+    let Document { merged, .. } = document(&text, environment)?;
+    let found = match Place::from_dotted("server.listen").get(&merged) {
+        Some(value) => value.as_str().and_then(|text| validate::listen(Some(text))),
+        None => validate::listen(None),
+    };
+    found.ok_or_else(|| parse(&text, environment).err().unwrap_or_default())
+}
+
+fn read(path: &Path) -> Result<String, Vec<Problem>> {
+    std::fs::read_to_string(path).map_err(|error| {
         vec![Problem {
             path: "(file)".to_owned(),
             message: format!("cannot read {}: {error}", path.display()),
             remedy: "name the file with --config; `gharts-listener config example` prints one to start from".to_owned(),
         }]
-    })?;
-    parse(&text, environment)
+    })
+}
+
+/// A file with the environment's overrides in it.
+struct Document {
+    merged: Value,
+    overrides: BTreeMap<Place, String>,
+    /// What is wrong with overrides that were left out.
+    unusable: Problems,
+}
+
+fn document(text: &str, environment: &Environment) -> Result<Document, Vec<Problem>> {
+    let file = read_yaml(text).map_err(|problem| vec![problem])?;
+    let (overrides, unusable) = only_scalars(&file, env::overrides(environment));
+    let mut merged = merge(file, &overrides, environment).map_err(|problem| vec![problem])?;
+    take_environment(&mut merged, &overrides);
+    drop_nulls(&mut merged);
+    Ok(Document {
+        merged,
+        overrides,
+        unusable,
+    })
 }
 
 /// Validates the text of a file.
 pub fn parse(text: &str, environment: &Environment) -> Result<Config, Vec<Problem>> {
-    let file = read_yaml(text).map_err(|problem| vec![problem])?;
-    let overrides = env::overrides(environment);
-    let (overrides, unusable) = only_scalars(&file, overrides);
-    let mut document = merge(file, &overrides, environment).map_err(|problem| vec![problem])?;
-    take_environment(&mut document, &overrides);
-    drop_nulls(&mut document);
-
+    let Document {
+        merged: mut document,
+        overrides,
+        unusable,
+    } = document(text, environment)?;
     let (mut problems, refused) = schema::check(&document);
     problems.absorb(unusable);
     for place in &refused {
@@ -114,7 +148,7 @@ fn merge(file: Value, overrides: &BTreeMap<Place, String>, environment: &Environ
         remedy: "check the variables that begin with GHARTS_LISTENER__".to_owned(),
     };
     ::config::Config::builder()
-        .add_source(Document(file))
+        .add_source(Parsed(file))
         .add_source(env::source(used))
         .build()
         .map_err(refuse)?
@@ -124,9 +158,9 @@ fn merge(file: Value, overrides: &BTreeMap<Place, String>, environment: &Environ
 
 /// A document that is parsed already, as a source for `config`.
 #[derive(Clone, Debug)]
-struct Document(Value);
+struct Parsed(Value);
 
-impl Source for Document {
+impl Source for Parsed {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }

@@ -35,7 +35,7 @@ use crate::ids::SetName;
 
 pub use diff::{Contents, Difference, diff};
 pub use env::environment;
-pub use load::{load, parse};
+pub use load::{listen, load, parse};
 pub use show::show;
 
 /// A file to start from, with every key explained. It loads once the files it names exist.

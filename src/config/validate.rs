@@ -361,8 +361,7 @@ impl Pass<'_> {
     }
 
     fn server(&mut self, raw: &RawServer, place: &Place) -> Option<Server> {
-        let text = raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN);
-        if let Ok(listen) = text.parse::<SocketAddr>() {
+        if let Some(listen) = listen(raw.listen.as_deref()) {
             return Some(Server { listen });
         }
         self.refuse(
@@ -421,6 +420,11 @@ fn limits(raw: &RawLimits, default: &Limits) -> Limits {
 
 pub(super) fn has_credentials(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
+}
+
+/// An address with a port; the usual one where the file names none.
+pub(super) fn listen(text: Option<&str>) -> Option<SocketAddr> {
+    text.unwrap_or(DEFAULT_LISTEN).parse().ok()
 }
 
 fn is_dns_label(text: &str) -> bool {

@@ -42,6 +42,7 @@ pub struct Cable {
     spoiler: Spoiler,
     looking: Looking,
     without_cluster: Arc<AtomicBool>,
+    fatal: Arc<Mutex<Option<&'static str>>>,
 }
 
 /// Sees every request over HTTP as it leaves the daemon, and its answer as it arrives.
@@ -156,6 +157,7 @@ impl Cable {
                 if cable.without_cluster.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;
                 }
+                cable.panic_at(&request);
                 let answer = cable.carry(inner.send(request)).await?;
                 let cut = cable.cut.clone();
                 Ok::<_, kube::Error>(answer.map(|body| until_cut(body, cut)))
@@ -167,6 +169,19 @@ impl Cable {
     /// Whether this daemon alone gets no answers from the API server to what it asks from now on.
     pub fn lose_cluster(&self, lost: bool) {
         self.without_cluster.store(lost, Ordering::Relaxed);
+    }
+
+    /// From now on whoever asks the API server for a path with this in it panics.
+    pub fn make_fatal(&self, path: Option<&'static str>) {
+        *lock(&self.fatal) = path;
+    }
+
+    fn panic_at<B>(&self, request: &http::Request<B>) {
+        let fatal = *lock(&self.fatal);
+        if fatal.is_some_and(|path| request.uri().path().contains(path)) {
+            // No words on standard error: it is what was asked for.
+            std::panic::resume_unwind(Box::new("as the test wants it"));
+        }
     }
 
     /// Every credential shown and every secret handed out over HTTP so far.

@@ -782,7 +782,7 @@ fn path(path: &Path) -> &str {
 fn exit_64_for_a_bad_file_in_every_command_that_reads_one() {
     let folder = Folder::new();
     let bad = folder.file("config.yaml", "github: {}\n");
-    for command in [&["run"][..], &["check"], &["config", "show"], &["status"]] {
+    for command in [&["run"][..], &["check"], &["config", "show"], &["cleanup"], &["logs"]] {
         let output = binary(&[command, &["--config", path(&bad)]].concat());
         assert_eq!(output.status.code(), Some(64), "{command:?}");
         let told = String::from_utf8(output.stderr).unwrap();
@@ -790,6 +790,41 @@ fn exit_64_for_a_bad_file_in_every_command_that_reads_one() {
         assert!(told.contains("scaleSets\n    is required"), "{told}");
         assert_eq!(output.stdout, b"", "{command:?}");
     }
+}
+
+/// A daemon that has refused its file is asked what it says of that.
+#[test]
+fn b38_status_needs_nothing_of_the_file_but_the_port() {
+    let folder = Folder::new();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listens = |listen: &str| {
+        folder.file(
+            "config.yaml",
+            &format!("github: {{}}\nserver: {{ listen: {listen} }}\n"),
+        )
+    };
+    let asked = |file: &Path| {
+        let output = binary(&["status", "--config", path(file)]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told) = asked(&listens(&format!("'{closed}'")));
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains(&format!("cannot ask http://{closed}/")), "{told}");
+    let by_variable = Environment::from([(
+        "GHARTS_LISTENER__SERVER__LISTEN".to_owned(),
+        "127.0.0.1:4321".to_owned(),
+    )]);
+    let found = config::listen(&listens("0.0.0.0:1"), &by_variable).unwrap();
+    assert_eq!(found.to_string(), "127.0.0.1:4321");
+    // Where the port is what is wrong, and where there is no file.
+    for wrong in ["everywhere", "8080", "[1, 2]"] {
+        let (code, told) = asked(&listens(wrong));
+        assert_eq!(code, Some(64), "{told}");
+        assert!(told.contains("server.listen") && told.contains("--url"), "{told}");
+    }
+    let (code, told) = asked(Path::new("/no/such/file.yaml"));
+    assert_eq!(code, Some(64), "{told}");
+    assert!(told.contains("cannot read") && told.contains("--url"), "{told}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod hunt;
 mod image;
 mod killed;
 mod kubernetes_model;
+mod one_process;
 mod scale_set_client;
 mod systemd;
 mod two_processes;

@@ -27,6 +27,7 @@ mod replicas;
 mod restarts;
 mod rotation;
 mod standing;
+mod supervision;
 mod teams;
 
 use std::time::Duration;
