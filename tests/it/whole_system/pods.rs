@@ -456,9 +456,12 @@ async fn b36_watches_that_are_cut_or_expire_cost_nothing() {
 async fn b36_a_list_that_is_never_answered_is_asked_for_again_within_a_minute() {
     let stage = Stage::set(scale_set()).await;
     let hang = Fault::new(Trouble::Hang).verb("list").resource("pods");
-    stage.world.kubernetes.add_fault(hang.user(&account_name()).times(1));
+    let hang = stage.world.kubernetes.add_fault(hang.user(&account_name()));
     let running = stage.start();
     let queued = running.queue(&jobs(1)).await;
+    // Long enough for the lists of one who stands by and of one who leads.
+    running.pass(10 * SECOND).await;
+    running.world.kubernetes.end_fault(hang);
     running.until_finished(&queued, 2 * MINUTE).await;
     running.end().await;
 }
