@@ -366,7 +366,7 @@ impl Parts {
         self.tell_of_provisioning(set, start, &result, took);
         result.map_err(|refusal| StartError {
             failure: Failure::JitRefused,
-            registered: may_be_registered(refusal.class),
+            registered: refusal.left_behind || may_be_registered(refusal.class),
             cause: Cause::Refused(refusal),
         })
     }

@@ -167,6 +167,12 @@ impl Said {
         self.has("422 unprocessable") || self.names_running_job()
     }
 
+    /// GitHub's 404 to GHARTS: no such organization for its App, or no such runner group. Nothing was registered, and only
+    /// people can mend it.
+    fn is_unknown_to_github(&self) -> bool {
+        self.detail.eq_ignore_ascii_case("github api error: not found")
+    }
+
     fn is_quota(&self) -> bool {
         self.has("quota exceeded") || self.has("max runners exceeded")
     }
@@ -189,6 +195,7 @@ fn verdict(operation: Operation, status: u16, said: &Said) -> Verdict {
         403 => Failed(T::NotAuthorized),
         400 if operation == Operation::Delete && said.has("is already deleted") => Gone,
         400 | 409 | 422 if operation == Operation::Delete && said.names_running_job() => Busy,
+        400 if operation.registers() && said.is_unknown_to_github() => Failed(T::Configuration),
         400 => Failed(bad_request(said)),
         409 if operation.registers() => Failed(T::NameTaken),
         422 => Failed(T::InvalidRequest),
@@ -241,6 +248,9 @@ fn message(operation: Operation, status: u16, verdict: Verdict, said: &Said) -> 
     let remedy = match verdict {
         Verdict::Failed(Trouble::Configuration) if operation == Operation::Provision && said.json => {
             " (this version has no /runners/provision: only the older, user-based GHARTS hands out registration tokens)"
+        }
+        Verdict::Failed(Trouble::Configuration) if said.is_unknown_to_github() => {
+            " (the GitHub App of this GHARTS must be installed in its organization, and gharts.runnerGroupId be a runner group there)"
         }
         Verdict::Failed(Trouble::Configuration) if !said.has("team") && !said.has("scale set") => {
             " (wrong URL or version: gharts.baseUrl must be the address under which /api/v1 is served, without a path to the web page)"
@@ -339,6 +349,13 @@ mod tests {
                 T::LabelPolicy,
             ),
             (404, r#"{"detail":"Runner scale set 42 not found"}"#, T::Configuration),
+            (400, r#"{"detail":"GitHub API error: Not Found"}"#, T::Configuration),
+            // Of something else, for a while or for ever: GitHub's words, not its status.
+            (
+                400,
+                r#"{"detail":"GitHub API error: Not Found: try again later"}"#,
+                T::Upstream,
+            ),
         ] {
             assert_eq!(trouble(Operation::Jit, status, body), expected, "{body}");
         }

@@ -144,7 +144,8 @@ impl GhartsProvisioner {
     /// Undoes the registration of a runner that no job of the set could reach.
     async fn give_back(&self, request: &JitRequest, answer: &JitAnswer, echo: Option<i64>) -> Refusal {
         *self.known() = None;
-        let fate = self.undo(&answer.runner_id).await;
+        let undone = self.undo(&answer.runner_id).await;
+        let fate = fate(&undone);
         let (class, what) = match echo {
             None => (
                 Class::BindingUnsupported,
@@ -161,15 +162,18 @@ impl GhartsProvisioner {
                 ),
             ),
         };
-        refusal(class, what)
+        Refusal {
+            left_behind: undone.is_err(),
+            ..refusal(class, what)
+        }
     }
 
-    /// Gives a record back that is of no use; says what became of it.
-    async fn undo(&self, runner_id: &str) -> String {
+    /// Gives a record back that is of no use; or why it is there still.
+    async fn undo(&self, runner_id: &str) -> Result<(), String> {
         match self.client.delete(runner_id).await {
-            Ok(Deleted::Removed | Deleted::Gone) => "it was given back".to_owned(),
-            Ok(Deleted::Busy) => "it could not be given back: GitHub says that it is busy".to_owned(),
-            Err(failure) => format!("it could not be given back yet: {failure}"),
+            Ok(Deleted::Removed | Deleted::Gone) => Ok(()),
+            Ok(Deleted::Busy) => Err("GitHub says that it is busy".to_owned()),
+            Err(failure) => Err(failure.to_string()),
         }
     }
 
@@ -322,6 +326,14 @@ fn sent_labels(labels: &[String]) -> Vec<String> {
     sent.cloned().collect()
 }
 
+/// What became of a record that was of no use.
+fn fate(undone: &Result<(), String>) -> String {
+    match undone {
+        Ok(()) => "it was given back".to_owned(),
+        Err(why) => format!("it could not be given back yet: {why}"),
+    }
+}
+
 fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
@@ -353,6 +365,7 @@ fn refusal(class: Class, message: String) -> Refusal {
         message,
         retry_after: None,
         by_github: false,
+        left_behind: false,
     }
 }
 
@@ -386,6 +399,7 @@ impl From<Failure> for Refusal {
             message: failure.message,
             retry_after: failure.retry_after,
             by_github: false,
+            left_behind: false,
         }
     }
 }

@@ -187,6 +187,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// GitHub's answer to us, while the provisioner is another service: that one is not to blame.
     pub by_github: bool,
+    /// Something was registered all the same, and could not be taken back yet.
+    pub left_behind: bool,
 }
 
 /// What a provisioner's service says of itself and of us where no runner is asked for.

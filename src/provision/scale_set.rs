@@ -75,5 +75,6 @@ pub fn refusal(error: &Error) -> Refusal {
         message: error.to_string(),
         retry_after: error.retry_after(),
         by_github: false,
+        left_behind: false,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use super::{super::scale_set, Class, GhartsProvisioner, Granted, JitRequest, Refusal, refusal, refused_jit};
+use super::{super::scale_set, Class, GhartsProvisioner, Granted, JitRequest, Refusal, fate, refusal, refused_jit};
 use crate::{
     config::ConfigUrl,
     gharts::{
@@ -61,8 +61,9 @@ impl GhartsProvisioner {
         match self.configure(request, github, &answer).await {
             Ok(granted) => Ok(granted),
             Err(mut refusal) => {
-                let fate = self.undo(&answer.runner_id).await;
-                refusal.message = format!("{} (its record at GHARTS: {fate})", refusal.message);
+                let undone = self.undo(&answer.runner_id).await;
+                refusal.message = format!("{} (its record at GHARTS: {})", refusal.message, fate(&undone));
+                refusal.left_behind = undone.is_err();
                 Err(refusal)
             }
         }

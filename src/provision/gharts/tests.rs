@@ -156,7 +156,10 @@ async fn b43_a_runner_bound_to_another_set_is_given_back() {
     let refusal = refused(&provisioner(&script, None)).await;
     assert_eq!(refusal.class, Class::Configuration);
     assert!(refusal.message.contains("scale set 7 instead of 42"), "{refusal}");
-    assert!(refusal.message.contains("could not be given back yet"), "{refusal}");
+    assert!(
+        refusal.left_behind && refusal.message.contains("could not be given back yet"),
+        "{refusal}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

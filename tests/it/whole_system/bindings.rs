@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use gharts_listener::sim::{
     fleet::Behaviour,
-    gharts::Flavour,
+    gharts::{Flavour, Record, Status},
     github::{AssignedJobsRunOn, JobState},
-    world::{Binding, Options, Provisioner, SetOptions},
+    network::Trouble,
+    world::{Binding, Options, Provisioner, SetOptions, World},
 };
+use http::StatusCode;
 
 use super::harness::{Run, Running, jobs};
 
@@ -94,6 +96,38 @@ async fn b43_a_binding_that_the_service_cannot_serve_makes_no_runner_and_says_th
         assert_eq!(world.counters.created(), 0);
         drop(run);
     }
+}
+
+/// GitHub refuses for sure what the token was handed out for, and GHARTS does not take its record back.
+#[tokio::test(start_paused = true)]
+async fn b47_a_record_that_could_not_be_given_back_after_a_refusal_goes_as_soon_as_gharts_lets_it() {
+    let (user, binding) = (Flavour::User, Binding::RegistrationToken);
+    let running = Running::start(options(user, binding, AssignedJobsRunOn::SetRunners)).await;
+    running.queue(&jobs("linux", 0)).await;
+    let network = &running.world.network;
+    let says = |status, text: &str| Trouble::Answered(status, text.to_owned());
+    let refused = says(StatusCode::BAD_REQUEST, r#"{"message":"not now"}"#);
+    network.disturb("github.test", "/generatejitconfig", refused).times(1);
+    let failed = says(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        r#"{"detail":"Internal server error"}"#,
+    );
+    let kept = network.disturb("gharts.test", "DELETE /api/v1/runners/", failed);
+    let job = running.world.github.queue_jobs(&jobs("linux", 1));
+    running.until("the refusal", |_| kept.met() > 0).await;
+    running.pass(Duration::from_secs(20)).await;
+    kept.end();
+    // Long before the next search for orphans.
+    let left = |world: &World| {
+        let all = world.gharts.records();
+        let gone = |record: &&Record| record.status == Status::Deleted;
+        all.len() - all.iter().filter(gone).count()
+    };
+    running
+        .until_within("its end", Duration::from_secs(60), |world| left(world) == 0)
+        .await;
+    running.until_finished(&job, Duration::from_secs(600)).await;
+    running.end().await;
 }
 
 /// The seed's picture in the world that GitHub most likely is: harmless, and told.

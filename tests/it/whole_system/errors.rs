@@ -496,6 +496,14 @@ fn names() -> Vec<Row> {
 fn failures() -> Vec<Row> {
     vec![
         Row::answered(
+            "400, GitHub knows no such organization or runner group",
+            JIT,
+            400,
+            "GitHub API error: Not Found",
+            "configuration",
+            STUBBORN,
+        ),
+        Row::answered(
             "400, GitHub failed",
             JIT,
             400,
