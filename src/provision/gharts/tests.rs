@@ -302,6 +302,12 @@ async fn b18_b19_refusals_keep_class_status_code_and_words() {
         (
             400,
             r#"{"detail":"GitHub API error: Not Found"}"#,
+            Class::Configuration,
+            None,
+        ),
+        (
+            400,
+            r#"{"detail":"GitHub API error: injected 500"}"#,
             Class::Upstream,
             None,
         ),
