@@ -18,16 +18,21 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::Value;
+use tower::timeout::Timeout;
 
 use super::{keys, observe::WatchedPod};
 use crate::ids::RunnerName;
 
 /// No call of ours takes the API server so long unless it or the way to it is ill.
 const CALL: Duration = Duration::from_secs(15);
-/// The API server ends a watch after 295 s at most: silence beyond that is a dead connection.
-const WATCH_SILENCE: Duration = Duration::from_secs(330);
+/// The answer to a list or a watch begins within so long, or never.
+const ANSWER: Duration = Duration::from_secs(30);
 /// A list is read a page at a time: the next event comes within so long, or never.
 const LIST_SILENCE: Duration = Duration::from_secs(30);
+/// The API server is asked to end a watch after so many seconds; it goes on from where it was, at the cost of one
+/// call. One that has not ended 5 s later has lost its connection: nothing else tells that from a quiet one, since
+/// bookmarks are not promised.
+const WATCH_SECONDS: u32 = 60;
 /// Tries of one write within a runner's start, and the pause before each further one.
 const START_TRIES: u32 = 5;
 const START_PAUSE: Duration = Duration::from_millis(250);
@@ -281,17 +286,16 @@ impl Cluster {
 
     /// Our pods, from now on and for ever: lists, watches, and begins again after every interruption.
     pub fn watch(&self) -> impl Stream<Item = Sighting> + Send + use<> {
-        let config = watcher::Config::default().labels(&ours());
-        let pods = self.pods.clone();
+        let config = watcher::Config::default().labels(&ours()).timeout(WATCH_SECONDS);
+        let pods: Api<WatchedPod> = Api::namespaced(answered_in_time(self.client.clone()), &self.namespace);
         let fresh = move || Box::pin(watcher(pods.clone(), config.clone()));
-        let begun = (fresh(), fresh, LIST_SILENCE);
-        futures::stream::unfold(begun, |(mut watch, fresh, mut silence)| async move {
+        let begun = (fresh(), fresh, true);
+        futures::stream::unfold(begun, |(mut watch, fresh, mut listing)| async move {
+            // A watch shows nothing for as long as no pod changes, and knows by itself when its connection is dead.
+            let silence = if listing { LIST_SILENCE } else { Duration::MAX };
             let sighting = match tokio::time::timeout(silence, watch.next()).await {
                 Ok(Some(Ok(event))) => {
-                    silence = match event {
-                        watcher::Event::Init | watcher::Event::InitApply(_) => LIST_SILENCE,
-                        _ => WATCH_SILENCE,
-                    };
+                    listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
                     sighting(event)
                 }
                 Ok(Some(Err(error))) => {
@@ -300,14 +304,24 @@ impl Cluster {
                     Some(Sighting::Interrupted(error.to_string()))
                 }
                 Ok(None) | Err(_) => {
-                    (watch, silence) = (fresh(), LIST_SILENCE);
-                    Some(Sighting::Interrupted("the watch fell silent".to_owned()))
+                    (watch, listing) = (fresh(), true);
+                    Some(Sighting::Interrupted("the list fell silent".to_owned()))
                 }
             };
-            Some((sighting, (watch, fresh, silence)))
+            Some((sighting, (watch, fresh, listing)))
         })
         .filter_map(future::ready)
     }
+}
+
+/// The same client, with a bound on the time until an answer begins: a watcher has none for that.
+fn answered_in_time(client: Client) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let send = tower::service_fn(move |request| {
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    Client::new(Timeout::new(send, ANSWER), namespace)
 }
 
 /// Selects runners' pods.

@@ -29,6 +29,7 @@ mod rotation;
 mod standing;
 mod supervision;
 mod teams;
+mod watch;
 
 use std::time::Duration;
 

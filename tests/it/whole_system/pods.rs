@@ -6,11 +6,11 @@ use gharts_listener::sim::{
     fleet::Behaviour,
     github::{JobHandle, JobState, NewJobs},
     kubernetes::{Fault, Trouble},
-    world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, World, account_name, install},
+    world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, World, install},
 };
 use serde_json::json;
 
-use super::harness::{Running, Stage, with_provisioner};
+use super::harness::{Running, with_provisioner};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -450,20 +450,6 @@ async fn b36_watches_that_are_cut_or_expire_cost_nothing() {
         }
     })
     .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn b36_a_list_that_is_never_answered_is_asked_for_again_within_a_minute() {
-    let stage = Stage::set(scale_set()).await;
-    let hang = Fault::new(Trouble::Hang).verb("list").resource("pods");
-    let hang = stage.world.kubernetes.add_fault(hang.user(&account_name()));
-    let running = stage.start();
-    let queued = running.queue(&jobs(1)).await;
-    // Long enough for the lists of one who stands by and of one who leads.
-    running.pass(10 * SECOND).await;
-    running.world.kubernetes.end_fault(hang);
-    running.until_finished(&queued, 2 * MINUTE).await;
-    running.end().await;
 }
 
 #[tokio::test(start_paused = true)]

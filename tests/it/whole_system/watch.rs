@@ -1,0 +1,89 @@
+//! B36: the API server takes a list or a watch of pods and then falls silent, and nobody says that it did.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use gharts_listener::sim::{
+    github::NewJobs,
+    kubernetes::{Fault, Trouble},
+    world::{ORGANIZATION, Options, Provisioner, SetOptions, account_name},
+};
+
+use super::harness::{Running, Stage};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Two runners at most: what comes after the first two jobs waits until the daemon has seen pods end.
+fn two_runners() -> Options {
+    Options {
+        sets: vec![SetOptions::new("linux", Provisioner::ScaleSet, 2)],
+        ..Options::default()
+    }
+}
+
+fn jobs(count: usize) -> NewJobs {
+    NewJobs::for_set(ORGANIZATION, "linux", count).lasting(MINUTE / 2)
+}
+
+/// The daemon's next request of this kind for pods meets `trouble`; whether it has.
+fn strike(running: &Running, verb: &str, trouble: Trouble) -> Arc<AtomicBool> {
+    let fault = Fault::new(trouble).verb(verb).resource("pods").user(&account_name());
+    let met = fault.met();
+    running.world.kubernetes.add_fault(fault.times(1));
+    met
+}
+
+/// Two of six jobs run when the watch is cut; the request that follows meets `trouble`.
+async fn watch_meets(trouble: Trouble, within: Duration) {
+    let running = Running::start(two_runners()).await;
+    let queued = running.queue(&jobs(6)).await;
+    running.until("two runners", |world| world.counters.live() == 2).await;
+    let met = strike(&running, "watch", trouble);
+    running.world.kubernetes.cut_watches();
+    running.until_finished(&queued, within).await;
+    assert!(met.load(Ordering::SeqCst), "no watch met it");
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b36_a_watch_that_is_never_answered_is_asked_for_again_within_a_minute() {
+    watch_meets(Trouble::Hang, 3 * MINUTE).await;
+}
+
+/// The daemon's first lists of pods meet `trouble`: of one who stands by, and of one who leads.
+async fn first_lists_meet(trouble: Trouble) {
+    let stage = Stage::set(two_runners()).await;
+    let fault = Fault::new(trouble).verb("list").resource("pods").user(&account_name());
+    let met = fault.met();
+    let fault = stage.world.kubernetes.add_fault(fault);
+    let running = stage.start();
+    let queued = running.queue(&jobs(1)).await;
+    running.pass(Duration::from_secs(10)).await;
+    assert!(met.load(Ordering::SeqCst), "no list met it");
+    running.world.kubernetes.end_fault(fault);
+    running.until_finished(&queued, 2 * MINUTE).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b36_a_list_that_is_never_answered_is_asked_for_again_within_a_minute() {
+    first_lists_meet(Trouble::Hang).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b36_where_no_pod_changes_the_list_is_read_once() {
+    let running = Running::start(two_runners()).await;
+    running
+        .until("a session", |world| world.github.sets().iter().any(|set| set.polling))
+        .await;
+    let before = running.requests("list", "pods");
+    assert!(before > 0, "the daemon has not listed");
+    running.pass(60 * MINUTE).await;
+    assert_eq!(running.requests("list", "pods"), before);
+    running.end().await;
+}
