@@ -548,11 +548,16 @@ impl Control {
                     let took = now.since(runner.created);
                     self.setup.metrics.stage(set.as_str(), stage, took);
                 }
-                self.world.runner_works(now, &set);
+                if happening == Happening::JobStarted {
+                    self.world.runner_has_job(now, &set);
+                } else {
+                    self.world.runner_works(now, &set);
+                }
             }
-            Happening::HadJob => self.world.runner_works(now, &set),
+            Happening::HadJob => self.world.runner_has_job(now, &set),
             Happening::Ended => {
                 tracing::info!(%set, runner = %name, "runner ended");
+                self.world.runner_ended(&set, &name);
                 self.notice_end(now, &set, &name, None);
             }
         }

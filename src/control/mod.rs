@@ -315,6 +315,7 @@ fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
         mismatched: None,
         lists_tell: false,
         worked: None,
+        left: Default::default(),
         refused: None,
         surplus_since: None,
         removed: false,
@@ -490,6 +491,7 @@ impl Control {
         };
         let announce = Announce {
             capacity: plan.capacity,
+            taken: plan.taken,
             listen_every: plan.listen_every,
         };
         state.queue.announce.send_if_modified(|old| {

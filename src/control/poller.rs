@@ -50,6 +50,8 @@ const DEAF_AFTER: u32 = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Announce {
     pub capacity: u32,
+    /// Jobs that the set has already, as far as the loop knows.
+    pub taken: u32,
     pub listen_every: Option<Duration>,
 }
 
@@ -592,7 +594,7 @@ impl Poller {
             tracing::warn!(set = %self.set, message = message.id, entry, "an entry of a message cannot be read; the others are handled");
         }
         let id = message.id;
-        let assigned = session.statistics.map_or(0, |s| s.total_assigned_jobs);
+        let assigned = self.assigned(session);
         course.offers |= message.entries.iter().any(|e| matches!(e, JobMessage::Available(_)));
         let offers = offers(&message.entries);
         let told = if course.has_taken_in(&message) {
@@ -625,7 +627,7 @@ impl Poller {
         course: &mut Course,
         capacity: u32,
     ) -> Result<(), Error> {
-        let assigned = session.statistics.map_or(0, |s| s.total_assigned_jobs);
+        let assigned = self.assigned(session);
         course.next_offers = self.timeline.clock().instant() + OFFERS_EVERY;
         let jobs = self.connection.acquirable_jobs(session.set_id).await?;
         let ids: Vec<i64> = jobs
@@ -635,6 +637,12 @@ impl Poller {
             .collect();
         course.offers = !ids.is_empty();
         self.acquire(session, &ids, capacity, assigned).await
+    }
+
+    /// Jobs that the set has: statistics may be out of date, and so may we.
+    fn assigned(&self, session: &Session) -> i64 {
+        let told = session.statistics.map_or(0, |s| s.total_assigned_jobs);
+        told.max(self.announce.borrow().taken.into())
     }
 
     /// Acquires within capacity.

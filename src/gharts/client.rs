@@ -12,7 +12,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use url::Url;
 
 use super::{
@@ -175,9 +178,16 @@ impl Client {
     /// Takes a record back, and with it the runner at GitHub. Safe to repeat.
     pub async fn delete(&self, runner_id: &str) -> Result<Deleted, Failure> {
         let path = format!("/api/v1/runners/{}", segment(runner_id));
-        let (verdict, _) = self
+        let (verdict, response) = self
             .authorized(Operation::Delete, Method::DELETE, &path, Bytes::new())
             .await?;
+        if verdict == Verdict::Done && !response.body().is_empty() {
+            // What a proxy says in between proves no removal.
+            decode::<IgnoredAny>(response.body()).map_err(|failure| Failure {
+                trouble: Trouble::UnknownOutcome,
+                ..failure
+            })?;
+        }
         Ok(match verdict {
             Verdict::Gone => Deleted::Gone,
             Verdict::Busy => Deleted::Busy,

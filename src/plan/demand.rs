@@ -76,6 +76,8 @@ pub struct Busy {
     pub all: u32,
     /// Of these, the ones that the newest statistics do not know of.
     pub news: u32,
+    /// Of all, the ones whose job no message has named so far.
+    pub unnamed: u32,
 }
 
 impl Demand {
@@ -218,15 +220,18 @@ impl Demand {
             let waiting = count(reading.available).saturating_sub(self.ghosts);
             return waiting.saturating_sub(busy.news).saturating_add(busy.all);
         }
-        let busy = busy.all;
         let assigned = count(reading.assigned);
         if assigned == 0 {
-            // Statistics that forgot the waiting jobs forgot the running ones as well.
+            // Statistics that forgot the waiting jobs forgot the running ones as well. A job that no message has named yet
+            // is one of those.
             return match u32::try_from(self.ledger.len()).unwrap_or(u32::MAX) {
                 0 => 0,
-                waiting => waiting.saturating_add(busy),
+                heard_of => heard_of
+                    .max(busy.unnamed)
+                    .saturating_add(busy.all.saturating_sub(busy.unnamed)),
             };
         }
+        let busy = busy.all;
         assigned.saturating_sub(self.ghosts).max(busy.min(assigned))
     }
 
@@ -312,7 +317,7 @@ mod tests {
     }
 
     fn busy(all: u32) -> Busy {
-        Busy { all, news: 0 }
+        Busy { all, ..Busy::default() }
     }
 
     fn available(n: i64) -> Reading {
@@ -328,7 +333,7 @@ mod tests {
         demand.read(at(0), at(0), available(3));
         assert_eq!((demand.to_create(busy(0)), demand.available()), (3, 0));
         assert_eq!(demand.to_create(busy(2)), 5);
-        let news = Busy { all: 2, news: 1 };
+        let news = Busy { news: 1, ..busy(2) };
         assert_eq!(
             demand.to_create(news),
             4,
@@ -478,6 +483,13 @@ mod tests {
         demand.job_assigned(at(1), "b");
         assert_eq!(demand.to_create(busy(0)), 2);
         assert_eq!(demand.to_create(busy(3)), 5, "the running ones were forgotten as well");
+        let unnamed = |unnamed| Busy { unnamed, ..busy(3) };
+        assert_eq!(
+            demand.to_create(unnamed(1)),
+            4,
+            "one of the two runs, and nobody has said which"
+        );
+        assert_eq!(demand.to_create(unnamed(3)), 3);
         demand.job_left_queue("a");
         assert_eq!(demand.to_create(busy(0)), 1);
         demand.read(at(3), at(3), assigned(1));

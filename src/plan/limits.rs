@@ -94,7 +94,7 @@ fn steps(code: Code) -> Steps {
         Code::ClockSkew => Steps::Fixed(&SKEW_STEPS),
         Code::Stalled => Steps::Fixed(&STALLED_STEPS),
         // An API server that has just started forbids everything until it has read its Roles.
-        Code::PodsFailing | Code::SetFailed | Code::Forbidden => Steps::Fixed(&PODS_STEPS),
+        Code::PodsFailing | Code::RunnersLeave | Code::SetFailed | Code::Forbidden => Steps::Fixed(&PODS_STEPS),
         Code::Upstream
         | Code::UnknownOutcome
         | Code::Unreachable

@@ -50,6 +50,8 @@ pub struct Plan {
     pub calls: Vec<(RunnerName, Call)>,
     /// Announced to GitHub with the next poll: bounds waiting and running jobs together.
     pub capacity: u32,
+    /// Jobs that the set has, as far as its runners and GitHub's messages tell: statistics may know of fewer.
+    pub taken: u32,
     /// Statistics must be fetched beside the poll, so often: at the limit, to confirm a zero, or where they are all that
     /// tells of jobs.
     pub listen_every: Option<Duration>,
@@ -165,6 +167,7 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         closely.then_some(CLOSELY_EVERY)
     };
 
+    let heard_of = u32::try_from(set.demand.heard_of()).unwrap_or(u32::MAX);
     // A waiting job takes any idle runner, spare or not; what is made beyond the jobs is spare.
     let purpose = |i: u32| if i < want.jobs { Purpose::Demand } else { Purpose::Spare };
     Plan {
@@ -172,6 +175,7 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         retire,
         calls,
         capacity,
+        taken: tally.busy.all.saturating_add(heard_of),
         listen_every,
         reasons,
         wake_at,

@@ -37,6 +37,7 @@ pub enum Code {
     Upstream,
     NameTaken,
     PodsFailing,
+    RunnersLeave,
     MaxRunnersTotal,
     MaxRunners,
     Starting,
@@ -45,7 +46,7 @@ pub enum Code {
 
 impl Code {
     /// Every one, in their order.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Draining,
         Self::NotLeader,
         Self::SetRemoved,
@@ -77,6 +78,7 @@ impl Code {
         Self::Upstream,
         Self::NameTaken,
         Self::PodsFailing,
+        Self::RunnersLeave,
         Self::MaxRunnersTotal,
         Self::MaxRunners,
         Self::Starting,
@@ -116,6 +118,7 @@ impl Code {
             Self::Upstream => "upstream",
             Self::NameTaken => "name_taken",
             Self::PodsFailing => "pods_failing",
+            Self::RunnersLeave => "runners_leave",
             Self::MaxRunnersTotal => "max_runners_total",
             Self::MaxRunners => "max_runners",
             Self::Starting => "starting",
@@ -203,6 +206,9 @@ impl Code {
             Self::MaxRunners => "raise the set's `maxRunners`",
             Self::MaxRunnersTotal => "raise the top-level `maxRunners`",
             Self::PodsFailing => "look at the reason of the last failed runner, and at the template, image and cluster",
+            Self::RunnersLeave => {
+                "exit code 0 means that a runner has had its job, and these had none: look whether the image's command runs the runner (`run.sh`), with its JIT configuration, until it has had a job"
+            }
             _ => return None,
         })
     }

@@ -65,6 +65,7 @@ impl Tally {
         self.staying += u32::from(live && covers);
         if let State::Busy { since } = runner.state {
             self.busy.all += 1;
+            self.busy.unnamed += u32::from(!runner.has_named_job());
             self.busy.news += u32::from(since > set.demand.began());
             self.started = self.started.max(Some(since));
         }

@@ -87,6 +87,14 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
         let running = set.demand.reading().is_some_and(|r| r.running > 0);
         stopped |= set.kind.meets == Meets::ByLabels && tally.busy.all == 0 && !running;
     }
+    if set.only_leave() {
+        // One at a time, until one is seen to have a job.
+        missing = missing.min(1_u32.saturating_sub(tally.unproved));
+        reasons.push(Reason::new(
+            Code::RunnersLeave,
+            "runners have ended well one after the other, and no job was seen to go to any of them",
+        ));
+    }
     reasons.extend(stranded(set, tally));
     if !world.synced {
         reasons.push(Reason::new(

@@ -10,7 +10,7 @@ use super::{
     demand::{Demand, Reading, Source},
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Failure, Happening, Hearing, Kind, Meets, Runner},
+    runner::{Doubt, Failure, Happening, Hearing, Kind, Meets, Runner},
     tally::Tally,
     want,
 };
@@ -43,6 +43,8 @@ const HEARING_GAP: Duration = Duration::from_secs(95);
 
 /// A set whose runners were seen to work so lately is not doubted.
 const WORKS: Duration = Duration::from_mins(5);
+/// So many of its ordinary runners may leave in a row with nothing to tell whether one had a job.
+const MOST_LEFT: u32 = 6;
 
 /// Failed pods of one set that are kept at one time, where any are: the newest.
 pub const KEPT_MOST: usize = 5;
@@ -55,11 +57,11 @@ impl World {
     pub fn advance(&mut self, now: Moment) -> Vec<Event> {
         let mut events = Vec::new();
         for set in self.sets.values_mut() {
-            let doubtful = set.is_doubtful(now);
+            let doubt = set.doubt(now);
             set.lists_tell |= set.kind.meets == Meets::ByLabels && set.runners.values().any(Runner::was_listed);
             set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
-                runner.doubt(doubtful, set.lists_tell);
+                runner.doubt(doubt, set.lists_tell);
                 if set.removed {
                     runner.goes_unheard();
                 }
@@ -267,7 +269,10 @@ impl World {
             self.granted.insert(scope, now);
         }
         self.passed(now, &Scope::Set(set.clone()), |code| {
-            !matches!(code, Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated)
+            !matches!(
+                code,
+                Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated | Code::RunnersLeave
+            )
         });
     }
 
@@ -287,6 +292,27 @@ impl World {
         });
     }
 
+    /// A runner has or had a job: the set's runners stay until they get one.
+    pub fn runner_has_job(&mut self, now: Moment, set: &SetName) {
+        self.runner_works(now, set);
+        if let Some(set) = self.sets.get_mut(set) {
+            set.left.1 = 0;
+        }
+        self.passed(now, &Scope::Set(set.clone()), |code| code == Code::RunnersLeave);
+    }
+
+    /// A runner ended.
+    pub fn runner_ended(&mut self, set: &SetName, name: &RunnerName) {
+        let left = self.runner(set, name).is_some_and(|runner| runner.has_left());
+        if let Some(set) = self
+            .sets
+            .get_mut(set)
+            .filter(|set| left && set.kind.meets == Meets::ByLabels)
+        {
+            set.has_left();
+        }
+    }
+
     /// A runner failed; its set backs off where the next one would fail too.
     pub fn runner_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, failure: Failure, jitter: f64) {
         if !failure.speaks_against_set() {
@@ -294,6 +320,7 @@ impl World {
         }
         let code = match failure {
             Failure::Deprecated => Code::RunnerDeprecated,
+            Failure::ExitedWithoutJob => Code::RunnersLeave,
             _ => Code::PodsFailing,
         };
         let runner = self.runner(set, name);
@@ -410,6 +437,9 @@ pub struct SetWorld {
     pub lists_tell: bool,
     /// When one of its runners was last seen to work.
     pub worked: Option<Moment>,
+    /// How many of its ordinary runners have left in a row without a job that was seen, since the queue told of progress
+    /// at that moment.
+    pub left: (Moment, u32),
     /// When a start of its was last refused, with none granted since.
     pub refused: Option<Moment>,
     /// Since when there have been more runners than demand wants, without a break.
@@ -507,10 +537,30 @@ impl SetWorld {
         self.heard = None;
     }
 
-    /// None of its runners has been seen to work for a while, and none whose end would tell is being looked into.
-    fn is_doubtful(&self, now: Moment) -> bool {
+    /// Which of its ordinary runners' ends are looked into: one at a time, and none while some are seen to work.
+    fn doubt(&self, now: Moment) -> Doubt {
         let works = self.worked.is_some_and(|at| now.since(at) < WORKS);
-        !works && !self.runners.values().any(Runner::awaits_verdict)
+        if self.runners.values().any(Runner::awaits_verdict) {
+            Doubt::None
+        } else if self.only_leave() {
+            Doubt::OfAll
+        } else if works {
+            Doubt::None
+        } else {
+            Doubt::OfUnseen
+        }
+    }
+
+    /// Its ordinary runners come and go, and the queue does not get shorter.
+    pub fn only_leave(&self) -> bool {
+        self.left.1 >= MOST_LEFT && self.left.0 == self.demand.progressed()
+    }
+
+    /// One of its runners ended well, and nobody knows of a job.
+    fn has_left(&mut self) {
+        let progressed = self.demand.progressed();
+        let before = if self.left.0 == progressed { self.left.1 } else { 0 };
+        self.left = (progressed, before.saturating_add(1));
     }
 
     /// The queue has told its statistics.

@@ -16,7 +16,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use url::Url;
@@ -252,17 +255,20 @@ impl Connection {
         Ok(response)
     }
 
+    /// Also an answer of which nothing is read must be GitHub's own: what a proxy says in between proves no removal.
     pub(super) fn successful(
         &self,
         operation: &'static str,
         about: About,
         answer: Response,
     ) -> Result<Response, Error> {
-        if answer.status().is_success() {
-            Ok(answer)
-        } else {
-            Err(classify(operation, about, &answer, self.clock.now()))
+        if !answer.status().is_success() {
+            return Err(classify(operation, about, &answer, self.clock.now()));
         }
+        if !trimmed(answer.body()).is_empty() {
+            decode::<IgnoredAny>(operation, &answer)?;
+        }
+        Ok(answer)
     }
 
     /// The admin connection, renewed when due.

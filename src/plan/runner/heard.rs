@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::Moment, AgentSight, Call, CallResult, DEREGISTERED, Died, EXIT_DEPRECATED, Failure, Happening, Job,
+    super::Moment, AgentSight, Call, CallResult, DEREGISTERED, Died, Doubt, EXIT_DEPRECATED, Failure, Happening, Job,
     LISTS_TO_LOSE, Meets, NEWS, PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo, VERDICT,
 };
 
@@ -146,9 +146,10 @@ impl Runner {
                 let well = !deleted && !unheard;
                 let online = matches!(self.state, State::Idle { .. });
                 self.suspect = well
-                    && match self.kind.meets {
-                        Meets::InSet => true,
-                        Meets::ByLabels => self.doubted && !online,
+                    && match (self.kind.meets, self.doubt) {
+                        (Meets::InSet, _) | (Meets::ByLabels, Doubt::OfAll) => true,
+                        (Meets::ByLabels, Doubt::OfUnseen) => !online,
+                        (Meets::ByLabels, Doubt::None) => false,
                     };
                 self.end(now, well, true);
             }

@@ -81,6 +81,15 @@ pub enum State {
     },
 }
 
+/// Which ordinary runners' good ends are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    None,
+    /// Of those that were never seen online.
+    OfUnseen,
+    OfAll,
+}
+
 /// One runner.
 #[derive(Clone, Debug)]
 pub struct Runner {
@@ -114,8 +123,8 @@ pub struct Runner {
     /// Ended runners only: exit 0, not our doing, and no job heard of yet.
     suspect: bool,
     hearing: Option<Hearing>,
-    /// [`Meets::ByLabels`]: whether its set's runners work is not known, so that its end is to be looked into.
-    doubted: bool,
+    /// [`Meets::ByLabels`]: whether its end is to be looked into.
+    doubt: Doubt,
     lists_tell: bool,
     /// Lists that showed its registration after its end.
     left_behind: u8,
@@ -173,7 +182,7 @@ impl Runner {
             covers: false,
             suspect: false,
             hearing: Some(Hearing::default()),
-            doubted: false,
+            doubt: Doubt::None,
             lists_tell: false,
             left_behind: 0,
             absent: 0,
@@ -236,9 +245,14 @@ impl Runner {
     /// Nobody tells of an ordinary runner's job. Should this one end well, its record is kept until an agents list shows
     /// whether its registration went with a job.
     /// `lists_tell`: they have shown some ordinary runner of the set.
-    pub fn doubt(&mut self, doubted: bool, lists_tell: bool) {
-        self.doubted = doubted;
+    pub fn doubt(&mut self, doubt: Doubt, lists_tell: bool) {
+        self.doubt = doubt;
         self.lists_tell = lists_tell;
+    }
+
+    /// It ended well by itself, and no job of its was heard of until then.
+    pub fn has_left(&self) -> bool {
+        matches!(self.state, State::Ended { .. }) && self.covers && self.job.is_none()
     }
 
     /// Some agents list has shown it.

@@ -60,6 +60,7 @@ pub(super) fn set(name: &str) -> SetWorld {
         mismatched: None,
         lists_tell: false,
         worked: None,
+        left: Default::default(),
         refused: None,
         surplus_since: None,
         removed: false,

@@ -167,7 +167,7 @@ fn b9_an_ordinary_runner_whose_job_no_queue_tells_of_works_for_somebody_else() {
 fn doubted() -> Life {
     let mut life = Life::running();
     life.runner.kind = BY_LABELS;
-    life.runner.doubt(true, true);
+    life.runner.doubt(Doubt::OfUnseen, true);
     assert_eq!(life.exits(12, 0, "Completed"), Some(Happening::Ended));
     assert_eq!(life.due(13), [Call::DeletePod], "its record is the only witness");
     life.call(13, Call::DeletePod, CallResult::Done);
@@ -208,7 +208,7 @@ fn b33_an_ordinary_runner_of_which_no_list_tells_is_given_the_benefit_of_the_dou
 #[test]
 fn b33_lists_that_show_no_ordinary_runner_at_all_are_no_proof_of_a_job() {
     let mut life = doubted();
-    life.runner.doubt(true, false);
+    life.runner.doubt(Doubt::OfUnseen, false);
     assert_eq!(life.listed(23, AgentSight::Absent), None);
     assert!(life.runner.awaits_verdict());
 }
@@ -216,7 +216,7 @@ fn b33_lists_that_show_no_ordinary_runner_at_all_are_no_proof_of_a_job() {
 #[test]
 fn b33_the_record_of_an_ordinary_runner_that_was_seen_online_is_not_kept() {
     let mut life = ordinary();
-    life.runner.doubt(true, true);
+    life.runner.doubt(Doubt::OfUnseen, true);
     life.exits(40, 0, "Completed");
     assert_eq!(life.due(40), [Call::DeletePod, Call::RemoveRecord]);
 }
