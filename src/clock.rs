@@ -4,7 +4,13 @@
 //! operation in milliseconds: there the wall clock is derived from tokio's (paused) clock.
 //! `tokio::time::sleep` and friends need no seam of their own; they follow tokio's clock already.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -18,7 +24,12 @@ pub struct Clock {
 #[derive(Clone, Debug)]
 enum Kind {
     System,
-    Simulated { base: Timestamp, origin: Instant },
+    Simulated {
+        base: Timestamp,
+        origin: Instant,
+        /// Seconds that somebody has set it forward.
+        stepped: Arc<AtomicI64>,
+    },
 }
 
 impl Clock {
@@ -33,6 +44,7 @@ impl Clock {
             kind: Kind::Simulated {
                 base,
                 origin: Instant::now(),
+                stepped: Arc::default(),
             },
         }
     }
@@ -42,12 +54,20 @@ impl Clock {
     pub fn ahead(&self, seconds: i64) -> Self {
         let kind = match &self.kind {
             Kind::System => Kind::System,
-            Kind::Simulated { base, origin } => Kind::Simulated {
+            Kind::Simulated { base, origin, .. } => Kind::Simulated {
                 base: *base + jiff::SignedDuration::from_secs(seconds),
                 origin: *origin,
+                stepped: Arc::default(),
             },
         };
         Self { kind }
+    }
+
+    /// Sets this wall clock, and all its clones, forward or back. The machine's own clock stays as it is.
+    pub fn step(&self, seconds: i64) {
+        if let Kind::Simulated { stepped, .. } = &self.kind {
+            stepped.fetch_add(seconds, Ordering::Relaxed);
+        }
     }
 
     /// Wall time, for what leaves the process: tokens, annotations, logs.
@@ -55,7 +75,10 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.kind {
             Kind::System => Timestamp::now(),
-            Kind::Simulated { base, origin } => *base + origin.elapsed(),
+            Kind::Simulated { base, origin, stepped } => {
+                let stepped = jiff::SignedDuration::from_secs(stepped.load(Ordering::Relaxed));
+                *base + stepped + origin.elapsed()
+            }
         }
     }
 

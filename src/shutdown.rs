@@ -1,8 +1,15 @@
 //! Orderly ends: every task is named, tracked and told to stop by one token.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
@@ -14,7 +21,39 @@ const REVIVE_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 pub struct Tasks {
     tracker: TaskTracker,
     token: CancellationToken,
-    frozen: Option<watch::Receiver<bool>>,
+    freeze: Option<Freeze>,
+}
+
+/// What makes tasks stand still, and go on in the order in which they came to stand still, so that each run of a simulation
+/// is like the other. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Freeze(Arc<FreezeState>);
+
+#[derive(Debug, Default)]
+struct FreezeState {
+    frozen: AtomicBool,
+    changed: Notify,
+}
+
+impl Freeze {
+    pub fn set(&self, frozen: bool) {
+        self.0.frozen.store(frozen, Ordering::Release);
+        self.0.changed.notify_waiters();
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.frozen.load(Ordering::Acquire)
+    }
+
+    async fn until(&self, frozen: bool) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.is_set() == frozen {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 impl Tasks {
@@ -22,11 +61,11 @@ impl Tasks {
         Self::default()
     }
 
-    /// Tasks that stand still while `frozen` says so, as a process does between SIGSTOP and SIGCONT: for simulations, where
+    /// Tasks that stand still while `freeze` says so, as a process does between SIGSTOP and SIGCONT: for simulations, where
     /// time goes on meanwhile.
-    pub fn that_freeze(frozen: watch::Receiver<bool>) -> Self {
+    pub fn that_freeze(freeze: Freeze) -> Self {
         Self {
-            frozen: Some(frozen),
+            freeze: Some(freeze),
             ..Self::default()
         }
     }
@@ -37,7 +76,7 @@ impl Tasks {
         Self {
             tracker: TaskTracker::new(),
             token: self.token.child_token(),
-            frozen: self.frozen.clone(),
+            freeze: self.freeze.clone(),
         }
     }
 
@@ -48,9 +87,9 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let future = future.instrument(tracing::debug_span!("task", name));
-        match self.frozen.clone() {
+        match self.freeze.clone() {
             None => self.tracker.spawn(future),
-            Some(frozen) => self.tracker.spawn(freezing(frozen, future)),
+            Some(freeze) => self.tracker.spawn(freezing(freeze, future)),
         }
     }
 
@@ -108,17 +147,13 @@ impl Tasks {
     }
 }
 
-async fn freezing<F: Future>(mut frozen: watch::Receiver<bool>, future: F) -> F::Output {
+async fn freezing<F: Future>(freeze: Freeze, future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     loop {
-        if frozen.wait_for(|frozen| !*frozen).await.is_err() {
-            return future.await;
-        }
+        freeze.until(false).await;
         tokio::select! {
             biased;
-            changed = frozen.changed() => if changed.is_err() {
-                return future.await;
-            },
+            () = freeze.until(true) => {}
             output = &mut future => return output,
         }
     }

@@ -21,13 +21,14 @@ fn number(variable: &str, usual: u64) -> u64 {
 fn nothing_is_lost_whatever_goes_wrong() {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let (from, seeds) = (number("HUNT_FROM", 0), number("HUNT_SEEDS", SEEDS));
-    let report = hunt(&Hunt {
+    let what = Hunt {
         from,
         seeds,
         jobs: cores,
         shrinks: number("HUNT_SHRINK", 1) == 1,
         first: false,
-    });
+    };
+    let report = hunt(&what, |_| {});
     println!("{}", report.text());
     assert!(report.failures.is_empty() && report.broken.is_none(), "see above");
     if seeds >= SEEDS {

@@ -27,6 +27,8 @@ use crate::{
 
 /// Runs spent on making one failing plan shorter.
 const SHRINKING: usize = 150;
+/// A long hunt says so often how far it is.
+const TELLING: Duration = Duration::from_secs(30);
 /// What is logged in a run: all that operators see.
 const LOG_LEVEL: &str = "gharts_listener=info,gharts_listener::sim=off";
 
@@ -72,12 +74,18 @@ pub(super) fn run_command(args: &HuntArgs) -> Exit {
         return replay(&Plan::draw(seed));
     }
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let report = hunt(&Hunt {
+    let told = Mutex::new(Told::default());
+    let what = Hunt {
         from: args.from,
         seeds: args.seeds,
         jobs: args.jobs.unwrap_or(cores),
         shrinks: !args.no_shrink,
         first: args.first,
+    };
+    let report = hunt(&what, |report| {
+        told.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .tell(report, args.seeds);
     });
     output::text(&(if args.json { report.json() } else { report.text() } + "\n"));
     if report.failures.is_empty() {
@@ -168,8 +176,29 @@ pub struct Hunt {
     pub first: bool,
 }
 
-/// Carries out the plans of many seeds.
-pub fn hunt(hunt: &Hunt) -> Report {
+/// What of a long hunt was told on standard error.
+#[derive(Debug, Default)]
+struct Told {
+    failures: usize,
+    at: Duration,
+}
+
+impl Told {
+    /// Each seed that fails at once, and now and then how far the hunt is.
+    fn tell(&mut self, report: &Report, seeds: u64) {
+        for failure in report.failures.iter().skip(self.failures) {
+            output::note(&format!("{}\n", failure.brief()));
+        }
+        self.failures = report.failures.len();
+        if report.took >= self.at + TELLING {
+            self.at = report.took;
+            output::note(&format!("{}\n", report.progress(seeds)));
+        }
+    }
+}
+
+/// Carries out the plans of many seeds. After each one `progress` gets what there is so far.
+pub fn hunt(hunt: &Hunt, progress: impl Fn(&Report) + Sync) -> Report {
     let Hunt { from, seeds, jobs, .. } = *hunt;
     let begun = Clock::system().instant();
     let next = AtomicU64::new(from);
@@ -194,7 +223,11 @@ pub fn hunt(hunt: &Hunt) -> Report {
                     }
                     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
                     match outcome {
-                        Ok((outcome, _)) => report.count(&outcome, failure),
+                        Ok((outcome, _)) => {
+                            report.count(&outcome, failure);
+                            report.took = begun.elapsed();
+                            progress(&report);
+                        }
                         Err(error) => {
                             report.broken = Some(error);
                             enough.store(true, Ordering::Relaxed);
@@ -206,7 +239,6 @@ pub fn hunt(hunt: &Hunt) -> Report {
     });
     let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.failures.sort_by_key(|failure| failure.seed);
-    report.took = begun.elapsed();
     report
 }
 

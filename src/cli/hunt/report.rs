@@ -24,6 +24,14 @@ pub struct Failure {
     pub plan: Plan,
 }
 
+impl Failure {
+    /// In one line.
+    pub(super) fn brief(&self) -> String {
+        let what = self.breaches.first().map(ToString::to_string).unwrap_or_default();
+        format!("seed {} fails: {what}", self.seed)
+    }
+}
+
 /// All seeds together.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -85,6 +93,12 @@ impl Report {
     fn per_second(&self) -> f64 {
         let seeds = u32::try_from(self.seeds).map_or(f64::MAX, f64::from);
         seeds / self.took.as_secs_f64().max(0.001)
+    }
+
+    /// How far a hunt through so many seeds is.
+    pub(super) fn progress(&self, seeds: u64) -> String {
+        let (done, rate, failed) = (self.seeds, self.per_second(), self.failures.len());
+        format!("{done} of {seeds} seeds, {rate:.1} a second, {failed} fail")
     }
 
     pub fn text(&self) -> String {

@@ -85,7 +85,7 @@ impl Subject for Daemon {
             environment: config::Environment::new(),
             asked,
         };
-        let daemon = app::Daemon::new(config, externals).within(Tasks::that_freeze(launch.frozen));
+        let daemon = app::Daemon::new(config, externals).within(Tasks::that_freeze(launch.freeze));
         let daemon = daemon.following(file);
         let (seen, said) = (daemon.sources(), daemon.sources());
         let stop = launch.stop;

@@ -21,6 +21,8 @@ pub enum Behaviour {
     NeverRegisters,
     /// Its process ends with this code before it registers.
     Crashes(i32),
+    /// It registers, and ends with code 0 when it has waited for a job this long.
+    Leaves(Duration),
     /// The node evicts it this long after its start.
     Evicted(Duration),
     /// The kernel kills it this long after its start.
@@ -30,8 +32,8 @@ pub enum Behaviour {
 }
 
 impl Behaviour {
-    /// `ordinary`, `unschedulable`, `image-pull-fails`, `never-registers`, `crashes:CODE`, `evicted:SECONDS`,
-    /// `out-of-memory:SECONDS`, `node-lost:SECONDS`.
+    /// `ordinary`, `unschedulable`, `image-pull-fails`, `never-registers`, `crashes:CODE`, `leaves:SECONDS`,
+    /// `evicted:SECONDS`, `out-of-memory:SECONDS`, `node-lost:SECONDS`.
     pub fn parse(text: &str) -> Option<Self> {
         let (word, number) = text.split_once(':').unwrap_or((text, ""));
         let seconds = || number.parse().ok().map(Duration::from_secs);
@@ -41,6 +43,7 @@ impl Behaviour {
             "image-pull-fails" => Some(Self::ImagePullFails),
             "never-registers" => Some(Self::NeverRegisters),
             "crashes" => number.parse().ok().map(Self::Crashes),
+            "leaves" => seconds().map(Self::Leaves),
             "evicted" => seconds().map(Self::Evicted),
             "out-of-memory" => seconds().map(Self::OutOfMemory),
             "node-lost" => seconds().map(Self::NodeLost),

@@ -340,9 +340,13 @@ impl Life<'_> {
 
 /// Runs the runner's process as `behaviour` has it. `None`: nothing is heard of it any more.
 async fn run(process: Option<&Process>, behaviour: Behaviour) -> Option<End> {
+    let leaves_after = match behaviour {
+        Behaviour::Leaves(after) => Some(after),
+        _ => None,
+    };
     let ordinary = async {
         match process {
-            Some(process) => process.run().await,
+            Some(process) => process.run(leaves_after).await,
             None => BAD_CONFIGURATION,
         }
     };
@@ -352,7 +356,7 @@ async fn run(process: Option<&Process>, behaviour: Behaviour) -> Option<End> {
         Behaviour::Evicted(after) => (after, Some(End::evicted())),
         Behaviour::OutOfMemory(after) => (after, Some(End::out_of_memory())),
         Behaviour::NodeLost(after) => (after, None),
-        Behaviour::Ordinary | Behaviour::Unschedulable | Behaviour::ImagePullFails => {
+        Behaviour::Ordinary | Behaviour::Unschedulable | Behaviour::ImagePullFails | Behaviour::Leaves(_) => {
             return Some(End::code(ordinary.await));
         }
     };

@@ -84,9 +84,9 @@ impl Process {
         }
     }
 
-    /// Connects, runs one job, says with what code the process ends.
-    pub(super) async fn run(&self) -> i32 {
-        self.live().await.unwrap_or(REFUSED)
+    /// Connects, runs one job, says with what code the process ends. Without a job it leaves after so long, if at all.
+    pub(super) async fn run(&self, leaves_after: Option<Duration>) -> i32 {
+        self.live(leaves_after).await.unwrap_or(REFUSED)
     }
 
     /// What a runner does when it is asked to end: an idle one says good-bye, a busy one has no time for it.
@@ -97,15 +97,15 @@ impl Process {
         }
     }
 
-    async fn live(&self) -> Result<i32, Refused> {
+    async fn live(&self, leaves_after: Option<Duration>) -> Result<i32, Refused> {
         self.call(Method::POST, "/connect", Bytes::new()).await?;
         self.set(Stage::Idle);
-        let job = loop {
-            let answer = self.call(Method::GET, "/job", Bytes::new()).await?;
-            if let Some(job) = read_job(&answer) {
-                break job;
-            }
+        let patience = leaves_after.unwrap_or(Duration::MAX);
+        let Ok(job) = tokio::time::timeout(patience, self.job()).await else {
+            self.terminate().await;
+            return Ok(0);
         };
+        let job = job?;
         self.set(Stage::Busy);
         self.work(&job).await?;
         let result = if job.exit_code == 0 { "succeeded" } else { "failed" };
@@ -113,6 +113,15 @@ impl Process {
         self.call(Method::POST, &format!("/job/{}/finish", job.id), body.into())
             .await?;
         Ok(job.exit_code)
+    }
+
+    async fn job(&self) -> Result<Job, Refused> {
+        loop {
+            let answer = self.call(Method::GET, "/job", Bytes::new()).await?;
+            if let Some(job) = read_job(&answer) {
+                return Ok(job);
+            }
+        }
     }
 
     async fn work(&self, job: &Job) -> Result<(), Refused> {

@@ -1,7 +1,9 @@
 //! From a fault in a plan to what happens in the world, and its end.
 
 use std::{
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,10 +24,14 @@ use crate::{
         fleet::Behaviour,
         gharts::{self, GithubTrouble, Operation},
         github::{JobState, NewJobs, Pat},
+        keys::SigningKey,
         kubernetes,
         network::{Disturbance, Trouble},
         oidc::Ailment,
-        world::{Credential, ORGANIZATION, RUNNER_NAMESPACE, World, account_name},
+        world::{
+            APP_KEY_FILE, Credential, DAEMON_APP_KEY, DAEMON_NAMESPACE, GITHUB_TOKEN_FILE, LEASE, ORGANIZATION,
+            RUNNER_NAMESPACE, World, account_name,
+        },
     },
 };
 
@@ -34,6 +40,10 @@ const SLOW_GITHUB: Duration = Duration::from_secs(7);
 const SLOW_KEYS: Duration = Duration::from_secs(12);
 /// A job that comes at a bad moment.
 const MET_JOB: Duration = Duration::from_secs(30);
+/// A runner that waits no longer for a job.
+const LEAVES_AFTER: Duration = Duration::from_secs(10);
+/// The App's keys, one after the other; the first is the world's own.
+const APP_KEYS: [&str; 3] = [DAEMON_APP_KEY, "the App's second key", "the App's third key"];
 const SLOW_API: Duration = Duration::from_secs(3);
 /// When the pods of a lost node are deleted, and when they are forced away.
 const NODE_GIVEN_UP: Duration = Duration::from_secs(60);
@@ -70,6 +80,8 @@ pub(super) struct Stage<'a> {
     pub(super) world: &'a World,
     pub(super) plan: &'a Plan,
     pub(super) tasks: &'a Tasks,
+    /// Where the daemon's files are.
+    pub(super) dir: &'a Path,
 }
 
 impl Stage<'_> {
@@ -205,17 +217,14 @@ impl Stage<'_> {
             }
             Fault::QueueTokenExpired { set } => AtWork::done(github.expire_queue_token(self.set(*set))),
             Fault::PatRefused => {
-                let pat = Pat {
-                    token: self.world.services.pat().to_owned(),
-                    manages_runners: true,
-                    only_in: None,
-                };
+                let pat = pat(&self.shown(GITHUB_TOKEN_FILE));
                 github.remove_pat(&pat.token);
                 // What it opened is shut as well.
                 github.revoke_admin_tokens();
                 let met = self.plan.shape.credential == Credential::Pat;
                 AtWork::new(move || github.put_pat(pat), move || met)
             }
+            Fault::SecretRotated => self.rotate(),
             Fault::RateLimit { whom, how } => {
                 github.limit(*whom, *how, Duration::from_millis(timed.for_ms));
                 AtWork::done(true)
@@ -252,6 +261,61 @@ impl Stage<'_> {
             }
             _ => return None,
         })
+    }
+
+    /// What the daemon's file beside its configuration says now.
+    fn shown(&self, file: &str) -> String {
+        // Nobody removes it: an empty one would fail every call.
+        fs::read_to_string(self.dir.join(file)).unwrap_or_default()
+    }
+
+    /// A second secret beside the first, shown from now on; at the end the first opens nothing any more.
+    fn rotate(&self) -> AtWork {
+        let github = self.world.github.clone();
+        let swap = |file: &str, text: &str| {
+            let (path, next) = (self.dir.join(file), self.dir.join(format!("{file}.next")));
+            fs::write(&next, text).and_then(|()| fs::rename(&next, &path)).is_ok()
+        };
+        let dir = self.dir.to_owned();
+        let is_shown = move |file: &str, text: &str| fs::read_to_string(dir.join(file)).is_ok_and(|now| now == text);
+        match self.plan.shape.credential {
+            Credential::Pat => {
+                let old = self.shown(GITHUB_TOKEN_FILE);
+                let mut hasher = DefaultHasher::new();
+                old.hash(&mut hasher);
+                let new = format!("ghp_{:032x}", hasher.finish());
+                github.put_pat(pat(&new));
+                let met = swap(GITHUB_TOKEN_FILE, &new);
+                let end = move || {
+                    github.remove_pat(&old);
+                    github.revoke_admin_tokens();
+                };
+                AtWork::new(end, move || met)
+            }
+            Credential::App => {
+                let keys: Vec<SigningKey> = APP_KEYS
+                    .iter()
+                    .filter_map(|name| SigningKey::shared(name).ok())
+                    .collect();
+                let old = self.shown(APP_KEY_FILE);
+                let current = keys.iter().position(|key| key.private_pem() == old).unwrap_or(0);
+                let (before, next) = (keys.get(current).cloned(), keys.get((current + 1) % APP_KEYS.len()));
+                let (Some(before), Some(next)) = (before, next) else {
+                    return AtWork::done(false);
+                };
+                let met = github.add_app_key(next.public_pem()) && swap(APP_KEY_FILE, next.private_pem());
+                let end = move || {
+                    if !is_shown(APP_KEY_FILE, before.private_pem()) {
+                        github.remove_app_key(before.public_pem());
+                        github.revoke_installation_tokens();
+                        github.revoke_admin_tokens();
+                    }
+                };
+                AtWork::new(end, move || met)
+            }
+            // GHARTS has the keys.
+            Credential::Brokered => AtWork::done(false),
+        }
     }
 
     fn job(&self, nth: usize, states: &[JobState]) -> Option<String> {
@@ -322,6 +386,7 @@ impl Stage<'_> {
                 };
                 AtWork::new(end, move || met)
             }
+            Fault::LeaseDeleted => AtWork::done(model.delete("leases", DAEMON_NAMESPACE, LEASE).is_ok()),
             Fault::ResourceQuota { pods } => {
                 const NAME: &str = "few-pods";
                 let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota",
@@ -478,9 +543,18 @@ impl Stage<'_> {
     }
 }
 
+fn pat(token: &str) -> Pat {
+    Pat {
+        token: token.to_owned(),
+        manages_runners: true,
+        only_in: None,
+    }
+}
+
 fn api_trouble(how: ApiTrouble) -> kubernetes::Trouble {
     match how {
         ApiTrouble::AnswerLost => kubernetes::Trouble::Lost,
+        ApiTrouble::Unauthorized => kubernetes::Trouble::Unauthorized,
         ApiTrouble::Unavailable => kubernetes::Trouble::Unavailable,
         ApiTrouble::Internal => kubernetes::Trouble::Internal,
         ApiTrouble::Throttled => kubernetes::Trouble::Throttled { retry_after: 2 },
@@ -498,6 +572,7 @@ fn pod_trouble(how: PodTrouble) -> Behaviour {
         PodTrouble::NeverRegisters => Behaviour::NeverRegisters,
         PodTrouble::Crashes => Behaviour::Crashes(3),
         PodTrouble::EndsWell => Behaviour::Crashes(0),
+        PodTrouble::Leaves => Behaviour::Leaves(LEAVES_AFTER),
         PodTrouble::Deprecated => Behaviour::Crashes(7),
     }
 }

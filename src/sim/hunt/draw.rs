@@ -96,6 +96,8 @@ fn shape(rng: &mut Rng) -> Shape {
         told_late_ms: pick(rng, &[0, 0, 500, 5_000, 20_000]),
         gharts_skew_seconds: pick(rng, &[0, 0, 0, 0, -20, 20]),
         latency_ms: pick(rng, &[0, 0, 0, 300, 1_500]),
+        api_latency_ms: pick(rng, &[0, 0, 20, 200, 1_000]),
+        events_late_ms: pick(rng, &[0, 0, 50, 500, 3_000]),
     }
 }
 
@@ -229,7 +231,7 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
         0 => Fault::Latency {
             peer,
             call,
-            ms: pick(rng, &[200, 2_000, 12_000, 40_000]),
+            ms: pick(rng, &[200, 2_000, 12_000, 25_000, 40_000]),
         },
         1 => Fault::ResetBefore { peer, call, times },
         2 => Fault::ResetAfter { peer, call, times },
@@ -260,8 +262,9 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
 
 fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
     let set = rng.usize(..shape.sets.len());
-    match rng.u32(..13) {
+    match rng.u32(..14) {
         0 => Fault::TokensRevoked,
+        13 => Fault::SecretRotated,
         1 => Fault::QueueTokenExpired { set },
         2 => Fault::PatRefused,
         3 => Fault::RateLimit {
@@ -286,8 +289,9 @@ fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
 }
 
 fn of_kubernetes(rng: &mut Rng) -> Fault {
-    match rng.u32(..8) {
+    match rng.u32(..9) {
         0 => Fault::WatchCut,
+        5 => Fault::LeaseDeleted,
         4 => Fault::RightsLost,
         1 => Fault::HistoryCompacted,
         2 => Fault::ApiOutage,
@@ -299,6 +303,7 @@ fn of_kubernetes(rng: &mut Rng) -> Fault {
                 rng,
                 &[
                     ApiTrouble::AnswerLost,
+                    ApiTrouble::Unauthorized,
                     ApiTrouble::Unavailable,
                     ApiTrouble::Internal,
                     ApiTrouble::Throttled,
@@ -326,6 +331,7 @@ fn of_pods(rng: &mut Rng) -> Fault {
                     PodTrouble::Crashes,
                     PodTrouble::EndsWell,
                     PodTrouble::EndsWell,
+                    PodTrouble::Leaves,
                     PodTrouble::Deprecated,
                 ],
             ),
@@ -410,7 +416,11 @@ fn of_the_file(rng: &mut Rng, shape: &Shape) -> Fault {
 fn of_the_process(rng: &mut Rng, shape: &Shape) -> Fault {
     let replica = shape.second_replica.map_or(0, |_| rng.usize(..2));
     let killed = |moment, count| Fault::Killed { moment, count, replica };
-    match rng.u32(..7) {
+    match rng.u32(..8) {
+        7 => Fault::ClockStepped {
+            replica,
+            seconds: pick(rng, &[-3_600, -40, 40, 3_600]),
+        },
         0 => Fault::Restarted {
             skew_seconds: pick(rng, &[0, 0, -30, 30]),
             replica,

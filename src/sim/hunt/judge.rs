@@ -28,8 +28,9 @@ use crate::{
     http::{Request, Response, TransportError},
     sim::{
         cable::{self, Sent},
+        github::JobState,
         kubernetes::{self, Object},
-        world::{DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE, World, account_name},
+        world::{Binding, DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE, World, account_name},
     },
 };
 
@@ -44,6 +45,8 @@ const RUNAWAY: usize = 3_000;
 const CALM_AFTER: Duration = Duration::from_secs(120);
 /// Pods of one set that come and go without a job, and within how long: whatever ends them, the set backs off.
 const WASTE: (usize, Duration) = (24, Duration::from_mins(15));
+/// A daemon knows of a pod so long after it was made.
+const SEEN: Duration = Duration::from_secs(15);
 /// The word for them beside the peers' names.
 const PODS: &str = "new pods";
 /// What is wrong is told so often, then no more.
@@ -67,7 +70,9 @@ pub enum Invariant {
     Thrift,
     /// When all is well again, `minRunners` are there.
     Spares,
-    /// Nobody deletes the pod of a runner that has a job.
+    /// No set announces capacity that the limit over all sets has no room for.
+    Capacity,
+    /// Nobody deletes the pod of a runner that has a job, or may still be given one.
     BusyKept,
     /// A JIT configuration is used by one process.
     JitOnce,
@@ -162,6 +167,8 @@ struct State {
     made: BTreeMap<String, VecDeque<(Instant, String)>>,
     /// Runners whose removal was asked for, and not refused so far.
     leaving: HashSet<String>,
+    /// Who held the Lease when it was last there.
+    holder: Option<String>,
     calls: BTreeMap<String, Calls>,
     digest: u64,
     jits: Vec<String>,
@@ -193,6 +200,7 @@ impl Judge {
                 names: HashSet::new(),
                 made: BTreeMap::new(),
                 leaving: HashSet::new(),
+                holder: None,
                 calls: BTreeMap::new(),
                 digest: 0,
                 jits: Vec::new(),
@@ -266,6 +274,15 @@ impl Judge {
 
     pub(super) fn created(&self) -> usize {
         self.lock().names.len()
+    }
+
+    /// Runners of ours of which there is anything in the world.
+    pub(super) fn pods_and_registrations(&self) -> usize {
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE);
+        let pods = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
+        let mut names: HashSet<String> = pods.map(str::to_owned).collect();
+        names.extend(self.world.github.runners().into_iter().map(|runner| runner.name));
+        names.len()
     }
 
     /// The most calls to each peer in one minute.
@@ -351,6 +368,9 @@ impl Judge {
         let dry = if request.dry_run { " (dry run)" } else { "" };
         self.journal
             .say(|| format!("call     kubernetes {verb} {resource} {name}{dry} -> {status}"));
+        if resource.starts_with("leases") {
+            self.lease_holder();
+        }
         self.digest_in("kubernetes", &format!("{verb} {resource} {name}"), status);
         if (verb, resource, status) == ("create", "pods", 201) && !request.dry_run {
             let body: Value = serde_json::from_slice(request.body).unwrap_or_default();
@@ -362,11 +382,17 @@ impl Judge {
         let Some(pod) = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name) else {
             return;
         };
-        let job = self.world.github.runner(name).and_then(|runner| runner.job);
+        let runner = self.world.github.runner(name);
+        let job = runner.as_ref().and_then(|runner| runner.job.as_deref());
         if let (true, Some(job)) = (runs(&pod), job) {
             self.breach(
                 Invariant::BusyKept,
                 format!("pod {name} is deleted while it runs job {job}"),
+            );
+        } else if runs(&pod) && runner.is_some_and(|runner| runner.online) {
+            self.breach(
+                Invariant::BusyKept,
+                format!("pod {name} is deleted while GitHub may give it a job"),
             );
         }
     }
@@ -433,7 +459,11 @@ impl Judge {
         self.is_worth_it(&set, name, &of_set);
         let staying = {
             let state = self.lock();
-            let staying = of_set.iter().copied().filter(|name| !state.leaving.contains(*name));
+            let staying = of_set.iter().copied().filter(|name| {
+                // One that is not registered any more gets no job.
+                let registered = self.registers_itself(&set) || self.world.github.runner(name).is_some();
+                registered && !state.leaving.contains(*name)
+            });
             staying.collect::<Vec<&str>>()
         };
         let covering = self.world.github.standing_for_sets(staying.into_iter());
@@ -451,6 +481,13 @@ impl Judge {
         }
     }
 
+    /// Its runners come without a registration.
+    fn registers_itself(&self, set: &str) -> bool {
+        let sets = self.world.services.options.sets.iter();
+        let mut set = sets.filter(|options| options.name == set);
+        set.any(|options| options.binding == Binding::RegistrationToken)
+    }
+
     /// Few of the set's newest pods came to nothing.
     fn is_worth_it(&self, set: &str, name: &str, live: &[&str]) {
         let (most, within) = WASTE;
@@ -466,6 +503,9 @@ impl Judge {
             over.map(|(_, name)| name.clone()).collect()
         };
         let wasted = self.world.github.standing_for_sets(over.iter().map(String::as_str));
+        if wasted > 8 {
+            eprintln!("WASTED {wasted} {set}");
+        }
         if wasted > most {
             let what = format!("{name}: {wasted} pods of {set} came to nothing within {within:?}");
             self.breach(Invariant::BackOff, what);
@@ -565,15 +605,49 @@ impl cable::Onlooker for Eye {
 impl Judge {
     /// Whoever does what only one may do holds the Lease.
     fn may_lead(&self, replica: &str, line: &str) {
-        let lease = self.world.kubernetes.get("leases", DAEMON_NAMESPACE, LEASE);
-        let holder = lease
-            .as_ref()
-            .and_then(|lease| lease["spec"]["holderIdentity"].as_str());
-        if holder != Some(replica) {
+        let holder = self.lease_holder();
+        if holder.as_deref() != Some(replica) {
             self.breach(
                 Invariant::Fence,
                 format!("{replica} while {holder:?} holds the Lease: {line}"),
             );
+        }
+    }
+
+    /// Who holds the Lease; of one that somebody deleted, who held it.
+    fn lease_holder(&self) -> Option<String> {
+        let lease = self.world.kubernetes.get("leases", DAEMON_NAMESPACE, LEASE);
+        let holder = &mut self.lock().holder;
+        if let Some(lease) = lease {
+            *holder = lease["spec"]["holderIdentity"].as_str().map(str::to_owned);
+        }
+        holder.clone()
+    }
+
+    /// What a poll announces has room beside what other sets run.
+    fn has_room(&self, place: &Place<'_>, request: &Request) {
+        let announced = request.headers().get("X-ScaleSetMaxCapacity");
+        let announced = announced.and_then(|text| text.to_str().ok()?.parse::<usize>().ok());
+        let (Some(announced), Some(set)) = (announced, self.set_named(place.set)) else {
+            return;
+        };
+        let now = Instant::now();
+        let (total, others) = {
+            let state = &mut *self.lock();
+            let others = state.made.iter().filter(|(other, _)| **other != set);
+            let others = others.flat_map(|(_, made)| made).filter(|(at, _)| *at + SEEN < now);
+            let others: Vec<String> = others.map(|(_, name)| name.clone()).collect();
+            (state.rules.total(), others)
+        };
+        let live = |name: &String| {
+            let pod = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name);
+            pod.is_some_and(|pod| is_live(&pod))
+        };
+        let elsewhere = others.iter().filter(|name| live(name)).count();
+        if let Some(total) = total.filter(|total| announced + elsewhere > *total as usize) {
+            let what =
+                format!("{set} announces {announced} beside {elsewhere} runners of others, at most {total} in all");
+            self.breach(Invariant::Capacity, what);
         }
     }
 
@@ -598,6 +672,9 @@ impl Judge {
     fn asked(&self, sent: &Sent, request: &Request) {
         self.called(&sent.authority, &sent.line);
         let place = Place::of(&sent.line);
+        if let Some(place) = place.as_ref().filter(|_| sent.line.starts_with("GET ")) {
+            self.has_room(place, request);
+        }
         let late = place.and_then(|place| self.lock().queues.answer(&place, request.body()));
         if let Some(id) = late {
             let what = format!("the message that offers request {id} was deleted before it was acquired");
@@ -627,7 +704,12 @@ impl Judge {
             Ok(answer) => {
                 let body = String::from_utf8_lossy(answer.body());
                 let short: String = body.chars().take(400).collect();
-                format!("answer   {} {} -> {status} {short}", sent.authority, sent.line)
+                // What is told of a queue stands at the end.
+                let statistics = body.find("\"statistics\"").map_or("", |at| &body[at..]);
+                format!(
+                    "answer   {} {} -> {status} {short} {statistics}",
+                    sent.authority, sent.line
+                )
             }
             Err(error) => format!("answer   {} {} -> {error}", sent.authority, sent.line),
         });
@@ -638,10 +720,13 @@ impl Judge {
         if let Ok(answer) = answer {
             let place = Place::of(&sent.line).filter(|_| status == 200);
             if let Some((place, name)) = place.and_then(|place| self.set_named(place.set).map(|name| (place, name))) {
+                let jobs = self.world.github.jobs().into_iter();
+                let running = jobs.filter(|job| job.state == JobState::Running && job.set.as_deref() == Some(&name));
+                let running = running.map(|job| job.id).collect();
                 let queues = &mut self.lock().queues;
                 queues.offered_anew(&place);
                 if place.has_news() {
-                    queues.hear(&place, &name, answer.body(), Instant::now());
+                    queues.hear(&place, &name, answer.body(), Instant::now(), running);
                 }
             }
             let jit = serde_json::from_slice::<Value>(answer.body()).ok().and_then(|body| {

@@ -54,6 +54,12 @@ pub struct Shape {
     /// GitHub's answers travel so long, at most.
     #[serde(default)]
     pub latency_ms: u64,
+    /// So do the API server's.
+    #[serde(default)]
+    pub api_latency_ms: u64,
+    /// From a change to what watches tell of it, at most.
+    #[serde(default)]
+    pub events_late_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +130,7 @@ pub enum Peer {
 #[serde(rename_all = "camelCase")]
 pub enum ApiTrouble {
     AnswerLost,
+    Unauthorized,
     Unavailable,
     Internal,
     Throttled,
@@ -143,6 +150,8 @@ pub enum PodTrouble {
     Crashes,
     /// Exit code 0, and it has never run a job.
     EndsWell,
+    /// It waits for a job for a while, and then ends with exit code 0.
+    Leaves,
     Deprecated,
 }
 
@@ -340,6 +349,7 @@ pub enum Fault {
         pods: u32,
     },
     RightsLost,
+    LeaseDeleted,
     // Pods and nodes.
     PodsFail {
         how: PodTrouble,
@@ -375,6 +385,8 @@ pub enum Fault {
     KeysIll {
         how: Ill,
     },
+    /// What the daemon shows GitHub is replaced, and the old one refused at the end.
+    SecretRotated,
     /// The daemon's file says something else until its end.
     FileChanged {
         how: Edit,
@@ -399,6 +411,11 @@ pub enum Fault {
     ClusterLost {
         replica: usize,
     },
+    /// Somebody sets the clock of its machine.
+    ClockStepped {
+        replica: usize,
+        seconds: i64,
+    },
     Panic {
         call: String,
         times: u32,
@@ -406,7 +423,7 @@ pub enum Fault {
 }
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 49] = [
+pub const KINDS: [&str; 52] = [
     "latency",
     "resetBefore",
     "resetAfter",
@@ -437,6 +454,7 @@ pub const KINDS: [&str; 49] = [
     "apiTrouble",
     "resourceQuota",
     "rightsLost",
+    "leaseDeleted",
     "podsFail",
     "podStruck",
     "podsStuckTerminating",
@@ -450,9 +468,11 @@ pub const KINDS: [&str; 49] = [
     "ghartsFails",
     "ghartsSeesNoGitHub",
     "keysIll",
+    "secretRotated",
     "fileChanged",
     "killed",
     "restarted",
+    "clockStepped",
     "panic",
     "paused",
     "clusterLost",
@@ -535,6 +555,13 @@ impl fmt::Display for Plan {
         )?;
         if shape.latency_ms > 0 {
             writeln!(f, "  GitHub's answers travel up to {} ms", shape.latency_ms)?;
+        }
+        if shape.api_latency_ms > 0 || shape.events_late_ms > 0 {
+            writeln!(
+                f,
+                "  the API server's answers take up to {} ms, its events {} ms",
+                shape.api_latency_ms, shape.events_late_ms
+            )?;
         }
         if shape.told_late_ms > 0 {
             writeln!(

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,6 +21,7 @@ use crate::sim::{
     cable::{Cable, Kill, Spoilt},
     world::RUNNER_NAMESPACE,
 };
+use crate::{clock::Clock, shutdown::Freeze};
 
 /// The loop beats every few seconds.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -38,9 +39,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Daemon {
     cable: Cable,
     stop: CancellationToken,
-    frozen: watch::Sender<bool>,
+    freeze: Freeze,
     /// When it was last continued: its loop has had no turn yet at that moment.
     thawed: Option<Instant>,
+    clock: Clock,
     task: JoinHandle<Result<(), String>>,
     glance: Box<dyn Fn() -> Glance + Send + Sync>,
     says: Box<dyn Fn() -> String + Send + Sync>,
@@ -59,6 +61,8 @@ pub(super) struct Death {
 pub(super) struct Replica {
     name: &'static str,
     skew: i64,
+    /// So far somebody has set its machine's clock forward.
+    stepped: i64,
     daemon: Option<Daemon>,
     pub(super) death: Option<Death>,
     /// Since when it keeps more runners than there are pods and starts, while all peers are well.
@@ -71,6 +75,7 @@ impl Replica {
         let replica = |(name, skew)| Self {
             name,
             skew,
+            stepped: 0,
             daemon: None,
             death: None,
             keeps_more: None,
@@ -88,7 +93,7 @@ impl Replica {
             daemon.thawed.is_none_or(|at| at.elapsed() > TICK)
                 && !daemon.cable.is_cut()
                 && !daemon.stop.is_cancelled()
-                && !*daemon.frozen.borrow()
+                && !daemon.freeze.is_set()
         };
         self.daemon.as_ref().filter(acts)
     }
@@ -102,8 +107,11 @@ impl Run<'_> {
     }
 
     fn start(&mut self, index: usize) {
-        let (cable, stop, frozen) = (Cable::default(), CancellationToken::new(), watch::Sender::new(false));
-        let Replica { name, skew, .. } = self.replicas[index];
+        let (cable, stop, freeze) = (Cable::default(), CancellationToken::new(), Freeze::default());
+        let Replica {
+            name, skew, stepped, ..
+        } = self.replicas[index];
+        let clock = self.world.clock.ahead(skew + stepped);
         cable.look_on(Arc::new(Eye::of(&self.judge, name)));
         let transport = self.world.services.transport();
         let launch = Launch {
@@ -111,12 +119,12 @@ impl Run<'_> {
             github: cable.transport(transport.clone()),
             gharts: cable.transport(transport),
             kubernetes: cable.client(&self.world.daemon_client(), RUNNER_NAMESPACE),
-            clock: self.world.clock.ahead(skew),
+            clock: clock.clone(),
             seed: self.plan.seed.wrapping_add(7919 * self.lives),
             // The same in each life: it takes its own Lease back at once.
             identity: name.to_owned(),
             stop: stop.clone(),
-            frozen: frozen.subscribe(),
+            freeze: freeze.clone(),
         };
         self.journal
             .say(|| format!("process  {name} started, its clock {skew} s ahead"));
@@ -129,8 +137,9 @@ impl Run<'_> {
                     says: life.says,
                     cable,
                     stop,
-                    frozen,
+                    freeze,
                     thawed: None,
+                    clock,
                 });
             }
             // Whoever started it starts it again.
@@ -169,7 +178,7 @@ impl Run<'_> {
                 (replica.skew, KILL_PATIENCE)
             }
             Fault::Restarted { skew_seconds, .. } => {
-                daemon.frozen.send_replace(false);
+                daemon.freeze.set(false);
                 daemon.stop.cancel();
                 (*skew_seconds, ORDERLY_END)
             }
@@ -205,9 +214,20 @@ impl Run<'_> {
     pub(super) fn pause(&mut self, replica: usize, paused: bool) {
         let replica = self.replicas.get_mut(replica);
         if let Some(daemon) = replica.and_then(|replica| replica.daemon.as_mut()) {
-            daemon.frozen.send_replace(paused);
+            daemon.freeze.set(paused);
             daemon.thawed = (!paused).then(Instant::now);
             self.judge.slept();
+        }
+    }
+
+    /// The clock of its machine is set forward, or back.
+    pub(super) fn step_clock(&mut self, replica: usize, seconds: i64) {
+        let Some(replica) = self.replicas.get_mut(replica) else {
+            return;
+        };
+        replica.stepped += seconds;
+        if let Some(daemon) = &replica.daemon {
+            daemon.clock.step(seconds);
         }
     }
 
@@ -228,7 +248,7 @@ impl Run<'_> {
         if let Some(daemon) = self.replicas[index].daemon.take() {
             daemon.cable.cut();
             // What is left of it in this process has nobody to talk to, and ends.
-            daemon.frozen.send_replace(false);
+            daemon.freeze.set(false);
             daemon.stop.cancel();
             self.bury(&daemon);
         }
@@ -359,7 +379,11 @@ impl Run<'_> {
                     .find(|kept| kept.what == what)
                     .map_or(0, |kept| kept.count)
             };
-            let more = calm && count("runners") > pods + count("starts");
+            // Without a pod it may be registered still, as long as GitHub believes that it runs a job.
+            let more = calm && {
+                let runners = count("runners").saturating_sub(count("starts"));
+                runners > pods && runners > self.judge.pods_and_registrations()
+            };
             replica.keeps_more = replica.keeps_more.or_else(|| Some(Instant::now())).filter(|_| more);
             if replica.keeps_more.is_some_and(|since| since.elapsed() > FORGOTTEN) {
                 let what = format!("{name} has kept runners without pods for {FORGOTTEN:?}");

@@ -59,7 +59,15 @@ pub(super) struct Queues {
 
 impl Queues {
     /// An answer that [`Place::has_news`] of the set `name`.
-    pub(super) fn hear(&mut self, place: &Place<'_>, name: &str, body: &[u8], now: Instant) {
+    /// `running`: its jobs that run at this moment, told of or not.
+    pub(super) fn hear(
+        &mut self,
+        place: &Place<'_>,
+        name: &str,
+        body: &[u8],
+        now: Instant,
+        mut running: HashSet<String>,
+    ) {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let Ok(answer) = serde_json::from_slice::<Value>(body) else {
             return;
@@ -83,8 +91,9 @@ impl Queues {
             }
         }
         let count = |key: &str| usize::try_from(answer["statistics"][key].as_u64().unwrap_or(0)).unwrap_or(0);
-        // Statistics that come late, or lie, say less of the assigned ones than messages do.
-        let assigned = count("totalAssignedJobs").max(told.ledger.len());
+        // Statistics that come late, or lie, say less of the assigned ones than messages do, and runners with a job.
+        running.extend(told.ledger.iter().cloned());
+        let assigned = count("totalAssignedJobs").max(running.len());
         told.jobs.push_back((now, assigned + count("totalAvailableJobs")));
     }
 

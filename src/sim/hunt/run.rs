@@ -29,7 +29,7 @@ use crate::{
         fleet::FleetSettings,
         gharts::{Deployment, Latency},
         github::NewJobs,
-        kubernetes::Onlooker,
+        kubernetes::{Onlooker, Pace},
         world::{GhartsLimits, ORGANIZATION, Options, Place, World, WorldError},
     },
 };
@@ -73,6 +73,10 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
     world.github.configure(|settings| {
         settings.told_after = told_late;
         settings.answer_latency = latency;
+    });
+    world.kubernetes.set_pace(Pace {
+        answers: Duration::from_millis(plan.shape.api_latency_ms),
+        events: Duration::from_millis(plan.shape.events_late_ms),
     });
     let strangers = Strangers::settle(&world)?;
     let judge = Arc::new(Judge::new(plan, &world, strangers, journal));
@@ -172,7 +176,7 @@ pub(super) struct Run<'a> {
     /// Changes of the file at work, likewise.
     edits: Vec<(usize, Edit)>,
     /// Ids of jobs that came, by the index of their coming.
-    arrived: BTreeMap<usize, Vec<String>>,
+    pub(super) arrived: BTreeMap<usize, Vec<String>>,
     /// Those of a set that is there for a while only.
     pub(super) lost_jobs: Vec<String>,
     /// What daemons of before have said.
@@ -294,6 +298,7 @@ impl Run<'_> {
                 Fault::Paused { replica } => self.pause(*replica, true),
                 Fault::ClusterLost { replica } => self.lose_cluster(*replica, true),
                 Fault::FileChanged { how } => self.change_file(index, Some(how)),
+                Fault::ClockStepped { replica, seconds } => self.step_clock(*replica, *seconds),
                 fault => self.order_death(fault, Duration::from_millis(timed.for_ms)),
             }
             self.met(index);
@@ -305,6 +310,7 @@ impl Run<'_> {
             world: self.world,
             plan: self.plan,
             tasks: self.tasks,
+            dir: self.file.parent().unwrap_or(self.file),
         }
     }
 
@@ -328,6 +334,7 @@ impl Run<'_> {
             Fault::Paused { replica } => self.pause(*replica, false),
             Fault::ClusterLost { replica } => self.lose_cluster(*replica, false),
             Fault::FileChanged { .. } => self.change_file(index, None),
+            Fault::ClockStepped { replica, seconds } => self.step_clock(*replica, -seconds),
             _ => {}
         }
         let Some(place) = self.at_work.iter().position(|(other, _)| *other == index) else {

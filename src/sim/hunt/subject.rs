@@ -3,10 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, http::SharedTransport};
+use crate::{clock::Clock, http::SharedTransport, shutdown::Freeze};
 
 /// What a daemon gets at its start.
 pub struct Launch<'a> {
@@ -22,8 +21,8 @@ pub struct Launch<'a> {
     pub identity: String,
     /// SIGTERM.
     pub stop: CancellationToken,
-    /// True from SIGSTOP to SIGCONT: nothing of it moves meanwhile.
-    pub frozen: watch::Receiver<bool>,
+    /// From SIGSTOP to SIGCONT nothing of it moves.
+    pub freeze: Freeze,
 }
 
 impl std::fmt::Debug for Launch<'_> {

@@ -15,6 +15,8 @@ pub enum Trouble {
     Refused,
     /// The request has its effect, but the answer never arrives.
     Lost,
+    /// 401.
+    Unauthorized,
     /// 503.
     Unavailable,
     /// 500.

@@ -42,7 +42,7 @@ mod watch;
 
 pub use access::User;
 pub use faults::{Fault, FaultId, Trouble};
-pub use model::{ISSUER, Model, RequestKind};
+pub use model::{ISSUER, Model, Pace, RequestKind};
 pub use onlooker::{Onlooker, Request};
 pub use refusal::{Cause, Refusal};
 pub use router::router;

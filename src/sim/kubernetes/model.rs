@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    hash::{DefaultHasher, Hash, Hasher as _},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -63,8 +65,18 @@ pub(super) struct State {
     pub(super) operations: Operations,
     pub(super) tokens: Tokens,
     faults: Faults,
+    pace: Pace,
     requests: BTreeMap<RequestKind, u64>,
     logs: BTreeMap<(String, String, String), String>,
+}
+
+/// How long the API server takes, at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// Before a request has its effect.
+    pub answers: Duration,
+    /// From a change to the watches' event.
+    pub events: Duration,
 }
 
 impl fmt::Debug for Model {
@@ -90,6 +102,7 @@ impl Model {
                     },
                     tokens,
                     faults: Faults::default(),
+                    pace: Pace::default(),
                     requests: BTreeMap::new(),
                     logs: BTreeMap::new(),
                 }),
@@ -232,6 +245,34 @@ impl Model {
     /// Ends one trouble. False: it was over already.
     pub fn end_fault(&self, id: FaultId) -> bool {
         self.state().faults.end(id)
+    }
+
+    /// How long everything takes from now on.
+    pub fn set_pace(&self, pace: Pace) {
+        self.state().pace = pace;
+    }
+
+    /// How long the answer to `request` takes, if at all.
+    pub(super) fn answers_after(&self, request: impl Hash) -> Option<Duration> {
+        let most = self.state().pace.answers;
+        self.within(most, request)
+    }
+
+    /// How long the next event takes to whoever watches, if at all.
+    pub(super) fn events_after(&self, who: impl Hash) -> Option<Duration> {
+        let most = self.state().pace.events;
+        self.within(most, who)
+    }
+
+    /// Not drawn from the model's generator: watches wake in no order, and each run must be like the other.
+    fn within(&self, most: Duration, what: impl Hash) -> Option<Duration> {
+        if most.is_zero() {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (self.now().as_millisecond(), what).hash(&mut hasher);
+        let seed = hasher.finish();
+        Some(most.mul_f64(fastrand::Rng::with_seed(seed).f64()))
     }
 
     /// Shows every request for a resource to `onlooker`, before it has its effect and after; there is one at most.

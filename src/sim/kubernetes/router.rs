@@ -101,6 +101,10 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
     };
     let user = model.user(bearer(&parts.headers));
     let trouble = model.meet_trouble(verb, &resource, user.as_ref().map_or("", |user| &user.name));
+    let who = user.as_ref().map_or("", |user| &user.name);
+    if let Some(delay) = model.answers_after((who, verb, &resource, parts.uri.path())) {
+        tokio::time::sleep(delay).await;
+    }
     match &trouble {
         Some(Trouble::Refused) => return broken(Broken::Refused),
         Some(Trouble::Hang) => std::future::pending().await,
@@ -117,6 +121,7 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
         resource: resource.clone(),
     });
     match trouble {
+        Some(Trouble::Unauthorized) => return respond(Err(Refusal::unauthorized())),
         Some(Trouble::Unavailable) => return respond(Err(Refusal::unavailable())),
         Some(Trouble::Internal) => return respond(Err(Refusal::internal("injected"))),
         Some(Trouble::Throttled { retry_after }) => return respond(Err(Refusal::too_many_requests(retry_after))),
@@ -253,7 +258,14 @@ impl Call<'_> {
                 Ok(Answer::ok(self.page(target.resource, &page)))
             }
             "watch" => {
-                let watch = Watch::open(model, target.resource, target.namespace, query, self.projection())?;
+                let watch = Watch::open(
+                    model,
+                    target.resource,
+                    target.namespace,
+                    query,
+                    self.projection(),
+                    &self.user.name,
+                )?;
                 Ok(Answer::Watch(Box::new(watch)))
             }
             "create" if target.name.is_empty() && target.resource.namespaced != target.namespace.is_empty() => {

@@ -34,6 +34,8 @@ pub(super) struct Watch {
     namespace: String,
     selector: Selector,
     projection: Projection,
+    /// Who watches.
+    who: String,
     revision: u64,
     changed: watch::Receiver<u64>,
     cuts: watch::Receiver<u64>,
@@ -50,6 +52,7 @@ impl Watch {
         namespace: &str,
         query: &Query,
         projection: Projection,
+        who: &str,
     ) -> Result<Self, Refusal> {
         let selector = query.selector(resource)?;
         let initial = query.flag("sendInitialEvents");
@@ -90,6 +93,7 @@ impl Watch {
             namespace: namespace.to_owned(),
             selector,
             projection,
+            who: who.to_owned(),
             revision: if initial { current } else { wanted.unwrap_or(current) },
             changed,
             cuts: model.cuts(),
@@ -136,6 +140,14 @@ impl Watch {
                 result = self.changed.changed() => {
                     if result.is_err() {
                         return None;
+                    }
+                    if let Some(delay) = self.model.events_after(&self.who) {
+                        tokio::select! {
+                            biased;
+                            _ = self.cuts.changed() => return None,
+                            () = sleep_until(self.ends) => return None,
+                            () = tokio::time::sleep(delay) => {}
+                        }
                     }
                 }
                 () = sleep_until(self.ends) => return None,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cluster::{ACCOUNT, DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE, account_name, install, install_runners},
     counts::{Counters, DaemonWrites, Excess, Leaks, PodTimes},
-    settings::{GITHUB_TOKEN_FILE, Place, write_private},
+    settings::{APP_KEY_FILE, GITHUB_TOKEN_FILE, Place, write_private},
 };
 use super::{
     fleet::{Fleet, FleetSettings},
@@ -266,9 +266,17 @@ impl Services {
         let mut rng = fastrand::Rng::with_seed(options.seed);
         let network = Network::new();
         let pat = format!("ghp_{:032x}", rng.u128(..));
-        let app_key = SigningKey::shared("gharts-app")?;
-        let setup = github_setup(&options, &addresses, &pat, &app_key, rng.u64(..));
+        let gharts_key = SigningKey::shared("gharts-app")?;
+        let app_key = match options.credential {
+            // A key of its own: each can be replaced without the other.
+            Credential::App => SigningKey::shared(DAEMON_APP_KEY)?,
+            Credential::Pat | Credential::Brokered => gharts_key.clone(),
+        };
+        let setup = github_setup(&options, &addresses, &pat, &gharts_key, rng.u64(..));
         let github = GitHub::start(setup, clock.clone(), tasks);
+        if options.credential == Credential::App {
+            github.add_app_key(app_key.public_pem());
+        }
         let scopes = options.sets.iter().filter_map(|set| set.scope.clone());
         let scope_pats: BTreeMap<String, String> = scopes
             .map(|scope| (scope, format!("ghp_{:032x}", rng.u128(..))))
@@ -301,7 +309,7 @@ impl Services {
                 config_url: addresses.config_url(),
                 app: APP.0.to_string(),
                 installation: APP.1,
-                key: app_key.clone(),
+                key: gharts_key,
             },
             transport: Arc::new(network.clone()),
             clock: clock.ahead(options.gharts_ahead),
@@ -511,6 +519,8 @@ fn administer(gharts: &Gharts, options: &Options) -> String {
 /// Id and installation of the GitHub App that GHARTS holds, and the daemon where it has one.
 const APP: (u64, u64) = (4711, APP_INSTALLATION);
 pub const APP_INSTALLATION: u64 = 815;
+/// The name of the key ([`SigningKey::shared`]) that the daemon is this App with, where it is.
+pub const DAEMON_APP_KEY: &str = "daemon-app";
 /// Its client id.
 pub const APP_CLIENT: &str = "Iv1.0123456789abcdef";
 

@@ -17,7 +17,7 @@ use super::{
 /// The daemon's PAT, in the directory of its file.
 pub const GITHUB_TOKEN_FILE: &str = "github-token";
 /// The App's private key, beside it.
-const APP_KEY_FILE: &str = "github-app.pem";
+pub const APP_KEY_FILE: &str = "github-app.pem";
 
 /// What the file says about the machine that the daemon runs on.
 #[derive(Clone, Debug, Default)]

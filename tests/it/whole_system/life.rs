@@ -15,7 +15,7 @@ use gharts_listener::{
     config::{Config, Environment},
     http::{IDLE_BRIEF, reqwest_transport},
     server::{HEARTBEAT_LIMIT, Sources},
-    shutdown::Tasks,
+    shutdown::{Freeze, Tasks},
     sim::{
         cable::{Cable, Kill},
         github::{JobHandle, JobState},
@@ -27,7 +27,7 @@ use gharts_listener::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub struct Daemon {
     pub task: JoinHandle<Result<(), app::Error>>,
     pub cable: Cable,
     pub sources: Sources,
-    frozen: watch::Sender<bool>,
+    freeze: Freeze,
     /// SIGHUP.
     pub hangup: mpsc::Sender<oneshot::Sender<()>>,
     /// How often new transports were made.
@@ -72,7 +72,7 @@ impl Daemon {
         identity: &str,
         seed: u64,
     ) -> Self {
-        let frozen = watch::Sender::new(false);
+        let freeze = Freeze::default();
         let (cable, stop) = (Cable::default(), CancellationToken::new());
         let dialled = Arc::new(AtomicU32::new(0));
         let wire = {
@@ -97,7 +97,7 @@ impl Daemon {
             seed,
             identity: identity.to_owned(),
         };
-        let tasks_of_it = Tasks::that_freeze(frozen.subscribe());
+        let tasks_of_it = Tasks::that_freeze(freeze.clone());
         let mut daemon = app::Daemon::new(config.clone(), externals).within(tasks_of_it);
         let (hangup, asked) = mpsc::channel(1);
         if let Some(path) = file {
@@ -114,7 +114,7 @@ impl Daemon {
             task,
             cable,
             sources,
-            frozen,
+            freeze,
             hangup,
             dialled,
         }
@@ -129,12 +129,12 @@ impl Daemon {
 
     /// SIGSTOP: nothing of it moves until [`Self::thaw`], while the world goes on.
     pub fn freeze(&self) {
-        self.frozen.send_replace(true);
+        self.freeze.set(true);
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        self.frozen.send_replace(false);
+        self.freeze.set(false);
     }
 
     /// While it is not killed, its loop must beat.

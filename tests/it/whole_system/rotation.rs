@@ -9,7 +9,7 @@ use std::{
 use gharts_listener::sim::{
     keys::SigningKey,
     oidc,
-    world::{Credential, GITHUB_TOKEN_FILE, MACHINE, Options, Provisioner},
+    world::{Credential, DAEMON_APP_KEY, GITHUB_TOKEN_FILE, MACHINE, Options, Provisioner},
 };
 use serde_json::{Map, Value, json};
 
@@ -70,7 +70,7 @@ async fn b38_a_second_key_of_the_app_replaces_the_first_under_load() {
     running
         .world
         .github
-        .remove_app_key(SigningKey::shared("gharts-app").unwrap().public_pem());
+        .remove_app_key(SigningKey::shared(DAEMON_APP_KEY).unwrap().public_pem());
     running.world.github.revoke_installation_tokens();
     running.world.github.revoke_admin_tokens();
     running.until_finished(&queued, 10 * MINUTE).await;
