@@ -27,6 +27,8 @@ pub enum Trouble {
     Slow(Duration),
     /// No answer, ever.
     Hang,
+    /// The answer begins, and then not a byte of it comes: what is left of a connection whose other end is gone.
+    Silent,
     /// 422: an admission rule refuses the object.
     Invalid,
     /// 409: somebody else wrote the object at the same moment.

@@ -1,5 +1,7 @@
 //! HTTP in front of the model: who asks, may they, what do they want, and the answer's form.
 
+use std::io;
+
 use axum::{
     Router,
     body::Body,
@@ -7,6 +9,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
+use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
@@ -171,10 +174,11 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
         }
         None => call.plain(parts.uri.path()),
     };
-    if trouble == Some(Trouble::Lost) {
-        return broken(Broken::Lost);
+    match trouble {
+        Some(Trouble::Lost) => broken(Broken::Lost),
+        Some(Trouble::Silent) => respond(answer).map(|_| Body::from_stream(stream::pending::<io::Result<Bytes>>())),
+        _ => respond(answer),
     }
-    respond(answer)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

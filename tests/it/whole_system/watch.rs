@@ -55,6 +55,11 @@ async fn b36_a_watch_that_is_never_answered_is_asked_for_again_within_a_minute()
     watch_meets(Trouble::Hang, 3 * MINUTE).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn b36_a_watch_that_begins_and_falls_silent_is_given_up_after_a_minute() {
+    watch_meets(Trouble::Silent, 3 * MINUTE).await;
+}
+
 /// The daemon's first lists of pods meet `trouble`: of one who stands by, and of one who leads.
 async fn first_lists_meet(trouble: Trouble) {
     let stage = Stage::set(two_runners()).await;
@@ -73,6 +78,11 @@ async fn first_lists_meet(trouble: Trouble) {
 #[tokio::test(start_paused = true)]
 async fn b36_a_list_that_is_never_answered_is_asked_for_again_within_a_minute() {
     first_lists_meet(Trouble::Hang).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b36_a_list_that_begins_and_falls_silent_is_asked_for_again_within_a_minute() {
+    first_lists_meet(Trouble::Silent).await;
 }
 
 #[tokio::test(start_paused = true)]
