@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use gharts_listener::sim::{
     fleet::Behaviour,
-    github::{Flow, NewJobs},
+    github::{Flow, JobHandle, NewJobs},
     world::{ORGANIZATION, Options, Provisioner, SetOptions},
 };
 
@@ -132,4 +132,30 @@ async fn a_burst_of_three_hundred_is_served_without_a_surplus_pod() {
     let world = running.end().await;
     assert_eq!(world.counters.created(), 300);
     assert!(world.daemon_writes().total() <= 4 * 300, "{:?}", world.daemon_writes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_world_that_forgets_its_past_disturbs_nobody() {
+    let running = Running::start(with_provisioner(Provisioner::Gharts)).await;
+    let first = running.queue(&NewJobs::for_set(ORGANIZATION, "linux", 5)).await;
+    running.until_finished(&first, Duration::from_secs(300)).await;
+    running.pass(Duration::from_secs(300)).await;
+    let second = running.queue(&NewJobs::for_set(ORGANIZATION, "linux", 5)).await;
+    running
+        .until("runners at work", |world| world.counters.live() == 5)
+        .await;
+    let lists = running.requests("list", "pods");
+    running
+        .world
+        .forget(running.world.clock.now() - jiff::SignedDuration::from_mins(2));
+    let told = |jobs: &[JobHandle]| {
+        jobs.iter()
+            .filter(|job| running.world.github.job(&job.id).is_some())
+            .count()
+    };
+    assert_eq!((told(&first), told(&second)), (0, 5));
+    assert_eq!(running.world.gharts.records().len(), 5, "those of the second jobs");
+    running.until_finished(&second, Duration::from_secs(300)).await;
+    assert_eq!(running.requests("list", "pods"), lists, "no watch lost its place");
+    assert_eq!(running.end().await.counters.created(), 10);
 }

@@ -280,7 +280,7 @@ impl Gharts {
     pub fn set_status(&self, runner: &str, status: Status) {
         let now = self.inner.clock.now();
         let mut model = self.lock();
-        let newest = model.records.all().iter().rev().find(|record| record.name == runner);
+        let newest = model.records.all().rev().find(|record| record.name == runner);
         if let Some(id) = newest.map(|record| record.id.clone()) {
             model.records.edit(&id, |record| {
                 record.status = status;

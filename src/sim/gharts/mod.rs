@@ -36,6 +36,8 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 pub use self::{
     account::Policy,
     event_loop::Latency,
@@ -212,7 +214,7 @@ impl Gharts {
 
     /// Every record, oldest first.
     pub fn records(&self) -> Vec<Record> {
-        self.lock().records.all().to_vec()
+        self.lock().records.all().cloned().collect()
     }
 
     pub fn records_by_status(&self, status: Status) -> Vec<Record> {
@@ -220,7 +222,6 @@ impl Gharts {
         model
             .records
             .all()
-            .iter()
             .filter(|record| record.status == status)
             .cloned()
             .collect()
@@ -232,6 +233,17 @@ impl Gharts {
 
     pub fn security_events(&self) -> Vec<SecurityEvent> {
         self.lock().security.clone()
+    }
+
+    /// Forgets the runners that were deleted before then, and what was logged: see [`World::forget`](super::world::World::forget).
+    pub fn forget(&self, before: Timestamp) {
+        let mut model = self.lock();
+        model.records.forget(before);
+        let newest = model.audit.last().map(|entry| entry.id);
+        model
+            .audit
+            .retain(|entry| entry.at >= before || Some(entry.id) == newest);
+        model.security.retain(|event| event.at >= before);
     }
 
     /// How long the whole service has stood still so far, with what is still to come.

@@ -303,6 +303,10 @@ impl Model {
         )
     }
 
+    pub(super) fn next_audit_id(&self) -> u64 {
+        self.audit.last().map_or(1, |entry| entry.id + 1)
+    }
+
     pub(super) fn take_fault(&mut self, operation: Operation) -> Option<Fault> {
         let at = self.faults.iter().position(|(of, _)| *of == operation)?;
         Some(self.faults.remove(at).1)

@@ -189,7 +189,7 @@ impl Gharts {
             registered: None,
             deleted: None,
         };
-        let id = model.audit.len() as u64 + 1;
+        let id = model.next_audit_id();
         model.audit.push(AuditEntry {
             id,
             event: "provision_jit",
@@ -223,7 +223,7 @@ impl Gharts {
         let mut model = self.lock();
         let account = model.billed(self.capabilities(), caller, wanted.team).ok();
         let team = account.as_ref().and_then(Account::team);
-        let id = model.audit.len() as u64 + 1;
+        let id = model.next_audit_id();
         model.audit.push(AuditEntry {
             id,
             event,
@@ -262,7 +262,7 @@ impl Gharts {
         let team = record.team.as_ref().and_then(|team| model.team(team));
         let team = team.map(|team| (team.id.clone(), team.name.clone()));
         let entry = AuditEntry {
-            id: model.audit.len() as u64 + 1,
+            id: model.next_audit_id(),
             event: "deprovision",
             runner: Some((record.id.clone(), record.name.clone())),
             team,

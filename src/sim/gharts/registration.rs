@@ -149,7 +149,7 @@ impl Gharts {
             registered: None,
             deleted: None,
         };
-        let id = model.audit.len() as u64 + 1;
+        let id = model.next_audit_id();
         model.audit.push(AuditEntry {
             id,
             event: "provision",

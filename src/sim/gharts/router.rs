@@ -431,12 +431,7 @@ impl Gharts {
     fn metrics(&self) -> Answer {
         let model = self.lock();
         let lines = super::Status::ALL.map(|status| {
-            let count = model
-                .records
-                .all()
-                .iter()
-                .filter(|record| record.status == status)
-                .count();
+            let count = model.records.all().filter(|record| record.status == status).count();
             format!("gharts_runners_by_status{{status=\"{}\"}} {count}\n", status.as_str())
         });
         let text = format!("# TYPE gharts_runners_by_status gauge\n{}", lines.concat());

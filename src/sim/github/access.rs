@@ -118,6 +118,13 @@ impl Access {
         self.apps.retain(|app| app.public_pem != public_pem);
     }
 
+    /// Forgets the tokens that are dead, and the budgets that begin anew.
+    pub(super) fn forget(&mut self, now: Timestamp) {
+        self.installation_tokens.retain(|_, expires| *expires > now);
+        self.registrations.retain(|_, registration| registration.expires > now);
+        self.budgets.retain(|_, budget| budget.reset > now);
+    }
+
     fn sign(&self, claims: &Value) -> Option<String> {
         jsonwebtoken::encode(
             &Header::new(Algorithm::HS256),

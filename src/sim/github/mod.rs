@@ -32,6 +32,7 @@ mod access;
 mod agents;
 mod control;
 mod demand;
+mod forget;
 mod jobs;
 mod poll;
 mod router;

@@ -194,6 +194,14 @@ impl World {
         }
     }
 
+    pub(super) fn forget_timers_of_gone_agents(&mut self) {
+        let agents = &self.agent_tenants;
+        self.timers.retain(|_, timer| match timer {
+            Timer::AgentSilent(agent) | Timer::ClearOffline(agent) => agents.contains_key(agent),
+            _ => true,
+        });
+    }
+
     pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.first_key_value().map(|((at, _), _)| *at)
     }

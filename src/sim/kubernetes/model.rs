@@ -1,7 +1,7 @@
 //! The simulated cluster as tests and the fleet see it: state behind one lock, a clock, switches, counters.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{DefaultHasher, Hash, Hasher as _},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -29,6 +29,8 @@ use crate::{clock::Clock, sim::keys::SigningKey};
 pub const ISSUER: &str = "https://kubernetes.default.svc";
 const SHORTEST_TOKEN: i64 = 600;
 const USUAL_TOKEN: i64 = 3600;
+/// Changes that remain when history is forgotten: no open watch is so far behind.
+const BRIEF_HISTORY: usize = 50;
 
 /// One kind of request, for the count of what a caller costs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -226,6 +228,28 @@ impl Model {
     /// Forgets all history: watches that resume from before now meet 410.
     pub fn compact(&self) {
         self.state().operations.store.compact();
+    }
+
+    /// Forgets events from before then, as a real API server does after an hour, logs of pods that are gone, and all
+    /// history that no watch which is open can want.
+    pub fn forget(&self, before: Timestamp) {
+        for event in self.list("events", "") {
+            let made = event["metadata"]["creationTimestamp"].as_str();
+            if made
+                .and_then(|at| at.parse().ok())
+                .is_some_and(|at: Timestamp| at < before)
+            {
+                // Gone already: that is as well.
+                let _ = self.purge("events", field(&event, "namespace"), field(&event, "name"));
+            }
+        }
+        let pods = self.list("pods", "");
+        let pods: BTreeSet<(&str, &str)> = pods.iter().map(|p| (field(p, "namespace"), field(p, "name"))).collect();
+        let mut state = self.state();
+        state
+            .logs
+            .retain(|(namespace, pod, _), _| pods.contains(&(namespace.as_str(), pod.as_str())));
+        state.operations.store.trim(BRIEF_HISTORY);
     }
 
     /// Ends every watch that is open, as a restarted API server does.

@@ -215,6 +215,14 @@ impl Store {
         }
     }
 
+    /// Forgets all history but the newest `changes` of each resource.
+    pub(super) fn trim(&mut self, changes: usize) {
+        for collection in self.collections.values_mut() {
+            collection.trim(changes);
+            collection.history.shrink_to_fit();
+        }
+    }
+
     fn collection(&self, resource: &Resource) -> Option<&Collection> {
         self.collections.get(&(resource.group, resource.plural))
     }
@@ -235,12 +243,15 @@ impl Collection {
     fn record(&mut self, change: Change) {
         let revision = change.revision;
         self.history.push_back(change);
-        if self.history.len() > HISTORY
-            && let Some(oldest) = self.history.pop_front()
-        {
+        self.trim(HISTORY);
+        self.newest.send_replace(revision);
+    }
+
+    fn trim(&mut self, changes: usize) {
+        let surplus = self.history.len().saturating_sub(changes);
+        if let Some(oldest) = self.history.drain(..surplus).next_back() {
             self.forgotten = oldest.revision;
         }
-        self.newest.send_replace(revision);
     }
 }
 

@@ -44,6 +44,8 @@ struct State {
     aside: HashSet<String>,
     /// When each pod was first seen, and when it was gone.
     pods: HashMap<String, PodTimes>,
+    /// Pods made so far.
+    created: usize,
     exceeded: Vec<Excess>,
     /// `minRunners` and `maxRunners` of each set, and the total, where the file has changed since the start.
     told: BTreeMap<String, (usize, usize)>,
@@ -161,6 +163,14 @@ impl Counters {
         self.lock().pods.get(name).copied()
     }
 
+    /// Forgets the pods that were gone before then.
+    pub fn forget(&self, before: Timestamp) {
+        let mut state = self.lock();
+        let State { pods, aside, .. } = &mut *state;
+        pods.retain(|_, times| times.gone.is_none_or(|at| at >= before));
+        aside.retain(|pod| pods.contains_key(pod));
+    }
+
     /// Most runner pods that lived at one time, over all sets.
     pub fn max_live(&self) -> usize {
         self.lock().max_live
@@ -176,7 +186,7 @@ impl Counters {
 
     /// Pods made so far.
     pub fn created(&self) -> usize {
-        self.lock().pods.len()
+        self.lock().created
     }
 
     pub fn exceeded(&self) -> Vec<Excess> {
@@ -206,7 +216,9 @@ impl State {
             ended: None,
             gone: None,
         };
-        self.pods.insert(pod.clone(), times);
+        if self.pods.insert(pod.clone(), times).is_none() {
+            self.created += 1;
+        }
         self.max_live = self.max_live.max(self.live.len());
         let of_set: Vec<&str> = self
             .live

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod counts;
+mod forget;
 mod settings;
 
 use std::{
