@@ -23,6 +23,7 @@ mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,7 +34,7 @@ use std::{
 use execute::{CallOrder, Executor, KeepOrder, Parts, Start};
 pub use execute::{ClusterGates, SetParts};
 use fold::Folded;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use poller::{Announce, Wish};
 use queues::{Queue, Queues};
 pub use reconfigure::Reconfigured;
@@ -272,16 +273,22 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         },
     };
     control.stand_by();
-    control.work_until_drained(&stop).await;
+    let worked = AssertUnwindSafe(control.work_until_drained(&stop)).catch_unwind().await;
+    // Where the loop died they poll still.
+    queues.stop.cancel();
     queues.close.cancel();
     // The loop no longer answers; tasks that wait for it see its channel closed.
     drop(control);
     queues.tasks.finished().await;
+    // A core task: its panic is the process's. What it had under way goes on until the process ends, so the Lease is not
+    // given away before that.
+    if let Err(panic) = worked {
+        std::panic::resume_unwind(panic);
+    }
     let resigned = lease.resign().await;
     watching.stop();
     watching.finished().await;
     if let Err(died) = resigned {
-        // A core task: its panic is the process's.
         std::panic::resume_unwind(died.into_panic());
     }
 }

@@ -326,6 +326,8 @@ impl Poller {
                         })
                         .await
                     {
+                        // The process ends, and nobody else knows of this session.
+                        self.leave(&session).await;
                         return Ok(Err(gone.into()));
                     }
                     return Ok(Ok(session));
