@@ -503,9 +503,6 @@ impl Judge {
             over.map(|(_, name)| name.clone()).collect()
         };
         let wasted = self.world.github.standing_for_sets(over.iter().map(String::as_str));
-        if wasted > 8 {
-            eprintln!("WASTED {wasted} {set}");
-        }
         if wasted > most {
             let what = format!("{name}: {wasted} pods of {set} came to nothing within {within:?}");
             self.breach(Invariant::BackOff, what);
