@@ -147,6 +147,8 @@ struct SetState {
     queue: Queue,
     /// The file names it no more: it stays known until nothing of it is left.
     removed: bool,
+    /// It was removed, and since then nothing is left of it as far as is known.
+    left: Option<Moment>,
     /// Runners that were begun under another configuration, with what they are to be ended by.
     of_before: BTreeMap<RunnerName, Arc<SetParts>>,
     scale_set_id: Option<i64>,
@@ -374,6 +376,7 @@ impl SetState {
             setup,
             queue,
             removed: false,
+            left: None,
             of_before: BTreeMap::new(),
             scale_set_id: None,
             polled: None,

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{Control, SetParts, SetSetup, SetState, poller::Wish};
@@ -13,6 +14,9 @@ use crate::{
     ids::{RunnerName, SetName},
     plan::world::SetWorld,
 };
+
+/// A set of which nothing is left is forgotten after so long: two comparisons with GitHub and GHARTS have been made by then.
+const COMPARED: Duration = Duration::from_mins(12);
 
 /// What a change of the file comes to.
 #[derive(Debug)]
@@ -160,6 +164,7 @@ impl Control {
         if !self.world.synced {
             return;
         }
+        let now = self.timeline.now();
         let (world, leadership) = (&mut self.world, &self.leadership);
         let metrics = &self.setup.metrics;
         let before = self.sets.len();
@@ -171,7 +176,12 @@ impl Control {
                 }
                 _ => leadership.sees_pod_of(&state.setup.parts),
             };
-            let is_over = state.removed && state.queue.is_over() && !is_left;
+            if !state.removed || !state.queue.is_over() || is_left {
+                state.left = None;
+                return true;
+            }
+            // What deaths and lost answers have left at GitHub and GHARTS is found by comparing, twice.
+            let is_over = now.since(*state.left.get_or_insert(now)) >= COMPARED;
             if is_over {
                 tracing::info!(set = %name, "nothing is left of the set that was removed");
                 world.forget(name);

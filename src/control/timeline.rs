@@ -12,14 +12,12 @@ use crate::{clock::Clock, plan::Moment};
 pub(super) struct Timeline {
     clock: Clock,
     start: Instant,
-    wall_start: Timestamp,
 }
 
 impl Timeline {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             start: clock.instant(),
-            wall_start: clock.now(),
             clock,
         }
     }
@@ -28,10 +26,12 @@ impl Timeline {
         Moment::START + self.clock.instant().duration_since(self.start)
     }
 
-    /// A peer's wall time; peers' clocks differ, so only long deadlines may hang on it.
+    /// A peer's wall time, by what our own wall clock says now: it may have been set since the start. Peers tell of what is
+    /// past, and their clocks differ, so only long deadlines may hang on it.
     pub(super) fn of(&self, wall: Timestamp) -> Moment {
-        let millis = wall.duration_since(self.wall_start).as_millis();
-        Moment::from_millis(i64::try_from(millis).unwrap_or(if millis < 0 { i64::MIN } else { i64::MAX }))
+        let ago = self.clock.now().duration_since(wall).as_millis().max(0);
+        let ago = i64::try_from(ago).unwrap_or(i64::MAX);
+        Moment::from_millis(self.now().millis().saturating_sub(ago))
     }
 
     /// When tokio's clock reaches `moment`; the start for moments before it.
@@ -41,9 +41,9 @@ impl Timeline {
 
     /// Wall time of a moment, for people.
     pub(super) fn wall(&self, moment: Moment) -> Timestamp {
-        self.wall_start
-            .checked_add(jiff::SignedDuration::from_millis(moment.millis()))
-            .unwrap_or(self.wall_start)
+        let (now, wall) = (self.now(), self.clock.now());
+        let ahead = jiff::SignedDuration::from_millis(moment.millis().saturating_sub(now.millis()));
+        wall.checked_add(ahead).unwrap_or(wall)
     }
 
     /// [`Self::wall`] as people read it: RFC 3339, whole seconds.
@@ -53,5 +53,25 @@ impl Timeline {
 
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_that_is_set_moves_no_moment() {
+        let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
+        let timeline = Timeline::new(clock.clone());
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let of = |seconds: i64| timeline.of(Timestamp::from_second(seconds).unwrap());
+        assert_eq!(of(90), Moment::from_millis(90_000));
+        assert_eq!(of(400), timeline.now(), "no peer knows of the future");
+        clock.step(3600);
+        assert_eq!(of(3690), Moment::from_millis(90_000));
+        assert_eq!(timeline.wall_text(Moment::from_millis(90_000)), "1970-01-01T01:01:30Z");
+        clock.step(-7200);
+        assert_eq!(of(-3510), Moment::from_millis(90_000));
     }
 }

@@ -292,7 +292,7 @@ pub struct Total {
 impl Total {
     pub fn of(world: &World, sets: &[(&SetWorld, Tally)]) -> Self {
         let mut total = Self {
-            live: sets.iter().map(|(_, tally)| tally.live).sum(),
+            live: sets.iter().map(|(_, tally)| tally.live + tally.dying).sum(),
             max: world.max_runners,
             contended: false,
         };
@@ -354,7 +354,7 @@ fn need(set: &SetWorld, tally: &Tally) -> u32 {
     if set.session.blocks().is_some() || set.deaf {
         return 0;
     }
-    let room = set.max_runners.saturating_sub(tally.live);
+    let room = set.max_runners.saturating_sub(tally.live + tally.dying);
     set.could_use(tally).saturating_sub(tally.covering).min(room)
 }
 

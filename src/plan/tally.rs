@@ -13,6 +13,8 @@ use super::{
 pub struct Tally {
     /// Count against limits.
     pub live: u32,
+    /// Failed, and their pods still there, undeleted: they take up places until then, and do nothing else.
+    pub dying: u32,
     /// Stand for a job or a spare place each, those that ended just now included.
     pub covering: u32,
     /// The same without those that ended.
@@ -52,6 +54,7 @@ impl Tally {
         let provisioning = matches!(runner.state, State::Provisioning { .. });
         let pending = matches!(runner.state, State::Pending { .. });
         self.live += u32::from(live);
+        self.dying += u32::from(runner.is_dying());
         self.awaiting_grant += u32::from(runner.awaits_grant());
         self.provisioning += u32::from(provisioning);
         self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());

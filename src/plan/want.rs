@@ -34,7 +34,7 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     let mut reasons = Vec::new();
     let jobs = set.demand.to_create(tally.busy);
     let live = tally.live;
-    let room = set.max_runners.saturating_sub(live);
+    let room = set.max_runners.saturating_sub(live + tally.dying);
     let hurdles: Vec<_> = set.scopes().iter().filter_map(|s| world.hurdles.get(s)).collect();
     reasons.extend(hurdles.iter().map(|h| h.reason.clone()));
     // Where places are scarce jobs wait at GitHub for capacity, and capacity waits for a runner: these need one as
@@ -245,7 +245,9 @@ fn candidates(set: &SetWorld) -> impl Iterator<Item = Candidate<'_>> {
     })
 }
 
-/// Runners beyond what demand keeps.
+/// Runners beyond what demand keeps. Jobs that wait at GitHub for capacity may have called for some of them, and would do so
+/// again.
 pub fn surplus(set: &SetWorld, tally: &Tally) -> u32 {
-    tally.staying.saturating_sub(set.wants_to_keep(tally))
+    let kept = set.wants_to_keep(tally).saturating_add(set.demand.available());
+    tally.staying.saturating_sub(kept)
 }

@@ -63,7 +63,7 @@ impl World {
                 runner.hears(set.hearing);
                 runner.doubt(doubt, set.lists_tell);
                 if set.removed {
-                    runner.goes_unheard();
+                    runner.goes_unheard(now);
                 }
                 if let Some(happening) = runner.pass_time(now, &set.timeouts) {
                     events.push((set.name.clone(), name.clone(), happening));
@@ -517,7 +517,7 @@ impl Session {
             Self::Failed(reason) => Some(reason.clone()),
             Self::Closed => Some(Reason::new(
                 Code::SetRemoved,
-                "the file names this scale set no more: its runners end, and then it is forgotten",
+                "the file names this scale set no more: its runners end, what they may have left elsewhere is looked for, and then it is forgotten",
             )),
             // Why it stands by, the world knows.
             Self::Polling | Self::StandingBy => None,

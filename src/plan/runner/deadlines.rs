@@ -87,24 +87,22 @@ impl Runner {
     }
 
     /// A pod that runs has registered unless an agents list says otherwise: while there is none, nobody knows,
-    /// and after a restart nobody has looked yet.
+    /// and after a restart nobody has looked yet. The cluster's times are by its clocks, ours may be hours away: nothing
+    /// counts from before we knew of the runner.
     fn pending_deadline(&self, since: Moment, t: &Timeouts) -> (Moment, Failure) {
-        let total = |from: Moment| (from + PENDING_TOTAL, Failure::PendingTotal);
+        let known = |since: Moment| since.max(self.known_since);
+        let total = (self.known_since + PENDING_TOTAL, Failure::PendingTotal);
         match self.pod.as_ref().map(|p| &p.progress) {
             Some(PodProgress::Running { since }) => {
-                let at = (*since).max(self.known_since) + t.registration;
-                let overdue = self.not_online.is_some_and(|listed| listed >= at);
-                let total = total(self.known_since);
-                if overdue {
+                let at = known(*since) + t.registration;
+                if self.not_online.is_some_and(|listed| listed >= at) {
                     total.min((at, Failure::Registration))
                 } else {
                     total
                 }
             }
-            Some(PodProgress::Preparing { since }) => {
-                total(self.created).min((*since + t.image_pull, Failure::ImagePull))
-            }
-            _ => total(self.created).min((since + t.scheduling, Failure::Scheduling)),
+            Some(PodProgress::Preparing { since }) => total.min((known(*since) + t.image_pull, Failure::ImagePull)),
+            _ => total.min((known(since) + t.scheduling, Failure::Scheduling)),
         }
     }
 

@@ -269,9 +269,12 @@ impl Runner {
         self.displaced
     }
 
-    /// Nobody tells of its job any more: how it ends says nothing.
-    pub fn goes_unheard(&mut self) {
-        self.suspect = false;
+    /// Nobody tells of its job any more: how it ends says nothing, nor whether its registration went with a job.
+    pub fn goes_unheard(&mut self, now: Moment) {
+        if std::mem::take(&mut self.suspect) && matches!(self.state, State::Ended { .. }) {
+            self.remove_agent.demand(now);
+            self.remove_record.hurry(now);
+        }
     }
 
     /// It ended well without a job that we know of: whether it failed is not known yet.
@@ -292,6 +295,13 @@ impl Runner {
     /// Counts against limits.
     pub fn is_live(&self) -> bool {
         !matches!(self.state, State::Ended { .. } | State::Failed { .. })
+    }
+
+    /// It failed, and the deletion of its pod has not been accepted yet.
+    pub fn is_dying(&self) -> bool {
+        let there = |pod: &PodFacts| !pod.deleting && !matches!(pod.progress, PodProgress::Ended(_));
+        let failed = matches!(self.state, State::Failed { .. });
+        failed && self.delete_pod.open() && self.pod.as_ref().is_some_and(there)
     }
 
     /// Stands for one job of the demand (or one spare place).

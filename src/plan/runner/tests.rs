@@ -303,6 +303,17 @@ fn b30_a_pending_runner_has_a_deadline_for_each_thing_it_waits_for() {
 }
 
 #[test]
+fn b30_no_deadline_of_a_start_counts_from_before_the_runner_was_known_whatever_the_clusters_clock_says() {
+    let mut life = Life::pending();
+    life.sees(10, PodProgress::Preparing { since: at(-3600) });
+    life.is_quiet(10, 599);
+    assert_eq!(life.passes(600), failed(Failure::ImagePull));
+    let mut life = Life::adopted(&PodProgress::Preparing { since: at(-7200) }, None);
+    life.is_quiet(10, 599);
+    assert_eq!(life.passes(600), failed(Failure::ImagePull));
+}
+
+#[test]
 fn b30_registration_is_overdue_when_a_list_says_so() {
     let mut life = Life::running();
     life.listed(185, AgentSight::Offline);

@@ -137,7 +137,7 @@ impl Kubelet {
             drop(permit);
             let result = result.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())));
             match result {
-                Err(kube::Error::Api(status)) if !(status.code >= 500 || status.code == 429) => {
+                Err(kube::Error::Api(status)) if !(status.code >= 500 || matches!(status.code, 401 | 429)) => {
                     return Err(kube::Error::Api(status));
                 }
                 Err(error) => {

@@ -44,6 +44,8 @@ const MET_JOB: Duration = Duration::from_secs(30);
 const LEAVES_AFTER: Duration = Duration::from_secs(10);
 /// The App's keys, one after the other; the first is the world's own.
 const APP_KEYS: [&str; 3] = [DAEMON_APP_KEY, "the App's second key", "the App's third key"];
+/// What a changed policy permits.
+const OTHER_LABEL: &str = "something-else";
 const SLOW_API: Duration = Duration::from_secs(3);
 /// When the pods of a lost node are deleted, and when they are forced away.
 const NODE_GIVEN_UP: Duration = Duration::from_secs(60);
@@ -493,7 +495,11 @@ impl Stage<'_> {
                     (None, Some(policy)) => (policy.allowed_labels, policy.label_patterns),
                     (None, None) => return Some(AtWork::done(false)),
                 };
-                gharts.set_policy(&account, &["something-else"], &[]);
+                if labels == [OTHER_LABEL] {
+                    // Another change is at work; its end restores what was there.
+                    return Some(AtWork::done(false));
+                }
+                gharts.set_policy(&account, &[OTHER_LABEL], &[]);
                 AtWork::new(move || gharts.set_policy(&account, &labels, &patterns), || true)
             }
             Fault::TeamDeactivated if has_teams => {

@@ -2,7 +2,7 @@
 //! asked.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
@@ -165,13 +165,22 @@ struct State {
     names: HashSet<String>,
     /// Each set's newest pods.
     made: BTreeMap<String, VecDeque<(Instant, String)>>,
-    /// Runners whose removal was asked for, and not refused so far.
-    leaving: HashSet<String>,
+    /// Runners whose removal was asked for, and when it was last refused.
+    leaving: HashMap<String, Option<Instant>>,
     /// Who held the Lease when it was last there.
     holder: Option<String>,
     calls: BTreeMap<String, Calls>,
     digest: u64,
     jits: Vec<String>,
+}
+
+impl State {
+    /// What was decided while its removal was under way may still come after the refusal.
+    fn is_leaving(&self, name: &str) -> bool {
+        let grace = self.weather.grace();
+        let refused = self.leaving.get(name);
+        refused.is_some_and(|refused| refused.is_none_or(|at| at.elapsed() < grace))
+    }
 }
 
 /// Looks at everything. Shared by the wires of every daemon.
@@ -199,7 +208,7 @@ impl Judge {
                 queues: Queues::default(),
                 names: HashSet::new(),
                 made: BTreeMap::new(),
-                leaving: HashSet::new(),
+                leaving: HashMap::new(),
                 holder: None,
                 calls: BTreeMap::new(),
                 digest: 0,
@@ -462,7 +471,7 @@ impl Judge {
             let staying = of_set.iter().copied().filter(|name| {
                 // One that is not registered any more gets no job.
                 let registered = self.registers_itself(&set) || self.world.github.runner(name).is_some();
-                registered && !state.leaving.contains(*name)
+                registered && !state.is_leaving(name)
             });
             staying.collect::<Vec<&str>>()
         };
@@ -678,7 +687,7 @@ impl Judge {
             self.breach(Invariant::Queue, what);
         }
         if let Some(runner) = self.runner_removed(&sent.line) {
-            self.lock().leaving.insert(runner);
+            self.lock().leaving.insert(runner, None);
         }
         if sent.line.starts_with("DELETE ") && self.strangers.own(&sent.line) {
             self.breach(Invariant::Strangers, format!("{} {}", sent.authority, sent.line));
@@ -712,7 +721,7 @@ impl Judge {
         });
         let done = answer.is_ok_and(|answer| answer.status().is_success() || status == 404);
         if let Some(runner) = self.runner_removed(&sent.line).filter(|_| !done) {
-            self.lock().leaving.remove(&runner);
+            self.lock().leaving.insert(runner, Some(Instant::now()));
         }
         if let Ok(answer) = answer {
             let place = Place::of(&sent.line).filter(|_| status == 200);

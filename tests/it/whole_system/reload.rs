@@ -202,7 +202,7 @@ async fn b38_sets_come_and_go_while_others_run() {
     assert_eq!(running.count(&theirs, JobState::Running), 1, "nobody kills it");
     running.until_finished(&theirs, 6 * MINUTE).await;
     running
-        .until_within("nothing known of it any more", 2 * MINUTE, |_| {
+        .until_within("nothing known of it any more", 14 * MINUTE, |_| {
             running.said_of("gone").is_none()
         })
         .await;
