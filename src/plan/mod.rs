@@ -159,7 +159,9 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         .filter(|at| *at > now)
         .min();
 
-    let closely = !want.free || without_room || (tally.has_spare && !set.demand.zero_confirmed());
+    // What waits beside a runner that may leave has gone, or comes to it: only newer statistics tell.
+    let unclear = !set.demand.zero_confirmed() || set.demand.available() > 0;
+    let closely = !want.free || without_room || (tally.has_spare && unclear);
     let listen_every = if sensor {
         let ended = tally.covering > tally.staying;
         Some(if ended { SENSOR_SOON } else { SENSOR_EVERY })

@@ -55,7 +55,7 @@ pub type Event = (SetName, RunnerName, Happening);
 impl World {
     /// Lets time pass: deadlines, what is over, hurdles that have fallen. Idempotent.
     pub fn advance(&mut self, now: Moment) -> Vec<Event> {
-        let mut events = Vec::new();
+        let (mut events, mut at_work) = (Vec::new(), Vec::new());
         for set in self.sets.values_mut() {
             let doubt = set.doubt(now);
             set.lists_tell |= set.kind.meets == Meets::ByLabels && set.runners.values().any(Runner::was_listed);
@@ -72,6 +72,10 @@ impl World {
             });
             keep_few(set, now);
             let tally = Tally::of(set);
+            if tally.busy.all > 0 {
+                set.left.1 = 0;
+                at_work.push(set.name.clone());
+            }
             set.demand.pass_time(now, tally.idle_since, tally.busy.all);
             set.mismatched = want::mismatched(set, &tally, now);
             set.deaf = want::deaf_at(set).is_some_and(|at| at <= now);
@@ -79,6 +83,9 @@ impl World {
                 (0, _) => None,
                 (_, since) => since.or(Some(now)),
             };
+        }
+        for set in at_work {
+            self.passed(now, &Scope::Set(set), |code| code == Code::RunnersLeave);
         }
         self.drop_what_stops_nobody(now);
         events

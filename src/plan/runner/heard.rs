@@ -145,6 +145,7 @@ impl Runner {
                 let unheard = self.adopted && matches!(self.state, State::Pending { .. });
                 let well = !deleted && !unheard;
                 let online = matches!(self.state, State::Idle { .. });
+                self.left = well;
                 self.suspect = well
                     && match (self.kind.meets, self.doubt) {
                         (Meets::InSet, _) | (Meets::ByLabels, Doubt::OfAll) => true,

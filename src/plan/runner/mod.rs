@@ -122,6 +122,8 @@ pub struct Runner {
     covers: bool,
     /// Ended runners only: exit 0, not our doing, and no job heard of yet.
     suspect: bool,
+    /// Ended runners only: exit 0, not our doing, and nothing had told of a job by then.
+    left: bool,
     hearing: Option<Hearing>,
     /// [`Meets::ByLabels`]: whether its end is to be looked into.
     doubt: Doubt,
@@ -182,6 +184,7 @@ impl Runner {
             covers: false,
             suspect: false,
             hearing: Some(Hearing::default()),
+            left: false,
             doubt: Doubt::None,
             lists_tell: false,
             left_behind: 0,
@@ -250,9 +253,9 @@ impl Runner {
         self.lists_tell = lists_tell;
     }
 
-    /// It ended well by itself, and no job of its was heard of until then.
+    /// It ended well by itself, and until then nothing told of a job.
     pub fn has_left(&self) -> bool {
-        matches!(self.state, State::Ended { .. }) && self.covers && self.job.is_none()
+        self.left
     }
 
     /// Some agents list has shown it.

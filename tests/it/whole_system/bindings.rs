@@ -208,8 +208,10 @@ async fn b33_ordinary_runners_whose_image_exits_0_at_once_are_not_minted_for_eve
         let fleet = running.world.fleet.clone().unwrap();
         fleet.behave(|_| Behaviour::Crashes(0));
         let jobs = running.queue(&jobs("linux", 3)).await;
-        let reason = running.until_reason("linux", "pods_failing").await;
-        assert!(reason.message.contains("exited_without_job"), "{}", reason.message);
+        running
+            .until("a verdict", |_| running.failures("exited_without_job") > 0.0)
+            .await;
+        running.until_reason("linux", "runners_leave").await;
         let before = running.world.counters.created();
         running.pass(Duration::from_secs(1200)).await;
         let made = running.world.counters.created() - before;
@@ -234,8 +236,69 @@ async fn b33_ordinary_runners_with_jobs_of_two_seconds_are_not_taken_for_failure
             running.pass(Duration::from_secs(31)).await;
         }
         assert!(running.failures("exited_without_job") < 1.0);
-        assert!(running.reason("linux", "pods_failing").is_none());
+        assert!(running.reason("linux", "runners_leave").is_none());
         running.end().await;
+        drop(run);
+    }
+}
+
+/// Also where some had jobs a moment ago, the queue tells that the waiting jobs get no fewer.
+#[tokio::test(start_paused = true)]
+async fn b33_a_set_whose_ordinary_runners_worked_and_now_leave_one_after_the_other_backs_off_within_a_minute() {
+    let (binding, world) = ORDINARY[1];
+    let running = Running::start(options(Flavour::Team, binding, world)).await;
+    let fleet = running.world.fleet.clone().unwrap();
+    let good = running.queue(&jobs("linux", 3)).await;
+    running.until_finished(&good, Duration::from_secs(300)).await;
+    running
+        .until_within("no runner", Duration::from_secs(240), |_| {
+            running.set_status("linux").runners.is_empty()
+        })
+        .await;
+    fleet.behave(|_| Behaviour::Crashes(0));
+    let before = running.world.counters.created();
+    let bad = running.queue(&jobs("linux", 3)).await;
+    running
+        .until_within("the reason", Duration::from_secs(60), |_| {
+            running.has_reason("linux", "runners_leave")
+        })
+        .await;
+    running.pass(Duration::from_secs(600)).await;
+    let made = running.world.counters.created() - before;
+    assert!((6..=24).contains(&made), "{made} pods in ten minutes");
+    fleet.behave(|_| Behaviour::Ordinary);
+    running.until_finished(&bad, Duration::from_secs(900)).await;
+    assert!(!running.has_reason("linux", "runners_leave"), "one has had its job");
+    running.end().await;
+}
+
+/// Spare runners that come online, wait no longer than ten seconds, and end with exit code 0.
+#[tokio::test(start_paused = true)]
+async fn b33_spare_runners_that_do_not_wait_for_a_job_are_made_ever_more_rarely_whatever_the_binding() {
+    let bindings = [
+        (Flavour::SetAware, Binding::ScaleSet, WORLDS[0]),
+        (Flavour::Team, ORDINARY[0].0, ORDINARY[0].1),
+        (Flavour::Team, ORDINARY[1].0, ORDINARY[1].1),
+    ];
+    for (flavour, binding, world) in bindings {
+        let run = Run::called(format!("{binding:?}"));
+        let mut options = options(flavour, binding, world);
+        options.sets[0].min_runners = 2;
+        let running = Running::start(options).await;
+        let fleet = running.world.fleet.clone().unwrap();
+        fleet.behave(|_| Behaviour::Leaves(Duration::from_secs(10)));
+        running.until_reason("linux", "runners_leave").await;
+        let before = running.world.counters.created();
+        running.pass(Duration::from_secs(1200)).await;
+        let made = running.world.counters.created() - before;
+        assert!((1..=24).contains(&made), "{made} pods in twenty minutes");
+        fleet.behave(|_| Behaviour::Ordinary);
+        running
+            .until_within("spare runners that wait", Duration::from_secs(900), |_| {
+                running.set_status("linux").runners.get("idle") == Some(&2)
+            })
+            .await;
+        running.end_with_spares(2).await;
         drop(run);
     }
 }
