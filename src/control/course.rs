@@ -1,6 +1,6 @@
 //! Where one session's polling stands: what was taken in, what may come a second time, which offers wait.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -14,6 +14,9 @@ const FALL_AFTER_ANSWER: Duration = Duration::from_secs(50);
 /// What waited for the session is delivered at once, and soon after its opening.
 const REPLAY_AT_ONCE: Duration = Duration::from_secs(1);
 const REPLAY_UNTIL: Duration = Duration::from_secs(30);
+
+/// What was acquired, and nothing more was heard of, is forgotten after this.
+const UNHEARD: Duration = Duration::from_mins(10);
 
 /// One session's polling.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(super) struct Course {
     /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
     pub(super) offers: bool,
     pub(super) next_offers: Instant,
+    /// Requests that were acquired, and that no message has told a start or an end of: statistics may not know of them.
+    acquired: BTreeMap<i64, Instant>,
     /// Polls that failed since one was answered.
     pub(super) failures: u32,
     /// What the file says of the set now is not at GitHub yet: when that is tried again, and tries so far.
@@ -51,9 +56,33 @@ impl Course {
             // Offers made to a dead session are not made again: the first turn asks for them.
             offers: true,
             next_offers: now,
+            acquired: BTreeMap::new(),
             failures: 0,
             rewrite: None,
         }
+    }
+
+    /// These are asked for.
+    pub(super) fn acquires(&mut self, now: Instant, requests: &[i64]) {
+        self.acquired.extend(requests.iter().map(|request| (*request, now)));
+    }
+
+    /// Of those that were `asked` for, only some were to be had.
+    pub(super) fn acquired(&mut self, asked: &[i64], got: &[i64]) {
+        self.wait_no_more(asked.iter().copied().filter(|request| !got.contains(request)));
+    }
+
+    /// They have started, ended, or are on offer again.
+    pub(super) fn wait_no_more(&mut self, requests: impl Iterator<Item = i64>) {
+        for request in requests {
+            self.acquired.remove(&request);
+        }
+    }
+
+    /// Jobs that were acquired and wait for a runner, for all that is known.
+    pub(super) fn acquired_waiting(&mut self, now: Instant) -> usize {
+        self.acquired.retain(|_, at| now.duration_since(*at) < UNHEARD);
+        self.acquired.len()
     }
 
     /// The loop has taken it in before: only its deletion failed.

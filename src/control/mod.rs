@@ -325,6 +325,8 @@ fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
         lists_tell: false,
         worked: None,
         left: Default::default(),
+        started: None,
+        unlisted: false,
         refused: None,
         surplus_since: None,
         removed: false,
@@ -501,7 +503,7 @@ impl Control {
         };
         let announce = Announce {
             capacity: plan.capacity,
-            taken: plan.taken,
+            told: plan.told,
             listen_every: plan.listen_every,
         };
         state.queue.announce.send_if_modified(|old| {

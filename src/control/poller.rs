@@ -23,7 +23,7 @@ use super::{
 use crate::{
     ids::SetName,
     lease::{News, SessionRef},
-    plan::{Moment, world},
+    plan::{Moment, Told, world},
     scaleset::{Acquired, Connection, Error, JobMessage, Message, Missing, Note, NoteKind, Session, Spec, ensure},
     telemetry::Metrics,
 };
@@ -51,7 +51,7 @@ const DEAF_AFTER: u32 = 2;
 pub(super) struct Announce {
     pub capacity: u32,
     /// Jobs that the set has already, as far as the loop knows.
-    pub taken: u32,
+    pub told: Told,
     pub listen_every: Option<Duration>,
 }
 
@@ -596,9 +596,10 @@ impl Poller {
             tracing::warn!(set = %self.set, message = message.id, entry, "an entry of a message cannot be read; the others are handled");
         }
         let id = message.id;
-        let assigned = self.assigned(session);
         course.offers |= message.entries.iter().any(|e| matches!(e, JobMessage::Available(_)));
         let offers = offers(&message.entries);
+        let others = message.entries.iter().filter(|e| !matches!(e, JobMessage::Assigned(_)));
+        let not_waiting: Vec<i64> = others.filter_map(|e| Some(e.job()?.runner_request_id)).collect();
         let told = if course.has_taken_in(&message) {
             self.tell(QueueEvent::Polled).await
         } else {
@@ -615,7 +616,8 @@ impl Poller {
             return Ok(());
         }
         course.taken_in = Some(id);
-        self.acquire(session, &offers, capacity, assigned).await?;
+        course.wait_no_more(not_waiting.into_iter());
+        self.acquire(session, course, &offers, capacity).await?;
         self.connection.delete_message_renewing(session, id).await?;
         course.taken_in = None;
         course.last_message_id = Some(id);
@@ -629,7 +631,6 @@ impl Poller {
         course: &mut Course,
         capacity: u32,
     ) -> Result<(), Error> {
-        let assigned = self.assigned(session);
         course.next_offers = self.timeline.clock().instant() + OFFERS_EVERY;
         let jobs = self.connection.acquirable_jobs(session.set_id).await?;
         let ids: Vec<i64> = jobs
@@ -638,23 +639,27 @@ impl Poller {
             .filter(|id| *id > 0)
             .collect();
         course.offers = !ids.is_empty();
-        self.acquire(session, &ids, capacity, assigned).await
+        self.acquire(session, course, &ids, capacity).await
     }
 
     /// Jobs that the set has: statistics may be out of date, and so may we.
-    fn assigned(&self, session: &Session) -> i64 {
+    fn assigned(&self, session: &Session, course: &mut Course) -> i64 {
         let told = session.statistics.map_or(0, |s| s.total_assigned_jobs);
-        told.max(self.announce.borrow().taken.into())
+        let acquired = course.acquired_waiting(self.timeline.clock().instant());
+        let known = self.announce.borrow().told;
+        let waiting = i64::from(known.waiting).max(i64::try_from(acquired).unwrap_or(i64::MAX));
+        told.max(waiting.saturating_add(known.running.into()))
     }
 
     /// Acquires within capacity.
     async fn acquire(
         &mut self,
         session: &mut Session,
+        course: &mut Course,
         offers: &[i64],
         capacity: u32,
-        assigned: i64,
     ) -> Result<(), Error> {
+        let assigned = self.assigned(session, course);
         let room = i64::from(capacity).saturating_sub(assigned);
         let wanted = &offers[..offers.len().min(usize::try_from(room).unwrap_or(0))];
         if wanted.is_empty() {
@@ -669,15 +674,18 @@ impl Poller {
             }
         };
         acquired(session, wanted.len());
+        course.acquires(self.timeline.clock().instant(), wanted);
         match self.connection.acquire_jobs_renewing(session, wanted).await? {
             Acquired::Jobs(got) => {
                 acquired(session, got.len());
+                course.acquired(wanted, &got);
                 tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
                 // What was acquired is demand at once; the next message may be a while.
                 self.refresh(session).await
             }
             Acquired::SelfAssigning => {
                 acquired(session, 0);
+                course.acquired(wanted, &[]);
                 Ok(())
             }
         }

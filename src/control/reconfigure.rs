@@ -114,6 +114,10 @@ impl Control {
             queue_before = Some(state.queue);
         }
         let queue = self.queues.begin(&name, Wish::of(&set), self.rng.u64(..), queue_before);
+        if self.leadership.leads() {
+            world.unlisted = true;
+            self.leadership.list_pods_anew();
+        }
         self.world.insert_carefully(world);
         let mut state = SetState::new(set, queue);
         state.of_before = of_before;

@@ -184,6 +184,11 @@ impl Leadership {
         pods.any(|name| set.namer.is_ours(name.as_str()))
     }
 
+    /// A set has come whose pods may be there already: nobody has looked at them so far.
+    pub(super) fn list_pods_anew(&self) {
+        self.views.renew();
+    }
+
     /// Whether this view of the pods still counts.
     pub(super) fn is_newest(&self, view: u64) -> bool {
         view == self.views.newest()

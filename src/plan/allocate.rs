@@ -141,22 +141,7 @@ impl Rooms {
             let room = in_flight.entry(set.provisioner.clone()).or_insert(set.in_flight_max);
             *room = room.saturating_sub(tally.provisioning);
         }
-        let hurdles = world
-            .hurdles
-            .iter()
-            .map(|(scope, hurdle)| {
-                let under_way: u32 = sets
-                    .iter()
-                    .filter(|(set, _)| set.scopes().contains(scope))
-                    .map(|(_, tally)| match scope {
-                        // A pod proves the cluster and the template only when it runs.
-                        Scope::Set(_) => tally.unproved,
-                        Scope::Account(_) | Scope::Provisioner(_) | Scope::Cluster => tally.provisioning,
-                    })
-                    .sum();
-                (scope.clone(), hurdle.allowance(now).saturating_sub(under_way))
-            })
-            .collect();
+        let hurdles = let_through(world, sets, now);
         Self {
             total: total.room(),
             in_flight,
@@ -193,6 +178,20 @@ impl Rooms {
     }
 }
 
+/// How many starts each hurdle lets through now, beside those that are under way.
+fn let_through(world: &World, sets: &[(&SetWorld, Tally)], now: Moment) -> BTreeMap<Scope, u32> {
+    let hurdles = world.hurdles.iter().map(|(scope, hurdle)| {
+        let concerned = sets.iter().filter(|(set, _)| set.scopes().contains(scope));
+        let under_way = concerned.map(|(_, tally)| match scope {
+            // A pod proves the cluster and the template only when it runs.
+            Scope::Set(_) => tally.unproved,
+            Scope::Account(_) | Scope::Provisioner(_) | Scope::Cluster => tally.provisioning,
+        });
+        (scope.clone(), hurdle.allowance(now).saturating_sub(under_way.sum()))
+    });
+    hurdles.collect()
+}
+
 /// Starts that one of several sets may have under way: calls of its that hang leave something to the others.
 fn most_of_one(in_flight_max: u32) -> u32 {
     in_flight_max.saturating_sub((in_flight_max / 4).max(1)).max(1)
@@ -210,23 +209,23 @@ pub fn yields(
     if shares.values().all(|share| share.stopped_by.is_none()) {
         return yields;
     }
-    let waiting = |(set, want): (&SetWorld, &Want), by: &dyn Fn(Stop) -> bool| {
+    let let_through = let_through(world, sets, now);
+    // `limit`: where places are short; `None`: over all sets.
+    let waiting = |(set, want): (&SetWorld, &Want), by: Stop, limit: Option<&Scope>| {
         let share = shares.get(&set.name).copied().unwrap_or_default();
-        let stopped = share.stopped_by.is_some_and(by);
-        if !stopped {
+        if share.stopped_by != Some(by) {
             return 0;
         }
-        // Another refusal that stops it as well lets one through at its time, and till then a place is of no use.
-        let others = set.scopes().into_iter().filter_map(|scope| world.hurdles.get(&scope));
-        let most = others
-            .filter(|hurdle| !hurdle.reason.code.is_scarcity())
-            .map(|hurdle| hurdle.allowance(now))
-            .min();
-        let jobs = want.jobs.saturating_sub(share.granted);
-        jobs.min(most.unwrap_or(u32::MAX))
+        // Another refusal that stops it as well lets one through at its time, and till then a place is of no use: whoever
+        // gave it would take it again.
+        let others = set.scopes().into_iter().filter(|scope| Some(scope) != limit);
+        let most = others.filter_map(|scope| let_through.get(&scope)).min();
+        want.jobs
+            .min(most.copied().unwrap_or(u32::MAX))
+            .saturating_sub(share.granted)
     };
     let paired = || sets.iter().zip(wants).map(|((set, _), want)| (*set, want));
-    let total: u32 = paired().map(|pair| waiting(pair, &|stop| stop == Stop::Total)).sum();
+    let total: u32 = paired().map(|pair| waiting(pair, Stop::Total, None)).sum();
     make_room(sets, total, &mut yields);
     for (scope, _) in world.hurdles.iter().filter(|(_, h)| h.reason.code.is_scarcity()) {
         let within: Vec<_> = sets
@@ -236,7 +235,7 @@ pub fn yields(
             .collect();
         let jobs = paired()
             .filter(|(set, _)| set.scopes().contains(scope))
-            .map(|pair| waiting(pair, &|stop| stop == Stop::Hurdle))
+            .map(|pair| waiting(pair, Stop::Hurdle, Some(scope)))
             .sum();
         make_room(&within, jobs, &mut yields);
     }

@@ -50,8 +50,8 @@ pub struct Plan {
     pub calls: Vec<(RunnerName, Call)>,
     /// Announced to GitHub with the next poll: bounds waiting and running jobs together.
     pub capacity: u32,
-    /// Jobs that the set has, as far as its runners and GitHub's messages tell: statistics may know of fewer.
-    pub taken: u32,
+    /// Jobs that the set has, as far as messages have told: statistics may know of fewer.
+    pub told: Told,
     /// Statistics must be fetched beside the poll, so often: at the limit, to confirm a zero, or where they are all that
     /// tells of jobs.
     pub listen_every: Option<Duration>,
@@ -59,6 +59,13 @@ pub struct Plan {
     pub reasons: Vec<Reason>,
     /// When this plan changes by itself.
     pub wake_at: Option<Moment>,
+}
+
+/// Jobs of a set by what messages have told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    pub running: u32,
+    pub waiting: u32,
 }
 
 /// A plan for every set.
@@ -177,7 +184,10 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         retire,
         calls,
         capacity,
-        taken: tally.busy.all.saturating_add(heard_of),
+        told: Told {
+            running: tally.busy.all.saturating_sub(tally.busy.unnamed),
+            waiting: heard_of,
+        },
         listen_every,
         reasons,
         wake_at,

@@ -96,7 +96,7 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
         ));
     }
     reasons.extend(stranded(set, tally));
-    if !world.synced {
+    if !world.synced || set.unlisted {
         reasons.push(Reason::new(
             Code::NotSynced,
             "the pods of before have not been read yet",

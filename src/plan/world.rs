@@ -72,8 +72,8 @@ impl World {
             });
             keep_few(set, now);
             let tally = Tally::of(set);
-            if tally.busy.all > 0 {
-                set.left.1 = 0;
+            if tally.started > set.started {
+                set.started = tally.started;
                 at_work.push(set.name.clone());
             }
             set.demand.pass_time(now, tally.idle_since, tally.busy.all);
@@ -378,6 +378,9 @@ impl World {
     /// A full list of pods ended: of those that had been seen before, what it does not name is gone.
     pub fn pods_listed(&mut self, now: Moment, listed: &BTreeSet<RunnerName>) -> Vec<Event> {
         self.synced = true;
+        for set in self.sets.values_mut() {
+            set.unlisted = false;
+        }
         let runners = self.sets.values().flat_map(|set| set.runners.values());
         let gone: Vec<RunnerName> = runners
             .filter(|r| r.pod_was_watched() && !listed.contains(&r.name))
@@ -444,9 +447,13 @@ pub struct SetWorld {
     pub lists_tell: bool,
     /// When one of its runners was last seen to work.
     pub worked: Option<Moment>,
-    /// How many of its ordinary runners have left in a row without a job that was seen, since the queue told of progress
-    /// at that moment.
+    /// How many of its ordinary runners have left in a row without a job that was seen, since one found a runner at that
+    /// moment.
     pub left: (Moment, u32),
+    /// When a runner of its last turned busy.
+    pub started: Option<Moment>,
+    /// It came after the pods were listed: some of them may be its own.
+    pub unlisted: bool,
     /// When a start of its was last refused, with none granted since.
     pub refused: Option<Moment>,
     /// Since when there have been more runners than demand wants, without a break.
@@ -558,16 +565,21 @@ impl SetWorld {
         }
     }
 
-    /// Its ordinary runners come and go, and the queue does not get shorter.
+    /// Its ordinary runners come and go, none is seen to get a job, and the queue does not get shorter.
     pub fn only_leave(&self) -> bool {
-        self.left.1 >= MOST_LEFT && self.left.0 == self.demand.progressed()
+        self.left.1 >= MOST_LEFT && self.left.0 == self.at_work()
     }
 
     /// One of its runners ended well, and nobody knows of a job.
     fn has_left(&mut self) {
-        let progressed = self.demand.progressed();
-        let before = if self.left.0 == progressed { self.left.1 } else { 0 };
-        self.left = (progressed, before.saturating_add(1));
+        let at_work = self.at_work();
+        let before = if self.left.0 == at_work { self.left.1 } else { 0 };
+        self.left = (at_work, before.saturating_add(1));
+    }
+
+    /// When some job last found a runner, as far as the queue tells or the runners show.
+    fn at_work(&self) -> Moment {
+        self.demand.progressed().max(self.started.unwrap_or_default())
     }
 
     /// The queue has told its statistics.

@@ -239,6 +239,21 @@ async fn b47_deletions_tell_removed_gone_and_busy_apart() {
     assert_eq!(failure.trouble, Trouble::UnknownOutcome);
 }
 
+#[tokio::test(start_paused = true)]
+async fn b12_a_web_page_from_something_in_between_proves_no_removal() {
+    for status in [200, 404, 410] {
+        let page = answer(
+            "DELETE /api/v1/runners/r1",
+            status,
+            &[],
+            "<html><body>Sorry</body></html>",
+        );
+        let script = Script::of([page]);
+        let outcome = client(&script).delete("r1").await;
+        assert!(outcome.is_err(), "{status}: {outcome:?}");
+    }
+}
+
 /// A page with the records `ids`, of a list that has `total`.
 fn page(offset: usize, ids: std::ops::Range<usize>, total: usize) -> super::super::testing::Line {
     let runners: Vec<_> = ids

@@ -61,6 +61,8 @@ pub(super) fn set(name: &str) -> SetWorld {
         lists_tell: false,
         worked: None,
         left: Default::default(),
+        started: None,
+        unlisted: false,
         refused: None,
         surplus_since: None,
         removed: false,

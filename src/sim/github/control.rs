@@ -97,6 +97,8 @@ pub struct SetView {
     pub statistics: Statistics,
     /// Id of the open session.
     pub session: Option<String>,
+    /// Who opened it.
+    pub session_owner: Option<String>,
     /// The capacity that the session's last poll announced.
     pub announced: Option<u32>,
     /// Whether a poll is being held.
@@ -562,6 +564,7 @@ fn set_view(world: &World, set: &ScaleSet) -> SetView {
         labels: set.labels.clone(),
         statistics: world.statistics_of(set),
         session: set.session.clone(),
+        session_owner: session.map(|s| s.owner.clone()),
         undelivered: set.pending.len(),
         undeleted: set.messages.len(),
     }

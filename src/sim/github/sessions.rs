@@ -24,7 +24,7 @@ const REMEMBERED: usize = 20;
 pub(super) struct Session {
     pub(super) tenant: TenantId,
     pub(super) set: SetId,
-    owner: String,
+    pub(super) owner: String,
     /// Of the newest queue token, and of the oldest one that is still accepted.
     token_serial: u64,
     oldest_token: u64,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     journal::Journal,
     judge::{Invariant, is_live},
-    plan::{Fault, SetShape},
+    plan::{Fault, SetShape, THIEF},
     rules::LATE,
     run::{EPOCH, Run, TICK},
     strangers,
@@ -15,7 +15,7 @@ use super::{
 use crate::sim::{
     gharts::Status,
     github::{JobState, NewJobs, Violation},
-    world::{ORGANIZATION, RUNNER_NAMESPACE, World},
+    world::{DAEMON_NAMESPACE, LEASE, ORGANIZATION, RUNNER_NAMESPACE, World},
 };
 
 /// When all is well again, every job has ended and nothing is left within so long: GitHub gives a job's runner up after
@@ -35,6 +35,11 @@ impl Run<'_> {
         }
         for job in self.world.github.jobs() {
             let set = shape.sets.iter().find(|set| job.set.as_deref() == Some(&set.name));
+            // Jobs may have come for a set that was there for a while only.
+            let late = job.set.as_deref() == Some(LATE) && job.state != JobState::Running;
+            if late {
+                let _ = self.world.github.cancel(&job.id);
+            }
             if set
                 .or_else(|| self.wanted_of(&job.id))
                 .is_some_and(|set| !shape.serves(set))
@@ -187,9 +192,16 @@ impl Run<'_> {
 
     pub(super) async fn end_in_order(&mut self) {
         self.stop_all().await;
+        let lease = self.world.kubernetes.get("leases", DAEMON_NAMESPACE, LEASE);
+        let lease = lease
+            .map(|lease| lease["metadata"]["annotations"].to_string())
+            .unwrap_or_default();
         for set in self.world.github.sets() {
+            // What could not be closed any more stands in the Lease, and whoever leads next closes it.
+            let stolen = set.session_owner.as_deref() == Some(THIEF);
+            let written = set.session.as_ref().is_some_and(|id| lease.contains(id.as_str()));
             let ours = self.plan.shape.sets.iter().any(|shape| shape.name == set.name) || set.name == LATE;
-            if ours && set.session.is_some() {
+            if ours && set.session.is_some() && !stolen && !written {
                 self.judge.breach(
                     Invariant::OrderlyEnd,
                     format!("the session of {} is left open", set.name),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::json;
 
-use super::plan::{ApiTrouble, Blow, Fault, GhartsCall, GhartsTrouble, Ill, Peer, Plan, PodTrouble, Timed};
+use super::plan::{ApiTrouble, Blow, Fault, GhartsCall, GhartsTrouble, Ill, Peer, Plan, PodTrouble, THIEF, Timed};
 use super::strangers::PLACES;
 use crate::{
     http::Response,
@@ -139,8 +139,14 @@ impl Stage<'_> {
                 }
                 lost(*peer, call, *times, Trouble::Replied(answer))
             }
-            Fault::ForeignBody { peer, call, times } => {
+            Fault::ForeignBody {
+                peer,
+                call,
+                status,
+                times,
+            } => {
                 let mut answer = Response::new(Bytes::from_static(b"<html><body>Please sign in</body></html>"));
+                *answer.status_mut() = StatusCode::from_u16(*status).unwrap_or_default();
                 let html = http::HeaderValue::from_static("text/html");
                 answer.headers_mut().insert(header::CONTENT_TYPE, html);
                 lost(*peer, call, *times, Trouble::Replied(answer))
@@ -232,7 +238,7 @@ impl Stage<'_> {
                 AtWork::done(true)
             }
             Fault::SessionLost { set } => AtWork::done(github.lose_session(self.set(*set))),
-            Fault::SessionStolen { set } => AtWork::done(github.steal_session(self.set(*set), "a thief")),
+            Fault::SessionStolen { set } => AtWork::done(github.steal_session(self.set(*set), THIEF)),
             Fault::SetDeleted { set } => AtWork::done(github.remove_set(self.set(*set))),
             Fault::MessagesTwice { set } => AtWork::done(github.say_again(self.set(*set))),
             Fault::MessagesReordered => {
@@ -363,7 +369,8 @@ impl Stage<'_> {
                 if !resource.is_empty() {
                     fault = fault.resource(resource);
                 }
-                if !everybody {
+                // Of kubelets that wait for ever nothing is to be learnt.
+                if !everybody || *how == ApiTrouble::Hang {
                     fault = fault.user(&account_name());
                 }
                 let met = fault.met();

@@ -98,6 +98,7 @@ fn shape(rng: &mut Rng) -> Shape {
         latency_ms: pick(rng, &[0, 0, 0, 300, 1_500]),
         api_latency_ms: pick(rng, &[0, 0, 20, 200, 1_000]),
         events_late_ms: pick(rng, &[0, 0, 50, 500, 3_000]),
+        narrow_gharts: rng.u32(..5) == 0,
     }
 }
 
@@ -253,7 +254,12 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
             retry_after: pick(rng, &[None, Some(0), Some(7), Some(90)]),
             times,
         },
-        6 => Fault::ForeignBody { peer, call, times },
+        6 => Fault::ForeignBody {
+            peer,
+            call,
+            status: pick(rng, &[200, 200, 404, 503]),
+            times,
+        },
         7 => Fault::TruncatedBody { peer, call, times },
         8 => Fault::Hang { peer, call, times },
         _ => Fault::Absent { peer },

@@ -57,6 +57,9 @@ pub struct Shape {
     /// So do the API server's.
     #[serde(default)]
     pub api_latency_ms: u64,
+    /// One call to GHARTS at a time.
+    #[serde(default)]
+    pub narrow_gharts: bool,
     /// From a change to what watches tell of it, at most.
     #[serde(default)]
     pub events_late_ms: u64,
@@ -276,6 +279,8 @@ pub enum Fault {
     ForeignBody {
         peer: Peer,
         call: String,
+        #[serde(default = "ok")]
+        status: u16,
         times: u32,
     },
     TruncatedBody {
@@ -422,6 +427,13 @@ pub enum Fault {
     },
 }
 
+/// Who steals sessions.
+pub(super) const THIEF: &str = "a thief";
+
+fn ok() -> u16 {
+    200
+}
+
 /// Every kind of fault, as [`Fault::kind`] names it.
 pub const KINDS: [&str; 52] = [
     "latency",
@@ -555,6 +567,9 @@ impl fmt::Display for Plan {
         )?;
         if shape.latency_ms > 0 {
             writeln!(f, "  GitHub's answers travel up to {} ms", shape.latency_ms)?;
+        }
+        if shape.narrow_gharts {
+            writeln!(f, "  one call to GHARTS at a time")?;
         }
         if shape.api_latency_ms > 0 || shape.events_late_ms > 0 {
             writeln!(

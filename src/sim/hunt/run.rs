@@ -146,7 +146,14 @@ fn options(plan: &Plan) -> Options {
         sets: Text::of(shape, [].iter()).options(),
         max_runners: shape.max_runners,
         quota: shape.quota.map(|quota| quota + strangers::PLACES),
-        gharts_limits: GhartsLimits::USUAL,
+        gharts_limits: GhartsLimits {
+            max_in_flight: if shape.narrow_gharts {
+                1
+            } else {
+                GhartsLimits::USUAL.max_in_flight
+            },
+            ..GhartsLimits::USUAL
+        },
         gharts_ahead: shape.gharts_skew_seconds,
         fleet: Some(FleetSettings {
             seed: plan.seed,

@@ -471,6 +471,21 @@ async fn b12_a_busy_runner_is_not_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b12_a_web_page_from_something_in_between_proves_no_removal() {
+    let fake = runners();
+    let connection = fake.connection();
+    for status in [200, 404, 410] {
+        let page = b"<html><body>Sorry</body></html>";
+        fake.on("DELETE", "/pools/0/agents/7", vec![bytes_reply(status, page)]);
+        let error = connection.delete_agent(7).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Decode(_) | Error::Server { .. }),
+            "{status}: {error}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_sets_are_listed_with_their_statistics() {
     let fake = runners();
     let mut one = set(3, &["linux"]);

@@ -1,0 +1,221 @@
+//! What the daemon does at the API server: its pods, and when they may go.
+
+use std::{collections::HashSet, time::Duration};
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    super::{rules::REVISION, strangers},
+    Invariant, Judge, PODS,
+};
+use crate::sim::{
+    kubernetes::{self, Object},
+    world::{Binding, RUNNER_NAMESPACE},
+};
+
+/// Pods of one set that come and go in a row without a job, and within how long: whatever ends them, the set backs off.
+const WASTE: (usize, Duration) = (24, Duration::from_mins(15));
+/// On our pods: the full name of the set.
+const SCALE_SET: &str = "gharts-listener/scale-set";
+
+impl Judge {
+    /// Runners of ours of which there is anything in the world.
+    pub(in crate::sim::hunt) fn pods_and_registrations(&self) -> usize {
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE);
+        let pods = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
+        let mut names: HashSet<String> = pods.map(str::to_owned).collect();
+        names.extend(self.world.github.runners().into_iter().map(|runner| runner.name));
+        names.len()
+    }
+    /// Sees one request to the API server.
+    pub(in crate::sim::hunt) fn sees(&self, request: &kubernetes::Request<'_>) {
+        if request.user != self.daemon {
+            return;
+        }
+        let kubernetes::Request {
+            verb, resource, name, ..
+        } = *request;
+        let Some(status) = request.status else {
+            self.called("kubernetes", &format!("{verb} {resource}"));
+            let writes = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+            if writes && strangers::is_theirs(name) {
+                self.breach(Invariant::Strangers, format!("{verb} {resource} {name}"));
+            }
+            if writes && resource != "secrets" {
+                self.no_secret_in(request.body, &format!("{verb} {resource} {name}"));
+            }
+            if (verb, resource) == ("delete", "pods") && !request.dry_run {
+                self.may_be_deleted(name);
+            }
+            return;
+        };
+        let dry = if request.dry_run { " (dry run)" } else { "" };
+        self.journal
+            .say(|| format!("call     kubernetes {verb} {resource} {name}{dry} -> {status}"));
+        if resource.starts_with("leases") {
+            self.lease_holder();
+        }
+        self.digest_in("kubernetes", &format!("{verb} {resource} {name}"), status);
+        if (verb, resource, status) == ("create", "pods", 201) && !request.dry_run {
+            let body: Value = serde_json::from_slice(request.body).unwrap_or_default();
+            self.pod_made(body["metadata"]["name"].as_str().unwrap_or_default());
+        }
+    }
+
+    fn may_be_deleted(&self, name: &str) {
+        let Some(pod) = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name) else {
+            return;
+        };
+        let runner = self.world.github.runner(name);
+        let job = runner.as_ref().and_then(|runner| runner.job.as_deref());
+        if let (true, Some(job)) = (runs(&pod), job) {
+            self.breach(
+                Invariant::BusyKept,
+                format!("pod {name} is deleted while it runs job {job}"),
+            );
+        } else if runs(&pod) && runner.is_some_and(|runner| runner.online) {
+            self.breach(
+                Invariant::BusyKept,
+                format!("pod {name} is deleted while GitHub may give it a job"),
+            );
+        }
+    }
+
+    fn pod_made(&self, name: &str) {
+        self.called(PODS, name);
+        if !self.lock().names.insert(name.to_owned()) {
+            self.breach(Invariant::NameOnce, format!("a second pod of the name {name}"));
+        }
+        let pods: Vec<(String, String)> = self
+            .world
+            .kubernetes
+            .list("pods", RUNNER_NAMESPACE)
+            .iter()
+            .filter(|pod| is_live(pod))
+            .filter_map(|pod| Some((pod["metadata"]["name"].as_str()?.to_owned(), set_of(pod))))
+            .filter(|(name, _)| !strangers::is_theirs(name))
+            .collect();
+        let set = pods
+            .iter()
+            .find(|(pod, _)| pod == name)
+            .map(|(_, set)| set.clone())
+            .unwrap_or_default();
+        let (max, min, total) = {
+            let rules = &mut self.lock().rules;
+            (rules.max(&set), rules.min(&set), rules.total())
+        };
+        let Some(max) = max else {
+            self.breach(Invariant::File, format!("pod {name} belongs to no set: {set:?}"));
+            return;
+        };
+        let revision = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name);
+        let revision = revision
+            .map(|pod| pod["metadata"]["annotations"][REVISION].clone())
+            .unwrap_or_default();
+        if !self
+            .lock()
+            .rules
+            .is_revision(&set, revision.as_str().unwrap_or_default())
+        {
+            self.breach(
+                Invariant::File,
+                format!("pod {name} is made of another template: {revision}"),
+            );
+        }
+        let of_set: Vec<&str> = pods
+            .iter()
+            .filter(|(_, of)| *of == set)
+            .map(|(pod, _)| pod.as_str())
+            .collect();
+        if of_set.len() > max as usize {
+            let live = of_set.len();
+            self.breach(
+                Invariant::Limits,
+                format!("{name}: {live} live runners of {set}, at most {max}"),
+            );
+        }
+        if let Some(max) = total.filter(|max| pods.len() > *max as usize) {
+            self.breach(
+                Invariant::Limits,
+                format!("{name}: {} live runners in all, at most {max}", pods.len()),
+            );
+        }
+        self.is_worth_it(&set, name, &of_set);
+        let staying = {
+            let state = self.lock();
+            let staying = of_set.iter().copied().filter(|name| {
+                // One that is not registered any more gets no job.
+                let registered = self.registers_itself(&set) || self.world.github.runner(name).is_some();
+                registered && !state.is_leaving(name)
+            });
+            staying.collect::<Vec<&str>>()
+        };
+        let covering = self.world.github.standing_for_sets(staying.into_iter());
+        let told = {
+            let state = &mut *self.lock();
+            let grace = state.weather.grace();
+            state.queues.most(&set, Instant::now(), grace)
+        };
+        let wanted = min as usize + told;
+        if covering > wanted {
+            self.breach(
+                Invariant::Demand,
+                format!("{name}: {covering} runners of {set} for {wanted} (minRunners {min} and {told} jobs)"),
+            );
+        }
+    }
+
+    /// Its runners come without a registration.
+    fn registers_itself(&self, set: &str) -> bool {
+        let sets = self.world.services.options.sets.iter();
+        let mut set = sets.filter(|options| options.name == set);
+        set.any(|options| options.binding == Binding::RegistrationToken)
+    }
+
+    /// Few of the set's newest pods came to nothing.
+    fn is_worth_it(&self, set: &str, name: &str, live: &[&str]) {
+        let (most, within) = WASTE;
+        let now = Instant::now();
+        let over: Vec<String> = {
+            let state = &mut *self.lock();
+            let made = state.made.entry(set.to_owned()).or_default();
+            while made.front().is_some_and(|(at, _)| *at + within < now) {
+                made.pop_front();
+            }
+            made.push_back((now, name.to_owned()));
+            let over = made.iter().filter(|(_, name)| !live.contains(&name.as_str()));
+            over.map(|(_, name)| name.clone()).collect()
+        };
+        let had_no_job = |name: &&String| self.world.github.standing_for_sets(std::iter::once(name.as_str())) > 0;
+        let wasted = over.iter().rev().take_while(had_no_job).count();
+        if wasted > most {
+            let what = format!("{name}: {wasted} pods of {set} in a row came to nothing within {within:?}");
+            self.breach(Invariant::BackOff, what);
+        }
+    }
+}
+
+fn set_of(pod: &Object) -> String {
+    pod["metadata"]["annotations"][SCALE_SET]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn has_ended(pod: &Object) -> bool {
+    let ended = |status: &Value| status["name"] == "runner" && !status["state"]["terminated"].is_null();
+    let containers = pod["status"]["containerStatuses"].as_array();
+    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+        || containers.into_iter().flatten().any(ended)
+}
+
+/// Its containers run, and nobody has told them to end.
+fn runs(pod: &Object) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null() && !has_ended(pod)
+}
+
+/// Whether a pod is capacity still: not ended, not on its way out.
+pub(in crate::sim::hunt) fn is_live(pod: &Object) -> bool {
+    runs(pod)
+}

@@ -1,0 +1,312 @@
+//! The invariants, checked on what passes between the daemon and its world and on the world itself; the daemon is never
+//! asked.
+
+mod cluster;
+mod invariant;
+mod wires;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use self::invariant::{Breach, Invariant};
+pub(super) use self::{cluster::is_live, wires::Eye};
+use super::{
+    journal::Journal,
+    plan::{Edit, Fault, Plan},
+    queue::{CALM_GRACE, GRACE, Queues},
+    rules::{Rules, Text},
+    strangers::Strangers,
+};
+use crate::sim::world::{World, account_name};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Calls to one peer in a minute. Nothing that a small world calls for comes near.
+const STORM: usize = 600;
+/// Pods made in a minute, likewise.
+const POD_STORM: usize = 60;
+/// Calls without any time between them: a loop that never rests, which virtual time would never end.
+const RUNAWAY: usize = 3_000;
+/// What a fault leaves behind (calls that hang, queues of work, waits before the next try) is over so long after its end.
+const CALM_AFTER: Duration = Duration::from_secs(120);
+/// The word for them beside the peers' names.
+const PODS: &str = "new pods";
+/// What is wrong is told so often, then no more.
+const MOST_BREACHES: usize = 20;
+
+/// Calls to one peer.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Within the last minute.
+    recent: VecDeque<Instant>,
+    most: usize,
+    /// In this moment.
+    at_once: usize,
+}
+
+/// Whether all peers are well.
+#[derive(Debug, Default)]
+struct Weather {
+    faults: usize,
+    /// When the last one ended.
+    since: Option<Instant>,
+    /// Creations queue for long even in peace.
+    narrow: bool,
+}
+
+impl Weather {
+    fn trouble(&mut self, begins: bool) {
+        if begins {
+            self.faults += 1;
+        } else {
+            self.faults = self.faults.saturating_sub(1);
+            self.since = Some(Instant::now());
+        }
+    }
+
+    fn is_calm(&self) -> bool {
+        self.faults == 0 && self.since.is_none_or(|since| since.elapsed() > CALM_AFTER)
+    }
+
+    /// How long a creation may take that was called for.
+    fn grace(&self) -> Duration {
+        if self.is_calm() && !self.narrow {
+            CALM_GRACE
+        } else {
+            GRACE
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    breaches: Vec<Breach>,
+    rules: Rules,
+    weather: Weather,
+    queues: Queues,
+    names: HashSet<String>,
+    /// Each set's newest pods.
+    made: BTreeMap<String, VecDeque<(Instant, String)>>,
+    /// Runners whose removal was asked for, and when it was last refused.
+    leaving: HashMap<String, Option<Instant>>,
+    /// Who held the Lease when it was last there.
+    holder: Option<String>,
+    calls: BTreeMap<String, Calls>,
+    digest: u64,
+    jits: Vec<String>,
+}
+
+impl State {
+    /// What was decided while its removal was under way may still come after the refusal.
+    fn is_leaving(&self, name: &str) -> bool {
+        let grace = self.weather.grace();
+        let refused = self.leaving.get(name);
+        refused.is_some_and(|refused| refused.is_none_or(|at| at.elapsed() < grace))
+    }
+}
+
+/// Looks at everything. Shared by the wires of every daemon.
+pub(super) struct Judge {
+    world: World,
+    strangers: Strangers,
+    journal: Journal,
+    daemon: String,
+    /// The file changes the limit over all sets: what was announced under another one stands for a while.
+    total_changes: bool,
+    state: Mutex<State>,
+    /// What ends a daemon that never rests.
+    runaway: OnceLock<CancellationToken>,
+}
+
+impl Judge {
+    pub(super) fn new(plan: &Plan, world: &World, strangers: Strangers, journal: &Journal) -> Self {
+        Self {
+            world: world.clone(),
+            strangers,
+            journal: journal.clone(),
+            daemon: account_name(),
+            total_changes: plan.faults.iter().any(|timed| {
+                let how = &timed.fault;
+                matches!(
+                    how,
+                    Fault::FileChanged {
+                        how: Edit::TotalRunners { .. }
+                    }
+                )
+            }),
+            state: Mutex::new(State {
+                breaches: Vec::new(),
+                rules: Rules::new(Text::of(&plan.shape, [].iter())),
+                weather: Weather {
+                    narrow: plan.shape.narrow_gharts,
+                    ..Weather::default()
+                },
+                queues: Queues::default(),
+                names: HashSet::new(),
+                made: BTreeMap::new(),
+                leaving: HashMap::new(),
+                holder: None,
+                calls: BTreeMap::new(),
+                digest: 0,
+                jits: Vec::new(),
+            }),
+            runaway: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn end_by(&self, runaway: CancellationToken) {
+        // Set once, at the start of the run.
+        let _ = self.runaway.set(runaway);
+    }
+
+    /// The daemon's file says this from now on.
+    pub(super) fn file_says(&self, text: Text) {
+        self.journal.say(|| {
+            let sets = text.sets.iter().map(|set| {
+                let (shape, revision) = (&set.shape, set.revision);
+                format!("{} {}..{} template {revision}", shape.name, shape.min, shape.max)
+            });
+            let sets: Vec<String> = sets.collect();
+            let wrong = if text.is_wrong { "wrong: " } else { "" };
+            format!(
+                "file     {wrong}{}, at most {:?} in all",
+                sets.join(", "),
+                text.max_runners
+            )
+        });
+        self.lock().rules.change(text);
+    }
+
+    /// Something goes wrong from now on, or no longer.
+    pub(super) fn trouble(&self, begins: bool) {
+        self.lock().weather.trouble(begins);
+    }
+
+    /// Nothing goes wrong, and nothing has for a while.
+    pub(super) fn is_calm(&self) -> bool {
+        self.lock().weather.is_calm()
+    }
+
+    /// A daemon has not run until now.
+    pub(super) fn slept(&self) {
+        self.lock().rules.seen_late();
+    }
+
+    pub(super) fn breach(&self, invariant: Invariant, what: String) {
+        let breach = Breach {
+            invariant,
+            at_ms: self.journal.now_ms(),
+            what,
+        };
+        self.journal.say(|| format!("BROKEN   {breach}"));
+        let mut state = self.lock();
+        let known = state
+            .breaches
+            .iter()
+            .any(|b| b.invariant == invariant && b.what == breach.what);
+        if !known && state.breaches.len() < MOST_BREACHES {
+            state.breaches.push(breach);
+        }
+    }
+
+    pub(super) fn breaches(&self) -> Vec<Breach> {
+        self.lock().breaches.clone()
+    }
+
+    pub(super) fn digest(&self) -> u64 {
+        self.lock().digest
+    }
+
+    pub(super) fn created(&self) -> usize {
+        self.lock().names.len()
+    }
+
+    /// The most calls to each peer in one minute.
+    pub(super) fn busiest(&self) -> BTreeMap<String, usize> {
+        let state = self.lock();
+        state
+            .calls
+            .iter()
+            .map(|(peer, calls)| (peer.clone(), calls.most))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self, peer: &str, line: &str) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let calls = state.calls.entry(peer.to_owned()).or_default();
+        calls.at_once = if calls.recent.back() == Some(&now) {
+            calls.at_once + 1
+        } else {
+            1
+        };
+        calls.recent.push_back(now);
+        while calls.recent.front().is_some_and(|at| *at + MINUTE <= now) {
+            calls.recent.pop_front();
+        }
+        let limit = if peer == PODS { POD_STORM } else { STORM };
+        let (storms, runs_away) = (
+            calls.recent.len() > limit && calls.most <= limit,
+            calls.at_once > RUNAWAY,
+        );
+        calls.most = calls.most.max(calls.recent.len());
+        drop(state);
+        if storms {
+            self.breach(
+                Invariant::Calm,
+                format!("more than {limit} calls to {peer} in a minute: {line}"),
+            );
+        }
+        if runs_away {
+            self.breach(Invariant::Calm, format!("calls to {peer} without rest: {line}"));
+            if let Some(token) = self.runaway.get() {
+                token.cancel();
+            }
+        }
+    }
+
+    fn digest_in(&self, peer: &str, line: &str, status: u16) {
+        let at = self.journal.now_ms();
+        let mut state = self.lock();
+        let mut hasher = DefaultHasher::new();
+        (state.digest, at, peer, line, status).hash(&mut hasher);
+        state.digest = hasher.finish();
+    }
+
+    // ---- Secrets ------------------------------------------------------------------------------------
+
+    fn no_secret_in(&self, body: &[u8], place: &str) {
+        let text = String::from_utf8_lossy(body);
+        let shown = self.lock().jits.iter().any(|jit| text.contains(jit.as_str()));
+        if shown {
+            self.breach(Invariant::Secrets, format!("a JIT configuration in {place}"));
+        }
+    }
+
+    /// None of the secrets stands in what the daemon said.
+    pub(super) fn no_secret_of<'a>(&self, secrets: impl Iterator<Item = &'a String>, said: &str, place: &str) {
+        for secret in secrets.filter(|secret| secret.len() >= 8) {
+            if let Some(at) = said.find(secret.as_str()) {
+                let before: String = said[..at]
+                    .chars()
+                    .rev()
+                    .take(60)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect();
+                self.breach(Invariant::Secrets, format!("in {place}, after {before:?}"));
+            }
+        }
+    }
+}

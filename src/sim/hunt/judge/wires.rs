@@ -1,0 +1,227 @@
+//! What goes over the daemon's wires to GitHub and GHARTS.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{super::queue::Place, Invariant, Judge, cluster::is_live};
+use crate::{
+    http::{Request, Response, TransportError},
+    sim::{
+        cable::{self, Sent},
+        github::JobState,
+        world::{DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE},
+    },
+};
+
+/// A daemon knows of a pod so long after it was made.
+const SEEN: Duration = Duration::from_secs(15);
+
+/// Looks at what goes over the wires of one daemon.
+pub(in crate::sim::hunt) struct Eye {
+    judge: Arc<Judge>,
+    /// Whose they are.
+    replica: &'static str,
+    /// Requests on their way to GHARTS.
+    to_gharts: AtomicUsize,
+}
+
+impl Eye {
+    pub(in crate::sim::hunt) fn of(judge: &Arc<Judge>, replica: &'static str) -> Self {
+        Self {
+            judge: judge.clone(),
+            replica,
+            to_gharts: AtomicUsize::new(0),
+        }
+    }
+
+    fn is_gharts(&self, sent: &Sent) -> bool {
+        self.judge.world.services.addresses.gharts.ends_with(&sent.authority)
+    }
+}
+
+impl cable::Onlooker for Eye {
+    fn asked(&self, sent: &Sent, request: &Request) {
+        if self.is_gharts(sent) {
+            let on_their_way = self.to_gharts.fetch_add(1, Ordering::Relaxed) + 1;
+            let most = self.judge.world.services.options.gharts_limits.max_in_flight as usize;
+            if on_their_way > most {
+                let what = format!(
+                    "{on_their_way} calls to GHARTS at one time, at most {most}: {}",
+                    sent.line
+                );
+                self.judge.breach(Invariant::Calm, what);
+            }
+        }
+        self.judge.asked(sent, request);
+        let opens = sent.line.starts_with("POST ") && sent.line.ends_with("/sessions");
+        if opens || sent.line.ends_with("/runners/jit") || sent.line.ends_with("/generatejitconfig") {
+            self.judge.may_lead(self.replica, &sent.line);
+        }
+    }
+
+    fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>) {
+        self.judge.answered(sent, answer);
+    }
+
+    fn ended(&self, sent: &Sent) {
+        if self.is_gharts(sent) {
+            self.to_gharts.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Judge {
+    fn set_named(&self, id: &str) -> Option<String> {
+        let id: u64 = id.parse().ok()?;
+        let sets = self.world.github.sets();
+        sets.into_iter().find(|set| set.id == id).map(|set| set.name)
+    }
+
+    /// Whoever does what only one may do holds the Lease.
+    fn may_lead(&self, replica: &str, line: &str) {
+        let holder = self.lease_holder();
+        if holder.as_deref() != Some(replica) {
+            self.breach(
+                Invariant::Fence,
+                format!("{replica} while {holder:?} holds the Lease: {line}"),
+            );
+        }
+    }
+
+    /// Who holds the Lease; of one that somebody deleted, who held it.
+    pub(super) fn lease_holder(&self) -> Option<String> {
+        let lease = self.world.kubernetes.get("leases", DAEMON_NAMESPACE, LEASE);
+        let holder = &mut self.lock().holder;
+        if let Some(lease) = lease {
+            *holder = lease["spec"]["holderIdentity"].as_str().map(str::to_owned);
+        }
+        holder.clone()
+    }
+
+    /// What a poll announces has room beside what other sets run.
+    fn has_room(&self, place: &Place<'_>, request: &Request) {
+        let announced = request.headers().get("X-ScaleSetMaxCapacity");
+        let announced = announced.and_then(|text| text.to_str().ok()?.parse::<usize>().ok());
+        let (Some(announced), Some(set)) = (announced, self.set_named(place.set)) else {
+            return;
+        };
+        let now = Instant::now();
+        let (total, others) = {
+            let state = &mut *self.lock();
+            let others = state.made.iter().filter(|(other, _)| **other != set);
+            let others = others.flat_map(|(_, made)| made).filter(|(at, _)| *at + SEEN < now);
+            let others: Vec<String> = others.map(|(_, name)| name.clone()).collect();
+            (state.rules.total(), others)
+        };
+        let live = |name: &String| {
+            let pod = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name);
+            pod.is_some_and(|pod| is_live(&pod))
+        };
+        let elsewhere = others.iter().filter(|name| live(name)).count();
+        // What it has may always get a job, also where the limit was lowered.
+        let own = self.lock().made.get(&set).cloned().unwrap_or_default();
+        let own = own.iter().filter(|(_, name)| live(name)).count();
+        let exceeds = |total: &u32| !self.total_changes && announced > own && announced + elsewhere > *total as usize;
+        if let Some(total) = total.filter(exceeds) {
+            let what =
+                format!("{set} announces {announced} beside {elsewhere} runners of others, at most {total} in all");
+            self.breach(Invariant::Capacity, what);
+        }
+    }
+
+    /// The runner whose registration or record such a call removes.
+    fn runner_removed(&self, line: &str) -> Option<String> {
+        let (path, id) = line.strip_prefix("DELETE ")?.rsplit_once('/')?;
+        let (agents, records) = (path.ends_with("/agents"), path.ends_with("/runners"));
+        let agent = self
+            .world
+            .github
+            .runners()
+            .into_iter()
+            .find(|agent| agents && agent.id.to_string() == id);
+        let records = records.then(|| self.world.gharts.records()).into_iter().flatten();
+        let record = records
+            .filter(|record| record.id == id)
+            .map(|record| record.name)
+            .next();
+        agent.map(|agent| agent.name).or(record)
+    }
+
+    fn asked(&self, sent: &Sent, request: &Request) {
+        self.called(&sent.authority, &sent.line);
+        let place = Place::of(&sent.line);
+        if let Some(place) = place.as_ref().filter(|_| sent.line.starts_with("GET ")) {
+            self.has_room(place, request);
+        }
+        let late = place.and_then(|place| self.lock().queues.answer(&place, request.body()));
+        if let Some(id) = late {
+            let what = format!("the message that offers request {id} was deleted before it was acquired");
+            self.breach(Invariant::Queue, what);
+        }
+        if let Some(runner) = self.runner_removed(&sent.line) {
+            self.lock().leaving.insert(runner, None);
+        }
+        if sent.line.starts_with("DELETE ") && self.strangers.own(&sent.line) {
+            self.breach(Invariant::Strangers, format!("{} {}", sent.authority, sent.line));
+        }
+        self.journal.say(|| {
+            let body = String::from_utf8_lossy(request.body());
+            let body = if body.len() > 200 || body.contains("assertion") {
+                "..."
+            } else {
+                &body
+            };
+            format!("call     {} {} {body}", sent.authority, sent.line)
+        });
+    }
+
+    fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>) {
+        let status = answer.map_or(0, |answer| answer.status().as_u16());
+        self.digest_in(&sent.authority, &sent.line, status);
+        self.journal.say(|| match answer {
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(answer.body());
+                let short: String = body.chars().take(400).collect();
+                // What is told of a queue stands at the end.
+                let statistics = body.find("\"statistics\"").map_or("", |at| &body[at..]);
+                format!(
+                    "answer   {} {} -> {status} {short} {statistics}",
+                    sent.authority, sent.line
+                )
+            }
+            Err(error) => format!("answer   {} {} -> {error}", sent.authority, sent.line),
+        });
+        let done = answer.is_ok_and(|answer| answer.status().is_success() || status == 404);
+        if let Some(runner) = self.runner_removed(&sent.line).filter(|_| !done) {
+            self.lock().leaving.insert(runner, Some(Instant::now()));
+        }
+        if let Ok(answer) = answer {
+            let place = Place::of(&sent.line).filter(|_| status == 200);
+            if let Some((place, name)) = place.and_then(|place| self.set_named(place.set).map(|name| (place, name))) {
+                let jobs = self.world.github.jobs().into_iter();
+                let running = jobs.filter(|job| job.state == JobState::Running && job.set.as_deref() == Some(&name));
+                let running = running.map(|job| job.id).collect();
+                let queues = &mut self.lock().queues;
+                queues.offered_anew(&place);
+                if place.has_news() {
+                    queues.hear(&place, &name, answer.body(), Instant::now(), running);
+                }
+            }
+            let jit = serde_json::from_slice::<Value>(answer.body()).ok().and_then(|body| {
+                let jit = body["encodedJITConfig"]
+                    .as_str()
+                    .or(body["encoded_jit_config"].as_str())?;
+                Some(jit.to_owned())
+            });
+            self.lock().jits.extend(jit);
+        }
+    }
+}
