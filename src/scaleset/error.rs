@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
 use crate::{
     http::{Response, TransportError, rate_limit, redact, request_ids, retry_after, trimmed},
@@ -235,10 +235,10 @@ pub(super) fn classify(operation: &'static str, about: About, response: &Respons
         };
     }
     let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    let foreign = !text.is_empty() && serde_json::from_str::<IgnoredAny>(&text).is_err();
+    let page = text.trim_start().starts_with('<');
     match status {
         // A web page from something in between: it proves neither that a runner is gone nor that its set is.
-        _ if gone && foreign && about != About::Rest => Error::Server {
+        _ if gone && page && about != About::Rest => Error::Server {
             retry_after: None,
             details,
         },

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     journal::Journal,
     judge::{Invariant, is_live},
-    plan::{Fault, SetShape, THIEF},
+    plan::{Fault, SetShape, THIEF, Timed},
     rules::LATE,
     run::{EPOCH, Run, TICK},
     strangers,
@@ -212,7 +212,13 @@ impl Run<'_> {
     }
 
     fn judge_github(&self) {
+        // Whose end GitHub books late, and hides in its statistics, a listener takes for ended.
+        let lies = |timed: &Timed| matches!(timed.fault, Fault::WrongStatistics { .. });
+        let hidden = self.plan.shape.told_late_ms > 0 && self.plan.faults.iter().any(lies);
         for violation in self.world.github.violations() {
+            if hidden && matches!(violation, Violation::AcquiredBeyondCapacity { .. }) {
+                continue;
+            }
             let invariant = match violation {
                 Violation::JitUsedTwice { .. } => Invariant::JitOnce,
                 _ => Invariant::Queue,

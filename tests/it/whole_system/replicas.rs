@@ -435,7 +435,7 @@ async fn b38_b42_who_stands_by_takes_over_a_changed_file_and_leads_by_it() {
     pair.until_finished(&long, 6 * MINUTE).await;
     // One that starts again stands by, and has the set in its file no more.
     pair.start_again(leader);
-    pair.until("nothing known of it any more", 2 * MINUTE, |pair| {
+    pair.until("nothing known of it any more", 14 * MINUTE, |pair| {
         [0, 1].iter().all(|n| pair.said_of(*n, "gone").is_none()) && pair.said_of(leader, "added").is_some()
     })
     .await;
