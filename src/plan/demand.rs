@@ -255,6 +255,14 @@ impl Demand {
             .is_none_or(|(first, newest)| newest.since(first) >= ZERO_CONFIRMATION)
     }
 
+    /// Jobs that GitHub has assigned to the set, running or not; none where it is a sensor.
+    pub fn assigned(&self) -> u32 {
+        match self.source {
+            Source::Assigned => self.reading.map_or(0, |r| count(r.assigned)),
+            Source::Available => 0,
+        }
+    }
+
     /// Jobs that wait at GitHub because of our capacity.
     pub fn available(&self) -> u32 {
         match self.source {

@@ -167,7 +167,8 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         .min();
 
     // What waits beside a runner that may leave has gone, or comes to it: only newer statistics tell.
-    let unclear = !set.demand.zero_confirmed() || set.demand.available() > 0;
+    let waiting = set.demand.available() > 0 || set.demand.assigned() > tally.busy.all;
+    let unclear = !set.demand.zero_confirmed() || waiting;
     let closely = !want.free || without_room || (tally.has_spare && unclear);
     let listen_every = if sensor {
         let ended = tally.covering > tally.staying;

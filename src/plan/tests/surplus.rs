@@ -91,6 +91,50 @@ fn b14_nothing_is_surplus_before_the_first_reading_nor_before_a_zero_is_confirme
 }
 
 #[test]
+fn b14_newer_statistics_are_asked_for_where_jobs_by_the_old_ones_stand_beside_idle_runners() {
+    let closely = |reading: Reading, idle: u32| {
+        let mut world = world([set("a").with(0, reading).with_idle(idle, 1)]);
+        world.advance(at(20));
+        plan_of(&world, "a", 20).listen_every.is_some()
+    };
+    let stale = Reading {
+        running: 2,
+        ..assigned(2)
+    };
+    assert!(closely(stale, 2), "no runner of ours has one of them");
+    assert!(!closely(stale, 0), "others may have them");
+    let waiting = Reading {
+        available: 2,
+        ..assigned(0)
+    };
+    assert!(closely(waiting, 1), "it would have gone to the idle runner");
+    assert!(!closely(waiting, 0));
+}
+
+#[test]
+fn b43_no_room_is_made_for_jobs_that_another_refusal_stops() {
+    let spare = SetWorld {
+        min_runners: 2,
+        ..set("a")
+    };
+    let stopped = |refused: bool| {
+        let mut world = world([
+            spare.clone().with(0, assigned(0)).with_idle(2, 1),
+            set("b").with(0, assigned(3)),
+        ]);
+        world.max_runners = Some(2);
+        if refused {
+            let reason = Reason::new(Code::QuotaExceeded, "no place");
+            world.refused(at(19), at(19), Scope::Set(SetName::new("b")), reason, 0.0, None);
+        }
+        world.advance(at(20));
+        names(&plan_of(&world, "a", 20)).len()
+    };
+    assert_eq!(stopped(false), 2, "jobs come before spare runners");
+    assert_eq!(stopped(true), 0, "the place would be given back to whoever made room");
+}
+
+#[test]
 fn b10_spare_runners_are_no_surplus() {
     let spare = SetWorld {
         min_runners: 2,
