@@ -15,8 +15,8 @@ const FALL_AFTER_ANSWER: Duration = Duration::from_secs(50);
 const REPLAY_AT_ONCE: Duration = Duration::from_secs(1);
 const REPLAY_UNTIL: Duration = Duration::from_secs(30);
 
-/// What was acquired, and nothing more was heard of, is forgotten after this.
-const UNHEARD: Duration = Duration::from_mins(10);
+/// Statistics know by then of what was acquired; and a message that would have told more of it may be lost.
+const UNHEARD: Duration = Duration::from_mins(1);
 
 /// One session's polling.
 #[derive(Debug)]
