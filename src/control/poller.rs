@@ -639,6 +639,7 @@ impl Poller {
             .filter(|id| *id > 0)
             .collect();
         course.offers = !ids.is_empty();
+        course.wait_no_more(ids.iter().copied());
         self.acquire(session, course, &ids, capacity).await
     }
 
@@ -665,8 +666,7 @@ impl Poller {
         if wanted.is_empty() {
             return Ok(());
         }
-        // Should the answer get lost, or the refresh after it fail, what was asked for counts until GitHub's statistics
-        // say otherwise.
+        // Should the answer get lost, or the refresh after it fail, what was asked for counts for a while all the same.
         let acquired = |session: &mut Session, jobs: usize| {
             if let Some(statistics) = &mut session.statistics {
                 let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
@@ -675,7 +675,11 @@ impl Poller {
         };
         acquired(session, wanted.len());
         course.acquires(self.timeline.clock().instant(), wanted);
-        match self.connection.acquire_jobs_renewing(session, wanted).await? {
+        let answer = self.connection.acquire_jobs_renewing(session, wanted).await;
+        if answer.as_ref().is_err_and(|error| !error.outcome_unknown()) {
+            course.acquired(wanted, &[]);
+        }
+        match answer? {
             Acquired::Jobs(got) => {
                 acquired(session, got.len());
                 course.acquired(wanted, &got);

@@ -15,7 +15,7 @@ use crate::{
     plan::world::SetWorld,
 };
 
-/// A set of which nothing is left is forgotten after so long: two comparisons with GitHub and GHARTS have been made by then.
+/// A set of which nothing is left is forgotten after so long: where its peers answer, they have been compared twice by then.
 const COMPARED: Duration = Duration::from_mins(12);
 
 /// What a change of the file comes to.

@@ -26,11 +26,11 @@ impl Timeline {
         Moment::START + self.clock.instant().duration_since(self.start)
     }
 
-    /// A peer's wall time, by what our own wall clock says now: it may have been set since the start. Peers tell of what is
-    /// past, and their clocks differ, so only long deadlines may hang on it.
+    /// A peer's wall time, by what our own wall clock says now: it may have been set since the start. Peers' clocks differ,
+    /// so only long deadlines may hang on it.
     pub(super) fn of(&self, wall: Timestamp) -> Moment {
-        let ago = self.clock.now().duration_since(wall).as_millis().max(0);
-        let ago = i64::try_from(ago).unwrap_or(i64::MAX);
+        let ago = self.clock.now().duration_since(wall).as_millis();
+        let ago = i64::try_from(ago).unwrap_or(if ago < 0 { i64::MIN } else { i64::MAX });
         Moment::from_millis(self.now().millis().saturating_sub(ago))
     }
 
@@ -67,7 +67,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(100)).await;
         let of = |seconds: i64| timeline.of(Timestamp::from_second(seconds).unwrap());
         assert_eq!(of(90), Moment::from_millis(90_000));
-        assert_eq!(of(400), timeline.now(), "no peer knows of the future");
+        assert_eq!(of(400), Moment::from_millis(400_000), "until when a failed pod is kept");
         clock.step(3600);
         assert_eq!(of(3690), Moment::from_millis(90_000));
         assert_eq!(timeline.wall_text(Moment::from_millis(90_000)), "1970-01-01T01:01:30Z");

@@ -137,7 +137,8 @@ impl Rooms {
         let mut in_flight = BTreeMap::new();
         let mut sharers: BTreeMap<String, u32> = BTreeMap::new();
         for (set, tally) in sets {
-            *sharers.entry(set.provisioner.clone()).or_default() += 1;
+            // One that is removed starts nothing any more.
+            *sharers.entry(set.provisioner.clone()).or_default() += u32::from(!set.removed);
             let room = in_flight.entry(set.provisioner.clone()).or_insert(set.in_flight_max);
             *room = room.saturating_sub(tally.provisioning);
         }
@@ -211,33 +212,37 @@ pub fn yields(
     }
     let let_through = let_through(world, sets, now);
     // `limit`: where places are short; `None`: over all sets.
-    let waiting = |(set, want): (&SetWorld, &Want), by: Stop, limit: Option<&Scope>| {
-        let share = shares.get(&set.name).copied().unwrap_or_default();
-        if share.stopped_by != Some(by) {
-            return 0;
-        }
-        // Another refusal that stops it as well lets one through at its time, and till then a place is of no use: whoever
-        // gave it would take it again.
-        let others = set.scopes().into_iter().filter(|scope| Some(scope) != limit);
-        let most = others.filter_map(|scope| let_through.get(&scope)).min();
-        want.jobs
-            .min(most.copied().unwrap_or(u32::MAX))
-            .saturating_sub(share.granted)
+    let waiting = |by: Stop, limit: Option<&Scope>| -> u32 {
+        let mut left = let_through.clone();
+        let concerned = sets.iter().zip(wants).filter(|((set, _), _)| {
+            let share = shares.get(&set.name).copied().unwrap_or_default();
+            let within = limit.is_none_or(|scope| set.scopes().contains(scope));
+            within && share.stopped_by == Some(by)
+        });
+        let jobs = concerned.map(|((set, _), want)| {
+            // Another refusal that stops it as well lets one through at its time, and till then a place is of no use:
+            // whoever gave it would take it again.
+            let others: Vec<Scope> = set.scopes().into_iter().filter(|scope| Some(scope) != limit).collect();
+            let most = others.iter().filter_map(|scope| left.get(scope)).min();
+            let granted = shares.get(&set.name).map_or(0, |share| share.granted);
+            let jobs = want.jobs.min(most.copied().unwrap_or(u32::MAX)).saturating_sub(granted);
+            for scope in others {
+                if let Some(left) = left.get_mut(&scope) {
+                    *left = left.saturating_sub(jobs.saturating_add(granted));
+                }
+            }
+            jobs
+        });
+        jobs.sum()
     };
-    let paired = || sets.iter().zip(wants).map(|((set, _), want)| (*set, want));
-    let total: u32 = paired().map(|pair| waiting(pair, Stop::Total, None)).sum();
-    make_room(sets, total, &mut yields);
+    make_room(sets, waiting(Stop::Total, None), &mut yields);
     for (scope, _) in world.hurdles.iter().filter(|(_, h)| h.reason.code.is_scarcity()) {
         let within: Vec<_> = sets
             .iter()
             .filter(|(set, _)| set.scopes().contains(scope))
             .copied()
             .collect();
-        let jobs = paired()
-            .filter(|(set, _)| set.scopes().contains(scope))
-            .map(|pair| waiting(pair, Stop::Hurdle, Some(scope)))
-            .sum();
-        make_room(&within, jobs, &mut yields);
+        make_room(&within, waiting(Stop::Hurdle, Some(scope)), &mut yields);
     }
     yields
 }
@@ -320,7 +325,8 @@ impl Total {
             return Some(in_proportion(&needs, needed, room));
         };
         let rest = u32::try_from(rest).unwrap_or(u32::MAX);
-        let count = u32::try_from(sets.len()).unwrap_or(u32::MAX).max(1);
+        let served = sets.iter().filter(|(set, _)| !set.removed).count();
+        let count = u32::try_from(served).unwrap_or(u32::MAX).max(1);
         let alike = if rest == 0 { 0 } else { (rest / count).max(1) };
         Some(needs.into_iter().map(|need| need.saturating_add(alike)).collect())
     }

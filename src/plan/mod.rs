@@ -52,8 +52,8 @@ pub struct Plan {
     pub capacity: u32,
     /// Jobs that the set has, as far as messages have told: statistics may know of fewer.
     pub told: Told,
-    /// Statistics must be fetched beside the poll, so often: at the limit, to confirm a zero, or where they are all that
-    /// tells of jobs.
+    /// Statistics must be fetched beside the poll, so often: at the limit, to confirm a zero, where jobs seem to wait beside
+    /// a spare runner, or where they are all that tells of jobs.
     pub listen_every: Option<Duration>,
     /// Why there are not more runners: never empty, hardest first.
     pub reasons: Vec<Reason>,
@@ -177,7 +177,11 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         closely.then_some(CLOSELY_EVERY)
     };
 
-    let heard_of = u32::try_from(set.demand.heard_of()).unwrap_or(u32::MAX);
+    // Beside a zero that was read again and again, what one message once told of is over.
+    let heard_of = match set.demand.zero_confirmed() {
+        true => 0,
+        false => u32::try_from(set.demand.heard_of()).unwrap_or(u32::MAX),
+    };
     // A waiting job takes any idle runner, spare or not; what is made beyond the jobs is spare.
     let purpose = |i: u32| if i < want.jobs { Purpose::Demand } else { Purpose::Spare };
     Plan {

@@ -47,7 +47,8 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     };
     let mut missing = wanted.saturating_sub(tally.covering).min(room);
     let unheard = set.demand.available() > 0;
-    if jobs.saturating_add(set.min_runners) > set.max_runners || (live >= set.max_runners && unheard) {
+    let full = room == 0 && wanted > tally.covering;
+    if jobs.saturating_add(set.min_runners) > set.max_runners || (live >= set.max_runners && unheard) || full {
         reasons.push(Reason::new(
             Code::MaxRunners,
             format!("{live} of at most {} runners", set.max_runners),

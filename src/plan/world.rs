@@ -43,7 +43,7 @@ const HEARING_GAP: Duration = Duration::from_secs(95);
 
 /// A set whose runners were seen to work so lately is not doubted.
 const WORKS: Duration = Duration::from_mins(5);
-/// So many of its ordinary runners may leave in a row with nothing to tell whether one had a job.
+/// So many of its ordinary runners, or twice its `maxRunners`, may leave in a row with nothing to tell whether one had a job.
 const MOST_LEFT: u32 = 6;
 
 /// Failed pods of one set that are kept at one time, where any are: the newest.
@@ -567,7 +567,9 @@ impl SetWorld {
 
     /// Its ordinary runners come and go, none is seen to get a job, and the queue does not get shorter.
     pub fn only_leave(&self) -> bool {
-        self.left.1 >= MOST_LEFT && self.left.0 == self.at_work()
+        let most = MOST_LEFT.max(self.max_runners.saturating_mul(2));
+        // Where no list shows such runners, nobody could ever tell.
+        self.lists_tell && self.left.1 >= most && self.left.0 == self.at_work()
     }
 
     /// One of its runners ended well, and nobody knows of a job.

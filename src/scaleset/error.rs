@@ -238,7 +238,7 @@ pub(super) fn classify(operation: &'static str, about: About, response: &Respons
     let page = text.trim_start().starts_with('<');
     match status {
         // A web page from something in between: it proves neither that a runner is gone nor that its set is.
-        _ if gone && page && about != About::Rest => Error::Server {
+        _ if gone && page && !matches!(about, About::Rest | About::Queue | About::Session) => Error::Server {
             retry_after: None,
             details,
         },
