@@ -178,9 +178,10 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
     };
 
     // Beside a zero that was read again and again, what one message once told of is over.
-    let heard_of = match set.demand.zero_confirmed() {
-        true => 0,
-        false => u32::try_from(set.demand.heard_of()).unwrap_or(u32::MAX),
+    let heard_of = if set.demand.zero_confirmed() {
+        0
+    } else {
+        u32::try_from(set.demand.heard_of()).unwrap_or(u32::MAX)
     };
     // A waiting job takes any idle runner, spare or not; what is made beyond the jobs is spare.
     let purpose = |i: u32| if i < want.jobs { Purpose::Demand } else { Purpose::Spare };
