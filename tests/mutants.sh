@@ -23,6 +23,8 @@ build_it() {
     --config profile.dev.package.gharts-listener.debug=false) >"$place/build.log" 2>&1
 }
 
+# What is no longer in the tree must not be in the copy.
+rm -rf "$copy"
 mkdir -p "$copy"
 # Dates are kept, so that only what changed is built.
 git ls-files -z | xargs -0 cp --parents --preserve=timestamps -t "$copy"
