@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    http::{Request, Response, SharedTransport, TransportError, send},
+    http::{Request, Response, SharedTransport, TransportError, date, send},
     identity::{Cached, TokenError},
 };
 
@@ -130,19 +130,20 @@ impl Client {
 
     /// Registers a runner. A 201 that cannot be decoded is given back at once, where it names its record.
     pub async fn jit(&self, request: &JitRequest) -> Result<JitAnswer, Failure> {
-        let (status, mut answer) = self
+        let (parts, mut answer) = self
             .register::<JitAnswer>(Operation::Jit, "/api/v1/runners/jit", request, &request.runner_name)
             .await?;
-        answer.status = status;
+        answer.status = parts.status.as_u16();
         Ok(answer)
     }
 
     /// Has a registration token of GitHub's handed out. Only the older version does it.
     pub async fn provision(&self, request: &RegistrationRequest) -> Result<RegistrationAnswer, Failure> {
-        let (status, mut answer) = self
+        let (parts, mut answer) = self
             .register::<RegistrationAnswer>(Operation::Provision, PROVISION, request, &request.runner_name)
             .await?;
-        answer.status = status;
+        answer.status = parts.status.as_u16();
+        answer.sent = date(&parts.headers);
         Ok(answer)
     }
 
@@ -152,16 +153,16 @@ impl Client {
         path: &str,
         request: &(impl Serialize + Sync),
         runner: &str,
-    ) -> Result<(u16, T), Failure> {
+    ) -> Result<(http::response::Parts, T), Failure> {
         let body = serde_json::to_vec(request)
             .map_err(|e| Failure::new(Trouble::InvalidRequest, format!("request cannot be encoded: {e}")))?;
         let (_, response) = self.authorized(operation, Method::POST, path, body.into()).await?;
-        let status = response.status().as_u16();
-        match decode::<T>(response.body()) {
-            Ok(decoded) => Ok((status, decoded)),
+        let (parts, body) = response.into_parts();
+        match decode::<T>(&body) {
+            Ok(decoded) => Ok((parts, decoded)),
             Err(mut failure) => {
                 failure.trouble = Trouble::UnknownOutcome;
-                if let Some(id) = record_id(response.body()) {
+                if let Some(id) = record_id(&body) {
                     let outcome = self.delete(&id).await;
                     tracing::warn!(
                         runner,

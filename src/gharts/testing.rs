@@ -135,7 +135,7 @@ impl TokenSource for Numbered {
         Box::pin(async move {
             Ok(Token {
                 secret: format!("t{n}").into(),
-                expires: None,
+                life: None,
             })
         })
     }

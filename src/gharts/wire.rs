@@ -4,7 +4,7 @@
 //! unknown fields and statuses pass, and times are taken as text: the service writes UTC without a zone,
 //! with or without a fraction. A decode error after a 201 would leak a runner.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
@@ -55,9 +55,6 @@ pub struct JitAnswer {
     /// A set: the order changes from process to process.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// Text: see [`utc`].
-    #[serde(default)]
-    pub expires_at: Option<String>,
     /// The echo of a server that knows the extension.
     #[serde(default)]
     pub runner_scale_set_id: Option<i64>,
@@ -71,11 +68,6 @@ pub struct JitAnswer {
 }
 
 impl JitAnswer {
-    /// When the configuration dies, as far as the server says it in a form that can be read.
-    pub fn expires(&self) -> Option<Timestamp> {
-        self.expires_at.as_deref().and_then(utc)
-    }
-
     /// The agent's id at GitHub: told by the extension, else read out of the configuration itself, whose file
     /// `.runner` names it.
     pub fn agent_id(&self) -> Option<i64> {
@@ -121,12 +113,16 @@ pub struct RegistrationAnswer {
     /// The status that it came with.
     #[serde(skip)]
     pub status: u16,
+    /// When it was sent, by the server's clock.
+    #[serde(skip)]
+    pub sent: Option<Timestamp>,
 }
 
 impl RegistrationAnswer {
-    /// When the token dies, as far as the server says it in a form that can be read.
-    pub fn expires(&self) -> Option<Timestamp> {
-        self.expires_at.as_deref().and_then(utc)
+    /// How long the token lives, as far as the server says it in a form that can be read.
+    pub fn life(&self) -> Option<Duration> {
+        let until = self.expires_at.as_deref().and_then(utc)?;
+        Some(Duration::try_from(until.duration_since(self.sent?)).unwrap_or_default())
     }
 }
 
@@ -278,9 +274,19 @@ mod tests {
         )
         .unwrap();
         assert_eq!(answer.encoded_jit_config.expose_secret(), "eyIucnVubmVy");
-        assert!(answer.expires().is_some());
         assert_eq!(answer.runner_scale_set_id, None);
         assert!(!format!("{answer:?}").contains("eyIucnVubmVy"));
+    }
+
+    #[test]
+    fn b16_a_token_lives_as_long_as_the_servers_own_clock_says() {
+        let text = r#"{"runner_id":"1","registration_token":"AABB","expires_at":"2026-11-23T05:00:00"}"#;
+        let mut answer: RegistrationAnswer = serde_json::from_str(text).unwrap();
+        assert_eq!(answer.life(), None);
+        answer.sent = utc("2026-11-23T04:45:00");
+        assert_eq!(answer.life(), Some(Duration::from_mins(15)));
+        answer.sent = utc("2026-11-23T06:00:00");
+        assert_eq!(answer.life(), Some(Duration::ZERO));
     }
 
     #[test]

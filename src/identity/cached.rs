@@ -30,7 +30,7 @@ const SPARE: Duration = Duration::from_secs(5);
 const SPARE_SHARE: u32 = 5;
 /// Assumed life of a token whose issuer does not tell.
 const UNKNOWN_LIFE: Duration = Duration::from_mins(5);
-/// Life of a token that is over by our own clock: clocks differ, and the peer is the judge.
+/// Life of a token that seems to be over: clocks differ, and the peer is the judge.
 const LIFE_LEAST: Duration = Duration::from_secs(10);
 /// However long a token lives: what it stands on may be changed or withdrawn meanwhile.
 const LIFE_MOST: Duration = Duration::from_hours(24);
@@ -274,14 +274,11 @@ async fn fetch(source: &dyn TokenSource, deadline: Duration) -> Result<Token, To
 
 fn hold(token: Token, clock: &Clock) -> Held {
     let now = clock.instant();
-    let life = match token.expires {
+    let life = match token.life {
         None => UNKNOWN_LIFE,
-        Some(at) => Duration::try_from(at.duration_since(clock.now()))
-            .ok()
-            .filter(|life| !life.is_zero())
-            .unwrap_or(LIFE_LEAST),
+        Some(life) if life.is_zero() => LIFE_LEAST,
+        Some(life) => life.min(LIFE_MOST),
     };
-    let life = life.min(LIFE_MOST);
     let stale = life.saturating_sub(SPARE.min(life / SPARE_SHARE));
     Held {
         token: token.secret,
@@ -308,7 +305,6 @@ mod tests {
         refuses: AtomicBool,
         hangs: AtomicBool,
         panics: AtomicBool,
-        clock: Clock,
         life: Option<Duration>,
     }
 
@@ -329,7 +325,7 @@ mod tests {
                 }
                 Ok(Token {
                     secret: format!("t{n}").into(),
-                    expires: self.life.map(|life| self.clock.now() + life),
+                    life: self.life,
                 })
             })
         }
@@ -347,7 +343,6 @@ mod tests {
             refuses: false.into(),
             hangs: false.into(),
             panics: false.into(),
-            clock: clock.clone(),
             life,
         });
         (source.clone(), Arc::new(Cached::new(source, clock)))

@@ -85,15 +85,15 @@ impl TokenCommand {
             return Err(self.unavailable(&failure(&ran)));
         }
         let (secret, told) = read(&ran.output).map_err(|wrong| self.refused(&wrong))?;
-        let expires = told.or_else(|| claims::expiry(&secret));
-        if let Some(at) = expires.filter(|at| *at <= self.clock.now()) {
+        let (now, expires) = (self.clock.now(), told.or_else(|| claims::expiry(&secret)));
+        if let Some(at) = expires.filter(|at| *at <= now) {
             return Err(self.unavailable(&format!(
                 "its token expired at {at:.0}; it must print a fresh one each time it is run"
             )));
         }
         Ok(Token {
             secret: SecretString::from(secret),
-            expires,
+            life: expires.map(|at| claims::left(now, at)),
         })
     }
 

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Token, TokenError, TokenSource};
+use super::{Token, TokenError, TokenSource, claims};
 use crate::{
     clock::Clock,
     config::{GitHub, GitHubAuth, SecretRef},
@@ -126,8 +126,7 @@ impl GitHubApp {
             })?;
         Ok(Token {
             secret: answer.token.into(),
-            // By our own clock, by which it will be judged.
-            expires: answer.expires_at.map(|at| at - apart),
+            life: answer.expires_at.map(|at| claims::left(self.clock.now() + apart, at)),
         })
     }
 
@@ -213,7 +212,7 @@ impl TokenSource for Pat {
     fn fetch(&self) -> BoxFuture<'_, Result<Token, TokenError>> {
         Box::pin(async move {
             match self.token.read() {
-                Ok(secret) => Ok(Token { secret, expires: None }),
+                Ok(secret) => Ok(Token { secret, life: None }),
                 Err(e) => Err(TokenError::Refused {
                     message: format!("{}: {e}", self.describe()),
                 }),

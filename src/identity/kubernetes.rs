@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, api::PostParams};
 
-use super::{Token, TokenError, TokenSource};
+use super::{Token, TokenError, TokenSource, claims};
 
 /// The API server refuses shorter lives.
 const EXPIRATION_MIN: Duration = Duration::from_mins(10);
@@ -58,8 +58,8 @@ impl ServiceAccountTokens {
                 message: format!("{}: the API server answered without a token", self.describe()),
             })?;
         Ok(Token {
+            life: Some(claims::life(&status.token).unwrap_or(self.expiration)),
             secret: status.token.into(),
-            expires: Some(status.expiration_timestamp.0),
         })
     }
 
@@ -122,7 +122,7 @@ mod tests {
     use secrecy::ExposeSecret as _;
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{claims::jwt, *};
 
     type Seen = Arc<Mutex<Vec<(String, Value)>>>;
 
@@ -160,14 +160,19 @@ mod tests {
 
     #[tokio::test]
     async fn b16_a_token_is_requested_for_the_account_with_audience_and_at_least_ten_minutes() {
+        let issued = jwt(&json!({"iat": 1_767_222_000, "exp": 1_767_225_600}));
         let (client, seen) = api_server(
             201,
             json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {}, "spec": {"audiences": []},
-                "status": {"token": "jwt", "expirationTimestamp": "2026-01-01T01:00:00Z"}}),
+                "status": {"token": issued, "expirationTimestamp": "2026-01-01T01:00:00Z"}}),
         );
         let token = tokens(client, Duration::from_secs(60)).fetch().await.unwrap();
-        assert_eq!(token.secret.expose_secret(), "jwt");
-        assert_eq!(token.expires.unwrap().to_string(), "2026-01-01T01:00:00Z");
+        assert_eq!(token.secret.expose_secret(), issued);
+        assert_eq!(
+            token.life,
+            Some(Duration::from_hours(1)),
+            "by the cluster's clock, whatever ours says"
+        );
         let seen = seen.lock().unwrap();
         assert_eq!(
             seen[0].0,

@@ -11,17 +11,17 @@ pub mod oauth2;
 use std::{fmt, time::Duration};
 
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use secrecy::SecretString;
 
 pub use cached::{Cached, OnRefresh};
 pub use github::{GitHubApp, Pat, github_token_source};
 
-/// A bearer token and when it dies, as far as its issuer said.
+/// A bearer token and how long it lives from now on, as far as its issuer said. Where one was just made, by the
+/// issuer's own clock: by a wall clock of ours that is wrong it might seem dead for ever, and be made anew for each call.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub secret: SecretString,
-    pub expires: Option<Timestamp>,
+    pub life: Option<Duration>,
 }
 
 /// Hands out fresh tokens; never caches.

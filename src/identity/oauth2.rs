@@ -74,7 +74,6 @@ impl ClientCredentials {
 
     async fn trade(&self) -> Result<Token, TokenError> {
         let secret = (self.secret)()?;
-        let asked = self.clock.now();
         let request = self.request(&secret)?;
         let response = send(self.transport.as_ref(), request, DEADLINE)
             .await
@@ -86,11 +85,12 @@ impl ClientCredentials {
             .ok()
             .filter(|a: &Answer| !a.access_token.is_empty())
             .ok_or_else(|| self.refused("the answer holds no access_token: is tokenUrl the token endpoint?"))?;
-        let life = answer.expires_in.as_ref().and_then(seconds);
+        let told = answer.expires_in.as_ref().and_then(seconds);
+        let until = |at| claims::left(self.clock.now(), at);
         Ok(Token {
-            expires: life
-                .and_then(|life| asked.checked_add(jiff::SignedDuration::try_from(life).ok()?).ok())
-                .or_else(|| claims::expiry(&answer.access_token)),
+            life: told
+                .or_else(|| claims::life(&answer.access_token))
+                .or_else(|| claims::expiry(&answer.access_token).map(until)),
             secret: answer.access_token.into(),
         })
     }
@@ -246,7 +246,7 @@ mod tests {
             let (transport, source) = source(200, GOOD, style);
             let token = source.fetch().await.unwrap();
             assert_eq!(token.secret.expose_secret(), "tok");
-            assert_eq!(token.expires.unwrap().to_string(), "2026-01-01T00:10:00Z");
+            assert_eq!(token.life, Some(Duration::from_mins(10)));
             let seen = transport.seen.lock().unwrap();
             let body = String::from_utf8(seen[0].body().to_vec()).unwrap();
             let basic = seen[0]
@@ -279,13 +279,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn b16_the_expiry_may_be_a_text_or_stand_in_the_token_alone() {
         let (_, text) = source(200, r#"{"access_token":"tok","expires_in":"60"}"#, AuthStyle::Body);
-        assert_eq!(
-            text.fetch().await.unwrap().expires.unwrap().to_string(),
-            "2026-01-01T00:01:00Z"
-        );
+        assert_eq!(text.fetch().await.unwrap().life, Some(Duration::from_mins(1)));
         let body = json!({"access_token": jwt(&json!({"exp": 1_767_225_900}))}).to_string();
         let (_, claim) = source(200, &body, AuthStyle::Body);
-        assert_eq!(claim.fetch().await.unwrap().expires.unwrap().as_second(), 1_767_225_900);
+        assert_eq!(claim.fetch().await.unwrap().life, Some(Duration::from_secs(300)));
+        let own = jwt(&json!({"iat": 1_700_000_000, "exp": 1_700_000_900}));
+        let (_, claims) = source(200, &json!({"access_token": own}).to_string(), AuthStyle::Body);
+        assert_eq!(claims.fetch().await.unwrap().life, Some(Duration::from_mins(15)));
         for untold in [
             "",
             r#","expires_in":1e30"#,
@@ -293,7 +293,7 @@ mod tests {
             r#","expires_in":"soon""#,
         ] {
             let (_, none) = source(200, &format!(r#"{{"access_token":"opaque"{untold}}}"#), AuthStyle::Body);
-            assert_eq!(none.fetch().await.unwrap().expires, None, "{untold}");
+            assert_eq!(none.fetch().await.unwrap().life, None, "{untold}");
         }
     }
 

@@ -88,7 +88,7 @@ impl GhartsProvisioner {
         }
         let token = Given(Token {
             secret: answer.registration_token.clone(),
-            expires: answer.expires(),
+            life: answer.life(),
         });
         let authority = Authority::Registration(Arc::new(Cached::new(Arc::new(token), self.clock.clone())));
         let connection = Connection::new(

@@ -188,7 +188,6 @@ fn b22_every_recorded_grant_decodes_and_none_claims_to_be_bound_to_a_scale_set()
     assert!(grants.len() > 50, "only {} grants", grants.len());
     for (key, body) in grants {
         let answer: wire::JitAnswer = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{key:?}: {e}"));
-        assert!(answer.expires().is_some(), "{key:?}: {:?}", answer.expires_at);
         assert_eq!(answer.runner_scale_set_id, None, "{key:?}");
         assert!(answer.labels.iter().any(|l| l == "self-hosted"), "{key:?}");
     }

@@ -154,7 +154,7 @@ impl TokenSource for Given {
         Box::pin(async {
             Ok(Token {
                 secret: "token".into(),
-                expires: None,
+                life: None,
             })
         })
     }
