@@ -10,12 +10,15 @@
 //! Nothing is cached here: [`crate::identity::Cached`] is in front.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
@@ -75,6 +78,10 @@ struct Leftovers {
     suspected: bool,
     /// Names of calls whose outcome is unknown, newest last.
     lost: Vec<RunnerName>,
+    /// When those that were too young were first seen: by a clock of ours that is behind they would be so for hours.
+    first_seen: BTreeMap<String, Instant>,
+    /// The newest search: it alone goes on while something is suspected.
+    searches: u64,
 }
 
 impl Broker {
@@ -99,6 +106,8 @@ impl Broker {
                 leftovers: Mutex::new(Leftovers {
                     suspected: true,
                     lost: Vec::new(),
+                    first_seen: BTreeMap::new(),
+                    searches: 0,
                 }),
             }),
             scope,
@@ -138,7 +147,7 @@ impl Broker {
         self.tidy(answer.runner_id.clone());
         self.is_for_our_scope(&answer)?;
         Ok(Token {
-            expires: answer.expires(),
+            life: answer.life(),
             secret: answer.registration_token,
         })
     }
@@ -173,11 +182,7 @@ impl Broker {
                 };
                 stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
             }
-            if shared.leftovers().suspected
-                && let Err(failure) = shared.delete_leftovers().await
-            {
-                tracing::warn!(%failure, "records that registration tokens left behind cannot be deleted yet");
-            }
+            shared.search(&stop).await;
         });
     }
 
@@ -226,17 +231,41 @@ impl Shared {
         Ok(())
     }
 
+    /// Deletes what is left over, until nothing is suspected any more, or a newer search goes on with it.
+    async fn search(&self, stop: &CancellationToken) {
+        let mine = {
+            let mut leftovers = self.leftovers();
+            leftovers.searches += 1;
+            leftovers.searches
+        };
+        let goes_on = || {
+            let leftovers = self.leftovers();
+            leftovers.suspected && leftovers.searches == mine
+        };
+        while goes_on() {
+            if let Err(failure) = self.delete_leftovers().await {
+                tracing::warn!(%failure, "records that registration tokens left behind cannot be deleted yet");
+            }
+            if !goes_on() || stop.run_until_cancelled(tokio::time::sleep(LEFT_OVER)).await.is_none() {
+                return;
+            }
+        }
+    }
+
     async fn delete_leftovers(&self) -> Result<(), Failure> {
         let lost = self.leftovers().lost.clone();
         let permit = self.gate.enter(Urgency::Remove, &self.name).await;
         let records = self.client.list().await?;
         drop(permit);
         let ours = |record: &&Runner| self.namer.is_ours(&record.runner_name);
-        let mut too_young = false;
+        let now = self.clock.instant();
+        let (before, mut young) = (self.leftovers().first_seen.clone(), BTreeMap::new());
         for record in records.iter().filter(ours) {
-            let age = record.created().map(|at| self.clock.since(at)).unwrap_or_default();
-            if age < LEFT_OVER && !lost.iter().any(|name| name.as_str() == record.runner_name) {
-                too_young = true;
+            let seen = before.get(&record.runner_id).copied().unwrap_or(now);
+            let told = record.created().map(|at| self.clock.since(at)).unwrap_or_default();
+            let is_lost = lost.iter().any(|name| name.as_str() == record.runner_name);
+            if !is_lost && told.max(now.duration_since(seen)) < LEFT_OVER {
+                young.insert(record.runner_id.clone(), seen);
                 continue;
             }
             self.delete(&record.runner_id).await?;
@@ -248,7 +277,8 @@ impl Shared {
         let mut leftovers = self.leftovers();
         leftovers.lost.retain(|name| !lost.contains(name));
         // A call whose answer was lost may have its effect still: the list is looked through once more.
-        leftovers.suspected = too_young || !lost.is_empty() || !leftovers.lost.is_empty();
+        leftovers.suspected = !young.is_empty() || !lost.is_empty() || !leftovers.lost.is_empty();
+        leftovers.first_seen = young;
         Ok(())
     }
 

@@ -154,6 +154,7 @@ fn credential(way: &Way, group: &str, tidying: &Tasks) -> Check {
             };
             let answer = connection.runner_group(&group).await;
             // What GHARTS wrote down for the token is given back before the next line.
+            tidying.stop();
             tidying.finished().await;
             match answer {
                 Ok(Some(found)) => {
@@ -202,6 +203,7 @@ fn scale_set(set: &ScaleSet, way: &Way, tidying: &Tasks) -> Check {
                 .map_err(failed)?
                 .map_or(1, |group| group.id);
             let found = connection.scale_set_by_name(id, &name).await;
+            tidying.stop();
             tidying.finished().await;
             match found.map_err(failed)? {
                 Some(found) => Ok(format!(
