@@ -22,6 +22,8 @@ use crate::ids::SetName;
 pub struct Share {
     /// Creations to begin now.
     pub granted: u32,
+    /// Those of them that jobs wait for.
+    pub jobs: u32,
     /// What kept it from getting more.
     pub stopped_by: Option<Stop>,
 }
@@ -46,7 +48,11 @@ pub fn allocate(
     if wants.iter().all(|want| want.missing == 0) {
         return BTreeMap::new();
     }
-    let mut rooms = Rooms::of(world, sets, total, now);
+    hand_out(world, sets, wants, Rooms::of(world, sets, total, now))
+}
+
+/// Place by place, as long as there is room for somebody.
+fn hand_out(world: &World, sets: &[(&SetWorld, Tally)], wants: &[Want], mut rooms: Rooms) -> BTreeMap<SetName, Share> {
     let mut open: Vec<Candidate<'_>> = sets
         .iter()
         .zip(wants)
@@ -59,22 +65,23 @@ pub fn allocate(
             under_way: tally.provisioning,
             refused: set.refused.filter(|_| tries_in_turn(world, set)),
             live: tally.live,
-            granted: 0,
+            given: Share::default(),
         })
         .collect();
     let mut shares = BTreeMap::new();
     while let Some(best) = best(&open) {
         let candidate = &mut open[best];
-        let stopped_by = rooms.take(candidate).err();
-        if stopped_by.is_none() {
-            candidate.granted += 1;
+        candidate.given.stopped_by = rooms.take(candidate).err();
+        if candidate.given.stopped_by.is_none() {
+            candidate.given.granted += 1;
+            candidate.given.jobs += u32::from(candidate.jobs > 0);
             candidate.under_way += 1;
             candidate.unmet -= 1;
             candidate.jobs = candidate.jobs.saturating_sub(1);
         }
-        if stopped_by.is_some() || candidate.unmet == 0 {
-            let Candidate { set, granted, .. } = open.swap_remove(best);
-            shares.insert(set.name.clone(), Share { granted, stopped_by });
+        if candidate.given.stopped_by.is_some() || candidate.unmet == 0 {
+            let Candidate { set, given, .. } = open.swap_remove(best);
+            shares.insert(set.name.clone(), given);
         }
     }
     shares
@@ -90,7 +97,7 @@ struct Candidate<'a> {
     /// Where the sets take turns at trying: when this one was last refused.
     refused: Option<Moment>,
     live: u32,
-    granted: u32,
+    given: Share,
 }
 
 /// The place in `open` whose unmet demand per runner (had or granted) is greatest: whoever has none comes before
@@ -99,7 +106,7 @@ struct Candidate<'a> {
 fn best(open: &[Candidate<'_>]) -> Option<usize> {
     let need = |c: &Candidate<'_>| {
         let wanted = if c.jobs > 0 { c.jobs } else { c.unmet };
-        (u64::from(wanted), u64::from(c.live) + u64::from(c.granted))
+        (u64::from(wanted), u64::from(c.live) + u64::from(c.given.granted))
     };
     (0..open.len()).max_by(|a, b| {
         let ((ua, la), (ub, lb)) = (need(&open[*a]), need(&open[*b]));
@@ -198,7 +205,9 @@ fn most_of_one(in_flight_max: u32) -> u32 {
     in_flight_max.saturating_sub((in_flight_max / 4).max(1)).max(1)
 }
 
-/// How many idle runners of each set must make room for jobs of other sets that a shared limit stops.
+/// How many idle runners of each set must make room for jobs of other sets that a shared limit stops: for those that
+/// would start now if it had room. What another refusal stops, or the starts that are under way, cannot use a place yet,
+/// and whoever gave it would take it again.
 pub fn yields(
     world: &World,
     sets: &[(&SetWorld, Tally)],
@@ -207,42 +216,26 @@ pub fn yields(
     now: Moment,
 ) -> BTreeMap<SetName, u32> {
     let mut yields = BTreeMap::new();
-    if shares.values().all(|share| share.stopped_by.is_none()) {
+    let for_want_of_room = |share: &Share| matches!(share.stopped_by, Some(Stop::Total | Stop::Hurdle));
+    if !shares.values().any(for_want_of_room) {
         return yields;
     }
-    let let_through = let_through(world, sets, now);
-    // `limit`: where places are short; `None`: over all sets.
-    let waiting = |by: Stop, limit: Option<&Scope>| -> u32 {
-        let mut left = let_through.clone();
-        let concerned = sets.iter().zip(wants).filter(|((set, _), _)| {
-            let share = shares.get(&set.name).copied().unwrap_or_default();
-            let within = limit.is_none_or(|scope| set.scopes().contains(scope));
-            within && share.stopped_by == Some(by)
-        });
-        let jobs = concerned.map(|((set, _), want)| {
-            // Another refusal that stops it as well lets one through at its time, and till then a place is of no use:
-            // whoever gave it would take it again.
-            let others: Vec<Scope> = set.scopes().into_iter().filter(|scope| Some(scope) != limit).collect();
-            let most = others.iter().filter_map(|scope| left.get(scope)).min();
-            let granted = shares.get(&set.name).map_or(0, |share| share.granted);
-            let jobs = want.jobs.min(most.copied().unwrap_or(u32::MAX)).saturating_sub(granted);
-            for scope in others {
-                if let Some(left) = left.get_mut(&scope) {
-                    *left = left.saturating_sub(jobs.saturating_add(granted));
-                }
-            }
-            jobs
-        });
-        jobs.sum()
+    let jobs = |shares: &BTreeMap<SetName, Share>| -> u32 { shares.values().map(|share| share.jobs).sum() };
+    // A runner that goes gives back its place in the total, whatever else it is in.
+    let without = |limit: Option<&Scope>| {
+        let mut rooms = Rooms::of(world, sets, Total::NONE, now);
+        rooms.hurdles.retain(|scope, _| Some(scope) != limit);
+        jobs(&hand_out(world, sets, wants, rooms))
     };
-    make_room(sets, waiting(Stop::Total, None), &mut yields);
+    let without_total = without(None);
+    make_room(sets, without_total.saturating_sub(jobs(shares)), &mut yields);
     for (scope, _) in world.hurdles.iter().filter(|(_, h)| h.reason.code.is_scarcity()) {
         let within: Vec<_> = sets
             .iter()
             .filter(|(set, _)| set.scopes().contains(scope))
             .copied()
             .collect();
-        make_room(&within, waiting(Stop::Hurdle, Some(scope)), &mut yields);
+        make_room(&within, without(Some(scope)).saturating_sub(without_total), &mut yields);
     }
     yields
 }
@@ -256,15 +249,17 @@ fn make_room(sets: &[(&SetWorld, Tally)], places: u32, yields: &mut BTreeMap<Set
     }
     let mut spare: Vec<(u32, &SetName)> = sets
         .iter()
-        .map(|(set, tally)| (super::want::spares(set, tally), &set.name))
+        .map(|(set, tally)| {
+            let given = yields.get(&set.name).copied().unwrap_or(0);
+            (super::want::spares(set, tally).saturating_sub(given), &set.name)
+        })
         .filter(|(spares, _)| *spares > 0)
         .collect();
     spare.sort_by_key(|(spares, name)| (std::cmp::Reverse(*spares), *name));
     for (spares, name) in spare {
         let gives = spares.min(open);
         open -= gives;
-        let given = yields.entry(name.clone()).or_default();
-        *given = gives.max(*given);
+        *yields.entry(name.clone()).or_default() += gives;
     }
 }
 
@@ -294,6 +289,12 @@ pub struct Total {
 }
 
 impl Total {
+    const NONE: Self = Self {
+        live: 0,
+        max: None,
+        contended: false,
+    };
+
     pub fn of(world: &World, sets: &[(&SetWorld, Tally)]) -> Self {
         let mut total = Self {
             live: sets.iter().map(|(_, tally)| tally.live + tally.dying).sum(),

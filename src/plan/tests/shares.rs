@@ -168,6 +168,43 @@ fn b45_spare_runners_make_room_for_jobs_that_a_quota_stops_and_for_no_others() {
 }
 
 #[test]
+fn b45_spare_runners_make_room_for_no_more_jobs_than_may_start_now() {
+    let slow = SetWorld {
+        in_flight_max: 2,
+        ..set("b").with(0, assigned(4))
+    };
+    let other = SetWorld {
+        provisioner: "github".into(),
+        ..with_spares("a", 2, 2)
+    };
+    let mut world = world([other.clone(), slow.clone()]);
+    world.max_runners = Some(3);
+    assert_eq!(
+        (retired(&world, "a"), created(&world, "b", 1)),
+        (1, 1),
+        "two starts, and one place is free"
+    );
+    for runner in &slow.with_decided(2, 0).runners {
+        world
+            .sets
+            .get_mut("b")
+            .unwrap()
+            .runners
+            .insert(runner.0.clone(), runner.1.clone());
+    }
+    world.max_runners = Some(4);
+    assert_eq!(retired(&world, "a"), 0, "as many starts as may be are under way");
+}
+
+#[test]
+fn b45_spare_runners_make_room_where_the_total_and_their_quota_are_both_used_up() {
+    let mut world = world([with_spares("a", 2, 2), set("b").with(0, assigned(1))]);
+    world.max_runners = Some(2);
+    quota(&mut world, 0);
+    assert_eq!(retired(&world, "a"), 1);
+}
+
+#[test]
 fn b45_a_runner_made_for_a_job_that_waits_at_github_is_not_spare() {
     let one = set("a").with(0, available(3)).with_idle(1, 0);
     let mut world = world([one, set("b").with(0, available(5))]);
