@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::scaleset::{Message, Session, Statistics};
+use crate::{
+    plan::{Told, demand::STATISTICS_LAG},
+    scaleset::{Message, Session},
+};
 
 /// A rise of the capacity interrupts the poll at most so often.
 pub(super) const RISE_FLOOR: Duration = Duration::from_secs(1);
@@ -14,9 +17,6 @@ const FALL_AFTER_ANSWER: Duration = Duration::from_secs(50);
 /// What waited for the session is delivered at once, and soon after its opening.
 const REPLAY_AT_ONCE: Duration = Duration::from_secs(1);
 const REPLAY_UNTIL: Duration = Duration::from_secs(30);
-
-/// Statistics know by then of what was acquired; and a message that would have told more of it may be lost.
-const UNHEARD: Duration = Duration::from_mins(1);
 
 /// One session's polling.
 #[derive(Debug)]
@@ -64,6 +64,7 @@ impl Course {
 
     /// These are asked for.
     pub(super) fn acquires(&mut self, now: Instant, requests: &[i64]) {
+        self.acquired.retain(|_, at| now.duration_since(*at) < STATISTICS_LAG);
         self.acquired.extend(requests.iter().map(|request| (*request, now)));
     }
 
@@ -79,10 +80,12 @@ impl Course {
         }
     }
 
-    /// Jobs that were acquired and wait for a runner, for all that is known.
-    pub(super) fn acquired_waiting(&mut self, now: Instant) -> usize {
-        self.acquired.retain(|_, at| now.duration_since(*at) < UNHEARD);
-        self.acquired.len()
+    /// Jobs that the set has: the session's statistics may be out of date, and so may `told`.
+    pub(super) fn jobs(&self, now: Instant, session: &Session, told: Told) -> i64 {
+        // A message that would have told more of what was acquired may be lost.
+        let unheard = |at: &&Instant| now.duration_since(**at) < STATISTICS_LAG;
+        let statistics = session.statistics.map_or(0, |s| s.total_assigned_jobs);
+        told.jobs(statistics, self.acquired.values().filter(unheard).count())
     }
 
     /// The loop has taken it in before: only its deletion failed.
@@ -102,8 +105,8 @@ impl Course {
     }
 
     /// Whether jobs wait that were offered before, and there is room for one.
-    pub(super) fn has_offers(&self, session: &Session, capacity: u32) -> bool {
-        let waiting = |s: Statistics| s.total_available_jobs > 0 && i64::from(capacity) > s.total_assigned_jobs;
-        self.offers && session.statistics.is_some_and(waiting)
+    pub(super) fn has_offers(&self, now: Instant, session: &Session, told: Told, capacity: u32) -> bool {
+        let waiting = session.statistics.is_some_and(|s| s.total_available_jobs > 0);
+        self.offers && waiting && i64::from(capacity) > self.jobs(now, session, told)
     }
 }

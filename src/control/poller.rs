@@ -444,7 +444,7 @@ impl Poller {
                     () = self.stop.cancelled() => break Woken::Stopped,
                     () = wished(&mut self.wish, course.rewrite) => break Woken::Wished,
                     () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => break Woken::Risen,
-                    () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.capacity) => {
+                    () = tokio::time::sleep_until(ask_at), if course.has_offers(begun, session, announce.told, announce.capacity) => {
                         break Woken::Offers;
                     }
                     answer = &mut poll => break Woken::Polled(answer),
@@ -600,7 +600,8 @@ impl Poller {
         let offers = offers(&message.entries);
         let others = message.entries.iter().filter(|e| !matches!(e, JobMessage::Assigned(_)));
         let not_waiting: Vec<i64> = others.filter_map(|e| Some(e.job()?.runner_request_id)).collect();
-        let told = if course.has_taken_in(&message) {
+        let again = course.has_taken_in(&message);
+        let told = if again {
             self.tell(QueueEvent::Polled).await
         } else {
             let event = |done| QueueEvent::Message {
@@ -616,7 +617,10 @@ impl Poller {
             return Ok(());
         }
         course.taken_in = Some(id);
-        course.wait_no_more(not_waiting.into_iter());
+        if !again {
+            // What it offers may have been acquired since it first came.
+            course.wait_no_more(not_waiting.into_iter());
+        }
         self.acquire(session, course, &offers, capacity).await?;
         self.connection.delete_message_renewing(session, id).await?;
         course.taken_in = None;
@@ -643,15 +647,6 @@ impl Poller {
         self.acquire(session, course, &ids, capacity).await
     }
 
-    /// Jobs that the set has: statistics may be out of date, and so may we.
-    fn assigned(&self, session: &Session, course: &mut Course) -> i64 {
-        let told = session.statistics.map_or(0, |s| s.total_assigned_jobs);
-        let acquired = course.acquired_waiting(self.timeline.clock().instant());
-        let known = self.announce.borrow().told;
-        let waiting = i64::from(known.waiting).max(i64::try_from(acquired).unwrap_or(i64::MAX));
-        told.max(waiting.saturating_add(known.running.into()))
-    }
-
     /// Acquires within capacity.
     async fn acquire(
         &mut self,
@@ -660,35 +655,27 @@ impl Poller {
         offers: &[i64],
         capacity: u32,
     ) -> Result<(), Error> {
-        let assigned = self.assigned(session, course);
-        let room = i64::from(capacity).saturating_sub(assigned);
+        let now = self.timeline.clock().instant();
+        let jobs = course.jobs(now, session, self.announce.borrow().told);
+        let room = i64::from(capacity).saturating_sub(jobs);
         let wanted = &offers[..offers.len().min(usize::try_from(room).unwrap_or(0))];
         if wanted.is_empty() {
             return Ok(());
         }
         // Should the answer get lost, or the refresh after it fail, what was asked for counts for a while all the same.
-        let acquired = |session: &mut Session, jobs: usize| {
-            if let Some(statistics) = &mut session.statistics {
-                let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
-                statistics.total_assigned_jobs = assigned.saturating_add(jobs);
-            }
-        };
-        acquired(session, wanted.len());
-        course.acquires(self.timeline.clock().instant(), wanted);
+        course.acquires(now, wanted);
         let answer = self.connection.acquire_jobs_renewing(session, wanted).await;
         if answer.as_ref().is_err_and(|error| !error.outcome_unknown()) {
             course.acquired(wanted, &[]);
         }
         match answer? {
             Acquired::Jobs(got) => {
-                acquired(session, got.len());
                 course.acquired(wanted, &got);
                 tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
                 // What was acquired is demand at once; the next message may be a while.
                 self.refresh(session).await
             }
             Acquired::SelfAssigning => {
-                acquired(session, 0);
                 course.acquired(wanted, &[]);
                 Ok(())
             }

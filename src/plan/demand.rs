@@ -20,7 +20,7 @@ pub const MISMATCH_AFTER: Duration = Duration::from_mins(2);
 /// A `JobAssigned` that nothing followed is forgotten after this.
 const LEDGER_LIFE: Duration = Duration::from_mins(10);
 /// Statistics that are read now know of what was assigned so long ago.
-const STATISTICS_LAG: Duration = Duration::from_mins(1);
+pub const STATISTICS_LAG: Duration = Duration::from_mins(1);
 /// More jobs than that are never waiting in one set's ledger: GitHub delivers 50 a message.
 const LEDGER_MAX: usize = 10_000;
 

@@ -68,6 +68,15 @@ pub struct Told {
     pub waiting: u32,
 }
 
+impl Told {
+    /// Jobs that the set has, of all who tell of some: `statistics` may be out of date, and `acquired` are those that were
+    /// asked for and have not been told of since.
+    pub fn jobs(self, statistics: i64, acquired: usize) -> i64 {
+        let waiting = i64::from(self.waiting).max(i64::try_from(acquired).unwrap_or(i64::MAX));
+        statistics.max(waiting.saturating_add(self.running.into()))
+    }
+}
+
 /// A plan for every set.
 pub fn plan(world: &World, now: Moment) -> BTreeMap<SetName, Plan> {
     let sets: Vec<(&SetWorld, Tally)> = world.sets.values().map(|set| (set, Tally::of(set))).collect();
