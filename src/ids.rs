@@ -82,6 +82,7 @@ pub fn slug(set: &str) -> String {
 /// Makes and recognises the runner names of one scale set of this installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namer {
+    namespace_uid: String,
     prefix: String,
 }
 
@@ -96,8 +97,15 @@ impl Namer {
             .finalize();
         let hash: String = digest.iter().take(HASH_LEN).map(|b| base32(*b)).collect();
         Self {
+            namespace_uid: namespace_uid.to_owned(),
             prefix: format!("{}-{hash}-", slug(set.as_str())),
         }
+    }
+
+    /// The one of another set of the same installation.
+    #[must_use]
+    pub fn of(&self, set: &SetName) -> Self {
+        Self::new(&self.namespace_uid, set)
     }
 
     /// A fresh name. Ten base-32 characters: 50 bits, so that names need no registry.

@@ -46,7 +46,7 @@ use crate::{
 
 /// What is needed to work for one scale set, as one configuration has it. Every order carries its own: what was begun
 /// under one configuration is ended under it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SetParts {
     pub name: SetName,
     pub namer: Namer,
@@ -93,6 +93,8 @@ pub(super) struct Parts {
     pub(super) timeline: Timeline,
     pub(super) metrics: Metrics,
     pub(super) mandate: Mandate,
+    /// The deployment's, on every pod: so it is known whose it is.
+    pub(super) lease: String,
 }
 
 /// One runner to start.
@@ -401,13 +403,14 @@ impl Parts {
     }
 
     async fn make_pod(&self, set: &SetParts, start: &Start, granted: &Granted) -> Result<String, ClusterError> {
-        let pod = set.blueprint.pod(
+        let mut pod = set.blueprint.pod(
             &start.name,
             start.purpose,
             start.meets,
             granted.agent_id,
             granted.gharts_id.as_deref(),
         );
+        manifest::belongs_to(&mut pod, &self.lease);
         let may_go_on = || self.forbidden(start).is_none();
         self.cluster.create_pod(&pod, may_go_on).await
     }

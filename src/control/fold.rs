@@ -134,6 +134,7 @@ impl Control {
                 tell_news(name, &state.notes, &notes);
                 state.notes = notes;
                 let before = state.scale_set_id.replace(scale_set_id);
+                self.leadership.serves_others |= before != Some(scale_set_id);
                 let scope = Scope::Set(name.clone());
                 let hurdle = self.world.hurdles.get(&scope);
                 // What was refused for the set that is gone says nothing about the new one.
@@ -327,10 +328,15 @@ impl Control {
         let Some(set) = self.world.sets.get_mut(&seen.set) else {
             return Folded::default();
         };
-        let Some(state) = self.sets.get(&seen.set) else {
+        let Some(state) = self.sets.get_mut(&seen.set) else {
             return Folded::default();
         };
         if !state.setup.parts.namer.is_ours(seen.name.as_str()) {
+            return Folded::default();
+        }
+        // A set that was removed here may be in another deployment's file now.
+        if state.removed && seen.lease.is_some_and(|lease| lease != self.leadership.place) {
+            state.of_others.insert(seen.name);
             return Folded::default();
         }
         let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
@@ -345,6 +351,9 @@ impl Control {
     }
 
     fn fold_gone(&mut self, now: Moment, name: &RunnerName) -> Folded {
+        for state in self.sets.values_mut().filter(|state| state.removed) {
+            state.of_others.remove(name);
+        }
         Folded {
             happenings: self.world.pod_gone(now, name).into_iter().collect(),
             ack: None,
@@ -353,6 +362,9 @@ impl Control {
 
     fn fold_list_end(&mut self, now: Moment) -> Folded {
         let listed = self.listing.take().unwrap_or_default();
+        for state in self.sets.values_mut() {
+            state.of_others.retain(|name| listed.contains(name));
+        }
         if !self.world.synced {
             tracing::info!(pods = listed.len(), "the pods of before are read");
         }

@@ -90,7 +90,7 @@ const REST_BOUNDS: (Duration, Duration) = (Duration::from_micros(500), Duration:
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
 /// One scale set as the composition root hands it over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SetSetup {
     pub parts: Arc<SetParts>,
     pub spec: Spec,
@@ -151,6 +151,8 @@ struct SetState {
     left: Option<Moment>,
     /// Runners that were begun under another configuration, with what they are to be ended by.
     of_before: BTreeMap<RunnerName, Arc<SetParts>>,
+    /// Of a removed set: runners that another deployment in the namespace has made for it.
+    of_others: BTreeSet<RunnerName>,
     scale_set_id: Option<i64>,
     /// When a poll was last answered.
     polled: Option<Moment>,
@@ -227,6 +229,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         timeline: timeline.clone(),
         metrics: setup.metrics.clone(),
         mandate,
+        lease: lease.place.clone(),
     });
     let queues = Queues {
         tasks: setup.tasks.child(),
@@ -380,6 +383,7 @@ impl SetState {
             removed: false,
             left: None,
             of_before: BTreeMap::new(),
+            of_others: BTreeSet::new(),
             scale_set_id: None,
             polled: None,
             last_attempt: None,
@@ -488,6 +492,7 @@ impl Control {
             let _ = ack.send(());
         }
         self.forget_removed();
+        self.tell_of_sets();
         wake = match self.draining_since {
             None if self.leadership.holds() => wake.min(self.look_around(now)),
             None => wake,

@@ -12,6 +12,7 @@ use std::{
 use super::{Control, SetParts, SetSetup, SetState, poller::Wish};
 use crate::{
     ids::{RunnerName, SetName},
+    lease::{ServedSet, ServedSets},
     plan::world::SetWorld,
 };
 
@@ -47,7 +48,28 @@ impl SetParts {
     }
 }
 
+impl SetSetup {
+    /// What ends the runners of a set of before that was served as this one is.
+    fn of_former(&self, name: &SetName) -> Self {
+        let parts = SetParts {
+            name: name.clone(),
+            namer: self.parts.namer.of(name),
+            ..(*self.parts).clone()
+        };
+        Self {
+            parts: Arc::new(parts),
+            ..self.clone()
+        }
+    }
+}
+
 impl SetState {
+    /// What the next leader must know of it.
+    pub(super) fn served(&self) -> ServedSet {
+        let github = self.setup.parts.connection.config_url().url.to_string();
+        ServedSet(self.setup.provisioner_word.to_owned(), github, self.scale_set_id)
+    }
+
     /// What a runner of this set is ended by.
     pub(super) fn parts_of(&self, runner: &RunnerName) -> &Arc<SetParts> {
         self.of_before.get(runner).unwrap_or(&self.setup.parts)
@@ -79,8 +101,40 @@ impl Control {
             }
         }
         self.rounds.renew(&self.sets, &change.concerned);
+        self.leadership.serves_others = true;
         let now = self.timeline.now();
         self.world.reconsider(now, &change.concerned);
+    }
+
+    /// Sets that the last leader served and that the file names no more: it was changed while no daemon ran, or for another
+    /// replica. Their runners end, as they would under a running daemon.
+    pub(super) fn recall(&mut self, served: &ServedSets) {
+        for (name, ServedSet(provisioner, github, id)) in served {
+            if self.sets.contains_key(name) {
+                continue;
+            }
+            let alike = |state: &&SetState| {
+                let ServedSet(by, at, _) = state.served();
+                !state.removed && by == *provisioner && at == *github
+            };
+            let Some(setup) = self.sets.values().find(alike).map(|like| like.setup.of_former(name)) else {
+                tracing::warn!(
+                    set = %name, provisioner, github,
+                    "the file names this set no more, and no other one that is served like it: what it left stays; put it \
+                     back into the file, or into another one for `gharts-listener cleanup`"
+                );
+                continue;
+            };
+            tracing::info!(set = %name, "the file names this set no more: what it left is ended");
+            let queue = self.queues.begin(name, Wish::of(&setup), self.rng.u64(..), None);
+            queue.end();
+            let state = SetState {
+                removed: true,
+                scale_set_id: *id,
+                ..SetState::new(setup, queue)
+            };
+            self.sets.insert(name.clone(), state);
+        }
     }
 
     /// With the account's name as it is known by now.
@@ -194,6 +248,7 @@ impl Control {
             !is_over
         });
         if self.sets.len() != before {
+            self.leadership.serves_others = true;
             self.rounds.renew(&self.sets, &BTreeSet::new());
         }
     }

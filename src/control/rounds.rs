@@ -261,6 +261,8 @@ impl Control {
                 .flat_map(|set| set.runners.values());
             let counts = |runner: &&Runner| subject != sweep::Subject::Leftovers || runner.may_be_at_work();
             let runners = runners.filter(counts).map(|runner| runner.name.clone());
+            let others = self.sets.get(name).into_iter().flat_map(|state| &state.of_others);
+            let runners = runners.chain(others.cloned());
             (name.clone(), (id, runners.collect::<BTreeSet<_>>()))
         });
         let order = sweep::Order {

@@ -105,8 +105,11 @@ pub(super) struct Leadership {
     gained: Arc<Notify>,
     /// The term that the loop works in.
     term: Option<Arc<Term>>,
-    place: String,
+    pub(super) place: String,
     identity: String,
+    news: mpsc::Sender<News>,
+    /// The next leader is to be told which sets may have runners.
+    pub(super) serves_others: bool,
     /// The keeper of the Lease has died.
     pub(super) dead: bool,
     /// What is seen while standing by.
@@ -155,6 +158,8 @@ impl Leadership {
             term: None,
             place: lease.place.clone(),
             identity: lease.identity.clone(),
+            news: lease.news.clone(),
+            serves_others: false,
             dead: false,
             pods: StandbyPods::default(),
             views,
@@ -321,11 +326,13 @@ impl Control {
     fn gain(&mut self, term: Arc<Term>) {
         let now = self.timeline.now();
         let tenure = Tenure {
-            inherited: term.inherited.clone(),
+            inherited: term.inherited.sessions.clone(),
             over: CancellationToken::new(),
         };
         // What another leader had under way when it died comes to its end within one JIT deadline.
         let sweeps = if term.after_self { now } else { now + PROVISIONING };
+        self.recall(&term.inherited.sets);
+        self.leadership.serves_others = true;
         self.leadership.term = Some(term);
         self.world = self.blank_world();
         self.world.begin_carefully();
@@ -353,6 +360,17 @@ impl Control {
         self.listing = None;
         self.stand_by();
         self.leadership.views.renew();
+    }
+
+    /// Leaves word of the sets that may have runners, where that is another now.
+    pub(super) fn tell_of_sets(&mut self) {
+        if !self.leadership.leads() || !self.leadership.serves_others {
+            return;
+        }
+        let served = self.sets.iter().map(|(name, state)| (name.clone(), state.served()));
+        // Told again with the next act, should the keeper not keep up.
+        let told = self.leadership.news.try_send(News::Serves(served.collect()));
+        self.leadership.serves_others = told.is_err();
     }
 
     fn blank_world(&self) -> World {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     DURATION, RETRY,
-    record::{Record, SessionRef, Sessions},
+    record::{Legacy, Record, ServedSets, SessionRef},
 };
 use crate::ids::SetName;
 
@@ -23,8 +23,8 @@ const GATHER: Duration = Duration::from_millis(100);
 pub struct Term {
     /// Counts the terms of this process.
     pub number: u64,
-    /// Sessions that the last holder had open. It does not lead any more, so they may be closed.
-    pub inherited: Sessions,
+    /// What the last holder left. It does not lead any more, so its sessions may be closed.
+    pub inherited: Legacy,
     /// The last holder was this replica itself, or there was none: nothing of anybody else is under way.
     pub after_self: bool,
 }
@@ -52,12 +52,12 @@ pub enum Next {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
     Look,
-    /// Writes the successor of `base` with these sessions: creates the Lease if it is not stored yet, else replaces
+    /// Writes the successor of `base` with this legacy: creates the Lease if it is not stored yet, else replaces
     /// exactly that version.
     Write {
         base: Box<Record>,
         create: bool,
-        sessions: Sessions,
+        legacy: Legacy,
     },
 }
 
@@ -93,9 +93,9 @@ pub struct Election {
     renewed: Option<Instant>,
     term: Option<Arc<Term>>,
     terms: u64,
-    /// Open sessions: what the next write says.
-    sessions: Sessions,
-    /// They are not written yet.
+    /// Open sessions and sets: what the next write says.
+    legacy: Legacy,
+    /// It is not written yet.
     unwritten: bool,
     last_call: Option<Instant>,
     failed: bool,
@@ -112,7 +112,7 @@ impl Election {
             renewed: None,
             term: None,
             terms: 0,
-            sessions: Sessions::new(),
+            legacy: Legacy::default(),
             unwritten: false,
             last_call: None,
             failed: false,
@@ -178,8 +178,8 @@ impl Election {
         Next::Call(Call::Write {
             base: Box::new(base.clone()),
             create,
-            sessions: if self.renewed.is_some() {
-                self.sessions.clone()
+            legacy: if self.renewed.is_some() {
+                self.legacy.clone()
             } else {
                 self.inherited()
             },
@@ -204,15 +204,15 @@ impl Election {
 
     /// What the last holder left open, as far as the Lease knows; and what this replica itself had open and could not
     /// write any more.
-    fn inherited(&self) -> Sessions {
+    fn inherited(&self) -> Legacy {
         let View::There(record) = &self.view else {
-            return self.sessions.clone();
+            return self.legacy.clone();
         };
-        let mut sessions = record.sessions();
+        let mut legacy = record.legacy();
         if record.holder() == Some(self.me.as_str()) {
-            sessions.extend(self.sessions.clone());
+            legacy.sessions.extend(self.legacy.sessions.clone());
         }
-        sessions
+        legacy
     }
 
     /// A call begins.
@@ -234,8 +234,8 @@ impl Election {
         }
     }
 
-    /// The answer of [`Call::Write`] that was begun at `began` with `sessions`: what is stored now.
-    pub fn wrote(&mut self, began: Instant, sessions: &Sessions, answer: Result<Record, Failure>) {
+    /// The answer of [`Call::Write`] that was begun at `began` with `legacy`: what is stored now.
+    pub fn wrote(&mut self, began: Instant, legacy: &Legacy, answer: Result<Record, Failure>) {
         let Some(record) = self.answered(answer) else { return };
         self.stale = false;
         if self.renewed.is_none() {
@@ -246,37 +246,45 @@ impl Election {
             self.terms += 1;
             self.term = Some(Arc::new(Term {
                 number: self.terms,
-                inherited: sessions.clone(),
+                inherited: legacy.clone(),
                 after_self,
             }));
-            self.sessions.clone_from(sessions);
+            self.legacy.clone_from(legacy);
         }
-        self.unwritten = self.sessions != *sessions;
+        self.unwritten = self.legacy != *legacy;
         self.renewed = Some(began);
         self.see(began, record);
     }
 
     /// A session was opened.
     pub fn opened(&mut self, set: SetName, session: SessionRef) {
-        self.sessions.insert(set, session);
+        self.legacy.sessions.insert(set, session);
         self.unwritten = true;
+    }
+
+    /// These sets may have runners.
+    pub fn serves(&mut self, sets: ServedSets) {
+        if self.legacy.sets != sets {
+            self.legacy.sets = sets;
+            self.unwritten = true;
+        }
     }
 
     /// A session was closed; another one of the same set stays.
     pub fn closed(&mut self, set: &SetName, session: &SessionRef) {
-        if self.sessions.get(set) == Some(session) {
-            self.sessions.remove(set);
+        if self.legacy.sessions.get(set) == Some(session) {
+            self.legacy.sessions.remove(set);
             self.unwritten = true;
         }
     }
 
     /// The last word of a leader that ends; `None` where there is nothing to give up.
-    pub fn resign(&mut self) -> Option<(Box<Record>, Sessions)> {
+    pub fn resign(&mut self) -> Option<(Box<Record>, Legacy)> {
         self.renewed?;
-        let sessions = self.sessions.clone();
+        let legacy = self.legacy.clone();
         self.lose();
         match &self.view {
-            View::There(record) => Some((record.clone(), sessions)),
+            View::There(record) => Some((record.clone(), legacy)),
             View::Unknown | View::Absent => None,
         }
     }

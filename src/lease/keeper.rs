@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     election::{Call, Election, Failure, Next, Standing},
     fence::Fence,
-    record::{Record, SessionRef, Sessions},
+    record::{Legacy, Record, ServedSets, SessionRef},
 };
 use crate::{clock::Clock, ids::SetName, shutdown::Tasks};
 
@@ -46,11 +46,13 @@ impl std::fmt::Debug for LeaseSetup {
     }
 }
 
-/// What the queues tell of their sessions.
+/// What the next leader must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     Opened(SetName, SessionRef),
     Closed(SetName, SessionRef),
+    /// These sets, and no others, may have runners.
+    Serves(ServedSets),
 }
 
 /// The Lease as the rest of the process sees it.
@@ -162,6 +164,7 @@ impl Keeper {
         match news {
             News::Opened(set, session) => self.election.opened(set, session),
             News::Closed(set, session) => self.election.closed(&set, &session),
+            News::Serves(sets) => self.election.serves(sets),
         }
     }
 
@@ -202,8 +205,8 @@ impl Keeper {
                 let answer = answer.map(|found| found.map(Record::from));
                 self.election.looked(self.clock.instant(), answer);
             }
-            Call::Write { base, create, sessions } => {
-                let lease = self.lease(&base, Some(&self.me), &sessions);
+            Call::Write { base, create, legacy } => {
+                let lease = self.lease(&base, Some(&self.me), &legacy);
                 let answer = if create {
                     made(within(end, self.api.create(&PostParams::default(), &lease)).await)
                 } else {
@@ -212,24 +215,24 @@ impl Keeper {
                 if answer.is_ok() {
                     self.fence.renewed(began);
                 }
-                self.election.wrote(now, &sessions, answer.map(Record::from));
+                self.election.wrote(now, &legacy, answer.map(Record::from));
             }
         }
     }
 
-    fn lease(&self, base: &Record, holder: Option<&str>, sessions: &Sessions) -> v1::Lease {
-        let mut lease = base.next(holder, sessions, self.clock.now());
+    fn lease(&self, base: &Record, holder: Option<&str>, legacy: &Legacy) -> v1::Lease {
+        let mut lease = base.next(holder, legacy, self.clock.now());
         lease.metadata.name = Some(self.name.clone());
         lease
     }
 
     async fn give_up(&mut self) {
         self.election.pass_time(self.clock.instant());
-        let Some((mut base, sessions)) = self.election.resign() else {
+        let Some((mut base, legacy)) = self.election.resign() else {
             return;
         };
         loop {
-            let lease = self.lease(&base, None, &sessions);
+            let lease = self.lease(&base, None, &legacy);
             let end = self.clock.instant() + CALL;
             match within(end, self.api.replace(&self.name, &PostParams::default(), &lease)).await {
                 Ok(_) => {
@@ -257,7 +260,7 @@ impl Keeper {
 fn log(lease: &str, before: &Standing, now: &Standing) {
     match now {
         Standing::Leading(term) => {
-            let sessions = term.inherited.len();
+            let sessions = term.inherited.sessions.len();
             tracing::info!(lease, term = term.number, sessions, "this replica leads");
         }
         Standing::Following { leader, trouble } => {

@@ -2,7 +2,8 @@
 //!
 //! [`election`] decides, pure: what is known of the Lease, who may lead, which call comes next. The [`keeper`] makes
 //! the calls. The [`fence`] is asked right before whatever two leaders must never do both. The Lease's annotation
-//! names the open sessions ([`record`]), so that a successor closes them itself and need not wait until GitHub does.
+//! names the open sessions ([`record`]), so that a successor closes them itself and need not wait until GitHub does,
+//! and the sets that may have runners, so that those of a set that its file names no more are ended.
 //! Commands that must not meet a daemon at work ask for the [`vacancy`].
 //!
 //! No clock but our own is trusted: a holder counts as gone when the Lease has not changed under our eyes for as long
@@ -18,7 +19,7 @@ pub mod vacancy;
 pub use election::{Standing, Term};
 pub use fence::Fence;
 pub use keeper::{Lease, LeaseSetup, News};
-pub use record::{Record, SessionRef, Sessions};
+pub use record::{Record, ServedSet, ServedSets, SessionRef, Sessions};
 
 use std::time::Duration;
 

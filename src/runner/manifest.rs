@@ -170,6 +170,12 @@ impl Blueprint {
     }
 }
 
+/// Says which deployment has made the pod.
+pub fn belongs_to(pod: &mut Pod, lease: &str) {
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(keys::LEASE.into(), lease.to_owned());
+}
+
 /// The container `runner`, out of its list: what is added to it is added to it alone.
 fn take_runner(spec: &mut PodSpec) -> Container {
     match spec.containers.iter().position(|c| c.name == RUNNER_CONTAINER) {

@@ -25,6 +25,8 @@ pub mod keys {
     pub const PURPOSE: &str = "gharts-listener/purpose";
     /// `set` or `labels`: how it meets its job, whatever the file says of its set later.
     pub const MEETS: &str = "gharts-listener/meets-jobs-by";
+    /// Namespace and name of the Lease of the deployment that made it.
+    pub const LEASE: &str = "gharts-listener/lease";
     // Set when the runner becomes busy; ids as labels too, full values as annotations only.
     pub const JOB_ID: &str = "gharts-listener/job-id";
     pub const RUN_ID: &str = "gharts-listener/workflow-run-id";

@@ -133,6 +133,8 @@ pub struct PodSeen {
     pub purpose: Purpose,
     /// Hash of the template that it was made of.
     pub template: Option<String>,
+    /// Of the deployment that made it; `None`: made by an older version.
+    pub lease: Option<String>,
     pub adopted: Adopted,
 }
 
@@ -163,6 +165,7 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
             Purpose::Demand
         },
         template: annotation(keys::TEMPLATE).map(str::to_owned),
+        lease: annotation(keys::LEASE).map(str::to_owned),
         adopted: Adopted {
             pod: PodFacts {
                 uid: pod.metadata.uid.clone().unwrap_or_default(),

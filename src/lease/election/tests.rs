@@ -142,15 +142,15 @@ impl Replica {
                 let answer = if self.cut_off { Err(away()) } else { server.look() };
                 self.election.looked(now, answer);
             }
-            Call::Write { base, create, sessions } => {
+            Call::Write { base, create, legacy } => {
                 let wall = wall + jiff::SignedDuration::from_secs(self.skew);
-                let lease = base.next(Some(self.name), &sessions, wall);
+                let lease = base.next(Some(self.name), &legacy, wall);
                 let answer = if self.cut_off {
                     Err(away())
                 } else {
                     server.write(lease, create)
                 };
-                self.election.wrote(now, &sessions, answer);
+                self.election.wrote(now, &legacy, answer);
             }
         }
     }
@@ -191,7 +191,10 @@ fn b42_a_leader_that_is_killed_is_succeeded_when_its_lease_ends_and_its_sessions
     let Standing::Leading(term) = world.election("b").standing() else {
         panic!();
     };
-    assert_eq!(term.inherited, Sessions::from([(linux(), session("s-1"))]));
+    assert_eq!(
+        term.inherited.sessions,
+        crate::lease::Sessions::from([(linux(), session("s-1"))])
+    );
     assert!(!term.after_self);
     // SIGCONT: it finds out before it does anything else.
     world.replica("a").paused = false;
@@ -211,7 +214,7 @@ fn b42_one_that_is_started_again_takes_its_own_lease_back_at_once() {
     let Standing::Leading(term) = world.election("a").standing() else {
         panic!();
     };
-    assert_eq!((term.inherited.len(), term.after_self), (1, true));
+    assert_eq!((term.inherited.sessions.len(), term.after_self), (1, true));
 }
 
 #[test]
@@ -220,9 +223,9 @@ fn b42_a_lease_that_is_released_is_taken_within_a_second() {
     world.pass(5);
     world.election("a").opened(linux(), session("s-1"));
     world.election("a").closed(&linux(), &session("s-1"));
-    let (base, sessions) = world.election("a").resign().unwrap();
-    assert!(sessions.is_empty());
-    let released = base.next(None, &sessions, Timestamp::from_second(1_800_000_100).unwrap());
+    let (base, legacy) = world.election("a").resign().unwrap();
+    assert!(legacy.sessions.is_empty());
+    let released = base.next(None, &legacy, Timestamp::from_second(1_800_000_100).unwrap());
     world.server.write(released, false).unwrap();
     world.replicas.remove(0);
     let took = world.until_leads("b");
@@ -289,7 +292,7 @@ fn b42_a_lease_that_somebody_took_by_hand_is_respected_until_it_ends() {
     let stored = Record::from(world.server.lease.clone().unwrap());
     let stolen = stored.next(
         Some("nobody"),
-        &Sessions::new(),
+        &Legacy::default(),
         Timestamp::from_second(1_900_000_000).unwrap(),
     );
     world.server.write(stolen, false).unwrap();
@@ -324,7 +327,7 @@ fn a_write_whose_answer_was_lost_is_found_to_have_had_its_effect() {
         // It is renewed behind its back, as by a write of its own that it heard nothing of.
         let stored = Record::from(world.server.lease.clone().unwrap());
         let wall = Timestamp::from_second(1_800_000_500).unwrap() + Duration::from_millis(world.millis);
-        let written = stored.next(Some("a"), &Sessions::new(), wall);
+        let written = stored.next(Some("a"), &Legacy::default(), wall);
         world.server.write(written, false).unwrap();
         world.pass(3);
         assert_eq!(world.leaders(), ["a"]);
@@ -351,9 +354,9 @@ fn no_storm_of_calls_whatever_the_server_says() {
                     election.begin(now);
                     election.looked(now, Ok(None));
                 }
-                Next::Call(Call::Write { sessions, .. }) => {
+                Next::Call(Call::Write { legacy, .. }) => {
                     election.begin(now);
-                    election.wrote(now, &sessions, Err(answer()));
+                    election.wrote(now, &legacy, Err(answer()));
                 }
             }
             calls += 1;

@@ -8,9 +8,10 @@ use gharts_listener::{
     sim::{
         fleet::Behaviour,
         github::{JobHandle, JobState},
-        world::{Options, Provisioner, SetOptions, TEAM},
+        world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, TEAM},
     },
 };
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{
@@ -250,6 +251,84 @@ async fn b38_a_set_that_returns_while_it_is_being_removed_keeps_its_runners() {
     running.until_finished(&more, 2 * MINUTE).await;
     running.until_finished(&long, 6 * MINUTE).await;
     assert!(running.succeeded(&long));
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_b46_what_a_set_left_that_the_file_lost_while_no_daemon_ran_is_ended() {
+    for provisioner in [Provisioner::Gharts, Provisioner::ScaleSet] {
+        let mut options = sets(&[("linux", provisioner, 5), ("gone", provisioner, 5)]);
+        options.sets[1].min_runners = 2;
+        let mut running = Running::start(options).await;
+        let long = running.queue(&jobs("gone", 1).lasting(10 * MINUTE)).await;
+        running
+            .until("at work, and two idle", |_| {
+                running.count(&long, JobState::Running) == 1 && running.idle("gone") == 2
+            })
+            .await;
+        // A registration without a pod, as a death in the middle of a start leaves it.
+        let (github, id) = (
+            running.world.github.clone(),
+            running.world.github.set("gone").unwrap().id,
+        );
+        let lost = running.lost_runner("gone");
+        assert!(github.register_runner(ORGANIZATION, Some(id), lost.as_str(), &["gone"]));
+        running.kill();
+        let gone = running.section("gone");
+        running.edit_file(|text| text.replace(&gone, ""));
+        assert!(!running.text().contains("gone"));
+        running.start_again();
+        running
+            .until_within("all but the busy one gone", 6 * MINUTE, |world| {
+                world.github.runners().len() == 1 && running.pods().len() == 1
+            })
+            .await;
+        assert_eq!(running.count(&long, JobState::Running), 1, "nobody kills it");
+        let set = github.set("gone").unwrap();
+        assert!(
+            !set.polling && set.session.is_none_or(|session| session != "replica-0"),
+            "nobody serves it"
+        );
+
+        // The next one knows as well.
+        running.kill();
+        running.start_again();
+        running.until_finished(&long, 11 * MINUTE).await;
+        assert!(running.succeeded(&long));
+        running.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b46_a_set_that_another_deployment_serves_now_is_left_to_it() {
+    let running = Running::start(with_two_sets()).await;
+    running
+        .until("the set", |world| {
+            world.github.set("other").is_some_and(|set| set.polling)
+        })
+        .await;
+    let (github, id) = (
+        running.world.github.clone(),
+        running.world.github.set("other").unwrap().id,
+    );
+    running.write(&running.text().replace(&running.section("other"), ""));
+    running.until_generation(2).await;
+    // Its daemon has made a runner, which waits for a job.
+    running.world.counters.told("other", 1, 1);
+    let theirs = running.lost_runner("other");
+    assert!(github.register_runner(ORGANIZATION, Some(id), theirs.as_str(), &["other"]));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": theirs.as_str(), "namespace": RUNNER_NAMESPACE,
+            "labels": {"app.kubernetes.io/managed-by": "gharts-listener", "app.kubernetes.io/component": "runner"},
+            "annotations": {"gharts-listener/scale-set": "other", "gharts-listener/lease": "gharts-listener/another"}},
+        "spec": {"containers": [{"name": "theirs", "image": "theirs"}]}});
+    running.world.kubernetes.create(&pod).unwrap();
+    running.pass(11 * MINUTE).await;
+    assert!(github.runner(theirs.as_str()).is_some());
+    let pods = &running.world.kubernetes;
+    assert!(pods.get("pods", RUNNER_NAMESPACE, theirs.as_str()).is_some());
+    pods.delete("pods", RUNNER_NAMESPACE, theirs.as_str()).unwrap();
+    assert!(github.remove_runner(theirs.as_str()));
     running.end().await;
 }
 
