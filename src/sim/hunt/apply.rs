@@ -370,7 +370,7 @@ impl Stage<'_> {
                     fault = fault.resource(resource);
                 }
                 // Of kubelets that wait for ever nothing is to be learnt.
-                if !everybody || *how == ApiTrouble::Hang {
+                if !everybody || matches!(how, ApiTrouble::Hang | ApiTrouble::Silent) {
                     fault = fault.user(&account_name());
                 }
                 let met = fault.met();
@@ -573,6 +573,7 @@ fn api_trouble(how: ApiTrouble) -> kubernetes::Trouble {
         ApiTrouble::Throttled => kubernetes::Trouble::Throttled { retry_after: 2 },
         ApiTrouble::Slow => kubernetes::Trouble::Slow(SLOW_API),
         ApiTrouble::Hang => kubernetes::Trouble::Hang,
+        ApiTrouble::Silent => kubernetes::Trouble::Silent,
         ApiTrouble::Conflict => kubernetes::Trouble::Conflict,
         ApiTrouble::Invalid => kubernetes::Trouble::Invalid,
     }

@@ -85,8 +85,8 @@ fn shape(rng: &mut Rng) -> Shape {
         flow,
         assigned_jobs_run_on,
         credential,
-        max_runners: (rng.u32(..5) == 0).then(|| rng.u32(2..=6)),
-        quota: (uses_gharts && rng.u32(..4) == 0).then(|| rng.u32(2..=6)),
+        max_runners: (rng.u32(..3) == 0).then(|| rng.u32(2..=6)),
+        quota: (uses_gharts && rng.u32(..3) == 0).then(|| rng.u32(2..=6)),
         sets,
         slow_gharts: rng.u32(..4) == 0,
         start_ms: pick(rng, &[0, 0, 1_000, 5_000, 20_000]),
@@ -170,14 +170,27 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
     };
     let mut for_ms = pick(rng, &[2_000, 10_000, 30_000, 60_000, 120_000, 200_000]);
     let uses_gharts = shape.sets.iter().any(|set| set.provisioner == Provisioner::Gharts);
-    // Twice the world's share where there is no GHARTS to ail.
-    let fault = match rng.u32(..10) {
+    if uses_gharts && shape.narrow_gharts && rng.u32(..5) == 0 {
+        return Timed {
+            at_ms,
+            for_ms,
+            fault: Fault::Latency {
+                peer: Peer::Gharts,
+                call: "/runners/jit".to_owned(),
+                ms: pick(rng, &[12_000, 20_000, 25_000]),
+            },
+        };
+    }
+    // A greater share of the world's where there is no GHARTS to ail.
+    let fault = match rng.u32(..14) {
         0..=2 => on_the_way(rng, uses_gharts, shape.sets.len()),
         3..=4 => of_github(rng, shape),
-        9 if rng.u32(..2) == 0 => of_the_file(rng, shape),
-        7..=8 if uses_gharts => of_gharts(rng),
-        5 | 7 => of_kubernetes(rng),
-        6 | 8 => of_pods(rng),
+        5..=6 => of_kubernetes(rng),
+        7 => of_pods(rng),
+        8..=9 if uses_gharts => of_gharts(rng),
+        8 => of_kubernetes(rng),
+        9 => of_pods(rng),
+        10..=11 => of_the_file(rng, shape),
         _ => of_the_process(rng, shape),
     };
     if matches!(fault, Fault::JobMeets { .. }) {
@@ -303,8 +316,8 @@ fn of_kubernetes(rng: &mut Rng) -> Fault {
         2 => Fault::ApiOutage,
         3 => Fault::ResourceQuota { pods: rng.u32(1..=3) },
         _ => Fault::ApiTrouble {
-            verb: pick(rng, &["create", "delete", "patch", "watch", "list", ""]).to_owned(),
-            resource: pick(rng, &["pods", "secrets", "serviceaccounts/token", ""]).to_owned(),
+            verb: pick(rng, &["create", "create", "delete", "patch", "watch", "list", ""]).to_owned(),
+            resource: pick(rng, &["pods", "pods", "secrets", "serviceaccounts/token", ""]).to_owned(),
             how: pick(
                 rng,
                 &[
@@ -315,11 +328,13 @@ fn of_kubernetes(rng: &mut Rng) -> Fault {
                     ApiTrouble::Throttled,
                     ApiTrouble::Slow,
                     ApiTrouble::Hang,
+                    ApiTrouble::Hang,
+                    ApiTrouble::Silent,
                     ApiTrouble::Conflict,
                     ApiTrouble::Invalid,
                 ],
             ),
-            times: pick(rng, &[1, 3, 1_000]),
+            times: pick(rng, &[1, 3, 1_000, 1_000]),
             everybody: rng.u32(..3) == 0,
         },
     }
@@ -425,7 +440,8 @@ fn of_the_process(rng: &mut Rng, shape: &Shape) -> Fault {
     match rng.u32(..8) {
         7 => Fault::ClockStepped {
             replica,
-            seconds: pick(rng, &[-3_600, -40, 40, 3_600]),
+            seconds: pick(rng, &[-3_600, -40, 40, 3_600, 3_600]),
+            stays: rng.u32(..3) > 0,
         },
         0 => Fault::Restarted {
             skew_seconds: pick(rng, &[0, 0, -30, 30]),

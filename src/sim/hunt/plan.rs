@@ -139,6 +139,8 @@ pub enum ApiTrouble {
     Throttled,
     Slow,
     Hang,
+    /// The answer begins, and never comes to its end.
+    Silent,
     Conflict,
     Invalid,
 }
@@ -420,6 +422,9 @@ pub enum Fault {
     ClockStepped {
         replica: usize,
         seconds: i64,
+        /// Nobody sets it right again.
+        #[serde(default)]
+        stays: bool,
     },
     Panic {
         call: String,

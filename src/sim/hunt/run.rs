@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -40,6 +41,10 @@ pub(super) const TICK: Duration = Duration::from_millis(500);
 pub(super) const ORDERLY_END: Duration = Duration::from_secs(75);
 /// Of the simulated clocks.
 pub(super) const EPOCH: &str = "2026-11-23T00:00:00Z";
+
+/// A run takes a second or less. One that takes so long of real time has a daemon that never rests, and that virtual
+/// time would wait for without an end.
+const NO_RUN_TAKES: Duration = Duration::from_mins(2);
 
 /// What came of one plan.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -192,6 +197,22 @@ pub(super) struct Run<'a> {
     pub(super) outcome: Outcome,
 }
 
+/// Ends a run that stands still.
+struct Watch(#[expect(dead_code, reason = "its end is all that the thread waits for")] mpsc::Sender<()>);
+
+impl Watch {
+    fn over(judge: &Arc<Judge>) -> Self {
+        let (alive, over) = mpsc::channel::<()>();
+        let judge = judge.clone();
+        thread::spawn(move || {
+            if over.recv_timeout(NO_RUN_TAKES) == Err(mpsc::RecvTimeoutError::Timeout) {
+                judge.end_runaway("not at its end after two minutes of real time: the daemon never rests");
+            }
+        });
+        Self(alive)
+    }
+}
+
 /// What the plan has for one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
@@ -205,6 +226,7 @@ impl Run<'_> {
     async fn perform(&mut self) {
         let runaway = CancellationToken::new();
         self.judge.end_by(runaway.clone());
+        let _watch = Watch::over(&self.judge);
         if runaway.run_until_cancelled(self.in_order()).await.is_none() {
             self.kill_all();
         }
@@ -305,7 +327,7 @@ impl Run<'_> {
                 Fault::Paused { replica } => self.pause(*replica, true),
                 Fault::ClusterLost { replica } => self.lose_cluster(*replica, true),
                 Fault::FileChanged { how } => self.change_file(index, Some(how)),
-                Fault::ClockStepped { replica, seconds } => self.step_clock(*replica, *seconds),
+                Fault::ClockStepped { replica, seconds, .. } => self.step_clock(*replica, *seconds),
                 fault => self.order_death(fault, Duration::from_millis(timed.for_ms)),
             }
             self.met(index);
@@ -341,7 +363,11 @@ impl Run<'_> {
             Fault::Paused { replica } => self.pause(*replica, false),
             Fault::ClusterLost { replica } => self.lose_cluster(*replica, false),
             Fault::FileChanged { .. } => self.change_file(index, None),
-            Fault::ClockStepped { replica, seconds } => self.step_clock(*replica, -seconds),
+            Fault::ClockStepped {
+                replica,
+                seconds,
+                stays: false,
+            } => self.step_clock(*replica, -seconds),
             _ => {}
         }
         let Some(place) = self.at_work.iter().position(|(other, _)| *other == index) else {

@@ -31,7 +31,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const STORM: usize = 600;
 /// Pods made in a minute, likewise.
 const POD_STORM: usize = 60;
-/// Calls without any time between them: a loop that never rests, which virtual time would never end.
+/// The same of a loop that never rests, of which a run would never come to its end.
 const RUNAWAY: usize = 3_000;
 /// What a fault leaves behind (calls that hang, queues of work, waits before the next try) is over so long after its end.
 const CALM_AFTER: Duration = Duration::from_secs(120);
@@ -46,8 +46,6 @@ struct Calls {
     /// Within the last minute.
     recent: VecDeque<Instant>,
     most: usize,
-    /// In this moment.
-    at_once: usize,
 }
 
 /// Whether all peers are well.
@@ -245,11 +243,6 @@ impl Judge {
         let now = Instant::now();
         let mut state = self.lock();
         let calls = state.calls.entry(peer.to_owned()).or_default();
-        calls.at_once = if calls.recent.back() == Some(&now) {
-            calls.at_once + 1
-        } else {
-            1
-        };
         calls.recent.push_back(now);
         while calls.recent.front().is_some_and(|at| *at + MINUTE <= now) {
             calls.recent.pop_front();
@@ -257,7 +250,7 @@ impl Judge {
         let limit = if peer == PODS { POD_STORM } else { STORM };
         let (storms, runs_away) = (
             calls.recent.len() > limit && calls.most <= limit,
-            calls.at_once > RUNAWAY,
+            calls.recent.len() > RUNAWAY,
         );
         calls.most = calls.most.max(calls.recent.len());
         drop(state);
@@ -268,10 +261,15 @@ impl Judge {
             );
         }
         if runs_away {
-            self.breach(Invariant::Calm, format!("calls to {peer} without rest: {line}"));
-            if let Some(token) = self.runaway.get() {
-                token.cancel();
-            }
+            self.end_runaway(&format!("calls to {peer} without rest: {line}"));
+        }
+    }
+
+    /// Virtual time would wait for such a daemon without an end.
+    pub(super) fn end_runaway(&self, what: &str) {
+        self.breach(Invariant::Calm, what.to_owned());
+        if let Some(token) = self.runaway.get() {
+            token.cancel();
         }
     }
 
