@@ -52,7 +52,7 @@ struct Sweeps {
     schedule: Schedule,
     made: u32,
     /// When each agent was first seen, by id: for services that do not tell its age.
-    first_seen: BTreeMap<i64, Moment>,
+    first_seen: sweep::FirstSeen,
 }
 
 /// The rounds about one peer.

@@ -32,6 +32,8 @@ pub(super) enum Subject {
     Leftovers,
 }
 
+pub(super) type FirstSeen = BTreeMap<String, Moment>;
+
 /// What the loop knows when it orders a comparison.
 #[derive(Debug)]
 pub(super) struct Order {
@@ -39,14 +41,15 @@ pub(super) struct Order {
     pub(super) sets: Vec<Arc<SetParts>>,
     /// Every runner in memory of theirs, and the set's id at GitHub. For leftovers: every runner that may be at work.
     pub(super) known: BTreeMap<SetName, (Option<i64>, BTreeSet<RunnerName>)>,
-    /// When each agent was first seen, by id: for services that do not tell its age.
-    pub(super) first_seen: BTreeMap<i64, Moment>,
+    /// When each agent or record was first seen, by id: for services that do not tell its age, and for clocks that
+    /// tell another.
+    pub(super) first_seen: FirstSeen,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) first_seen: BTreeMap<i64, Moment>,
+    pub(super) first_seen: FirstSeen,
     /// The list could be had: nothing unseen is left.
     pub(super) complete: bool,
 }
@@ -71,9 +74,10 @@ pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Find
 }
 
 /// `None`: the list cannot be had.
-async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<FirstSeen> {
     let agents = list_agents(sets.first()?).await?;
-    let first_seen = first_seen(parts, sets, order, &agents);
+    let ids = agents.iter().map(|agent| (agent.name.as_str(), agent.id.to_string()));
+    let first_seen = first_seen(parts, sets, order, ids);
     let views = views(parts, &first_seen, &agents);
     for set in sets {
         remove_agents(parts, set, order, &views).await;
@@ -92,20 +96,33 @@ async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
     }
 }
 
-fn first_seen(parts: &Parts, sets: &[Arc<SetParts>], order: &Order, agents: &[Agent]) -> BTreeMap<i64, Moment> {
+/// Of names and ids, those that are ours.
+fn first_seen<'a>(
+    parts: &Parts,
+    sets: &[Arc<SetParts>],
+    order: &Order,
+    ids: impl Iterator<Item = (&'a str, String)>,
+) -> FirstSeen {
     let now = parts.timeline.now();
-    let ours = |a: &&Agent| sets.iter().any(|s| s.namer.is_ours(&a.name));
-    let since = |a: &Agent| (a.id, order.first_seen.get(&a.id).copied().unwrap_or(now));
-    agents.iter().filter(ours).map(since).collect()
+    ids.filter(|(name, _)| sets.iter().any(|set| set.namer.is_ours(name)))
+        .map(|(_, id)| {
+            let since = order.first_seen.get(&id).copied().unwrap_or(now);
+            (id, since)
+        })
+        .collect()
 }
 
-fn views(parts: &Parts, first_seen: &BTreeMap<i64, Moment>, agents: &[Agent]) -> Vec<AgentView> {
+/// Since its birth by the peer's clock, or since it was first seen: whichever is longer ago.
+fn age(parts: &Parts, first_seen: &FirstSeen, id: &str, told: Duration) -> Duration {
     let now = parts.timeline.now();
+    told.max(first_seen.get(id).map(|at| now.since(*at)).unwrap_or_default())
+}
+
+fn views(parts: &Parts, first_seen: &FirstSeen, agents: &[Agent]) -> Vec<AgentView> {
     let age = |agent: &Agent| -> Duration {
         let told = agent.created_on.as_deref().and_then(|t| t.parse().ok());
         let told = told.map(|t| parts.timeline.clock().since(t)).unwrap_or_default();
-        let seen = first_seen.get(&agent.id).map(|at| now.since(*at)).unwrap_or_default();
-        told.max(seen)
+        age(parts, first_seen, &agent.id.to_string(), told)
     };
     let view = |a: &Agent| AgentView {
         id: a.id,
@@ -144,7 +161,7 @@ async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[A
 }
 
 /// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
-async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<FirstSeen> {
     let first = sets.first()?;
     let service = first.records.as_ref()?;
     if !service.breaker.admits() {
@@ -162,10 +179,12 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
             return None;
         }
     };
+    let ids = records.iter().map(|r| (r.name.as_str(), r.gharts_id.clone()));
+    let first_seen = first_seen(parts, sets, order, ids);
     let view = |r: Record| RecordView {
+        age: age(parts, &first_seen, &r.gharts_id, r.age),
         gharts_id: r.gharts_id,
         name: r.name,
-        age: r.age,
     };
     let views: Vec<RecordView> = records.into_iter().map(view).collect();
     for set in sets {
@@ -176,11 +195,11 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
             remove_record(parts, set, service, record).await;
         }
     }
-    Some(BTreeMap::new())
+    Some(first_seen)
 }
 
 /// `None`: what is there cannot be listed.
-async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<BTreeMap<i64, Moment>> {
+async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<FirstSeen> {
     let first = sets.first()?;
     let made = {
         let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &first.name).await;

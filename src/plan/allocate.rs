@@ -193,7 +193,8 @@ fn let_through(world: &World, sets: &[(&SetWorld, Tally)], now: Moment) -> BTree
         let under_way = concerned.map(|(_, tally)| match scope {
             // A pod proves the cluster and the template only when it runs.
             Scope::Set(_) => tally.unproved,
-            Scope::Account(_) | Scope::Provisioner(_) | Scope::Cluster => tally.provisioning,
+            Scope::Account(_) | Scope::Provisioner(_) => tally.provisioning,
+            Scope::Cluster => tally.starting,
         });
         (scope.clone(), hurdle.allowance(now).saturating_sub(under_way.sum()))
     });

@@ -129,7 +129,7 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
 
     // After a refusal capacity rises only with a registration in hand; lowering it takes nothing back.
     let unproved = if world.hurdles.contains_key(&Scope::Cluster) {
-        tally.provisioning
+        tally.starting
     } else {
         tally.awaiting_grant
     };

@@ -26,6 +26,7 @@ pub struct AgentView {
 pub struct RecordView {
     pub gharts_id: String,
     pub name: String,
+    /// Since it was made, or since it was first seen.
     pub age: Duration,
 }
 

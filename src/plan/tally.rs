@@ -26,6 +26,8 @@ pub struct Tally {
     pub awaiting_grant: u32,
     /// Decided, and no pod yet.
     pub provisioning: u32,
+    /// Starts under way: of some the pod is there already, and its Secret is not.
+    pub starting: u32,
     /// They have not proved yet that the set's pods work.
     pub unproved: u32,
     /// Since when some online runner has been idle.
@@ -57,6 +59,7 @@ impl Tally {
         self.dying += u32::from(runner.is_dying());
         self.awaiting_grant += u32::from(runner.awaits_grant());
         self.provisioning += u32::from(provisioning);
+        self.starting += u32::from(runner.is_starting());
         self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());
         self.leaving += u32::from(runner.is_leaving());
         if !set.is_served_by(runner) {

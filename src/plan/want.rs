@@ -41,12 +41,12 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     // much as those that GitHub has assigned, and get it idle.
     let scarce = !hurdles.is_empty() || total.contended;
     let (wanted, for_jobs) = if scarce {
-        (set.could_use(tally), jobs.saturating_add(set.demand.available()))
+        (set.could_use(tally), jobs.saturating_add(set.waiting_for_capacity()))
     } else {
         (set.wants_to_create(tally), jobs)
     };
     let mut missing = wanted.saturating_sub(tally.covering).min(room);
-    let unheard = set.demand.available() > 0;
+    let unheard = set.waiting_for_capacity() > 0;
     let full = room == 0 && wanted > tally.covering;
     if jobs.saturating_add(set.min_runners) > set.max_runners || (live >= set.max_runners && unheard) || full {
         reasons.push(Reason::new(
@@ -182,7 +182,10 @@ fn retire_former(set: &SetWorld, tally: &Tally) -> Vec<RunnerName> {
 
 /// Idle runners that no job of the set itself needs, assigned or waiting for one of them.
 pub fn spares(set: &SetWorld, tally: &Tally) -> u32 {
-    let needed = set.demand.to_keep(tally.busy).saturating_add(set.demand.available());
+    let needed = set
+        .demand
+        .to_keep(tally.busy)
+        .saturating_add(set.waiting_for_capacity());
     let idle = u32::try_from(candidates(set).count()).unwrap_or(u32::MAX);
     idle.min(tally.staying.saturating_sub(needed))
 }
@@ -249,6 +252,6 @@ fn candidates(set: &SetWorld) -> impl Iterator<Item = Candidate<'_>> {
 /// Runners beyond what demand keeps. Jobs that wait at GitHub for capacity may have called for some of them, and would do so
 /// again.
 pub fn surplus(set: &SetWorld, tally: &Tally) -> u32 {
-    let kept = set.wants_to_keep(tally).saturating_add(set.demand.available());
+    let kept = set.wants_to_keep(tally).saturating_add(set.waiting_for_capacity());
     tally.staying.saturating_sub(kept)
 }

@@ -629,10 +629,15 @@ impl SetWorld {
         jobs.saturating_add(self.min_runners).min(self.max_runners)
     }
 
+    /// Jobs that wait at GitHub for capacity, and may get some.
+    pub fn waiting_for_capacity(&self) -> u32 {
+        if self.removed { 0 } else { self.demand.available() }
+    }
+
     /// With what waits at GitHub for capacity.
     pub fn could_use(&self, tally: &Tally) -> u32 {
         self.wants_to_create(tally)
-            .saturating_add(self.demand.available())
+            .saturating_add(self.waiting_for_capacity())
             .min(self.max_runners)
     }
 

@@ -128,6 +128,24 @@ pub enum PodProgress {
     Ended(PodEnd),
 }
 
+impl PodProgress {
+    /// As it is seen now. By a clock of the cluster's that is ahead of ours it would be from the future, and so would its
+    /// deadline; what was seen so `before` is as old as it was then.
+    pub(super) fn seen(self, now: Moment, before: Option<&Self>) -> Self {
+        match (self, before) {
+            (Self::Preparing { since }, Some(Self::Preparing { since: before })) => Self::Preparing {
+                since: since.min(*before),
+            },
+            (Self::Running { since }, Some(Self::Running { since: before })) => Self::Running {
+                since: since.min(*before),
+            },
+            (Self::Preparing { since }, _) => Self::Preparing { since: since.min(now) },
+            (Self::Running { since }, _) => Self::Running { since: since.min(now) },
+            (other, _) => other,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEnd {
     /// `None`: the pod ended without the container's status (evicted, node lost).

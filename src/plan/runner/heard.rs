@@ -73,7 +73,8 @@ impl Runner {
         self.take_pod(now, facts)
     }
 
-    fn take_pod(&mut self, now: Moment, facts: PodFacts) -> Option<Happening> {
+    fn take_pod(&mut self, now: Moment, mut facts: PodFacts) -> Option<Happening> {
+        facts.progress = facts.progress.seen(now, self.pod.as_ref().map(|pod| &pod.progress));
         self.pod_since.get_or_insert(now);
         if matches!(self.state, State::Provisioning { .. }) {
             self.state = State::Pending { since: now };

@@ -213,7 +213,7 @@ impl Runner {
         let mut runner = Self::decided(name, purpose, now, found.kind(of_set));
         runner.adopted = true;
         runner.starting = false;
-        runner.created = found.pod.created;
+        runner.created = found.pod.created.min(now);
         runner.agent_id = found.agent_id;
         runner.gharts_id = found.gharts_id;
         if let Some(kept) = found.kept {
@@ -223,9 +223,7 @@ impl Runner {
         runner.state = if found.job.is_some() {
             State::Busy { since: now }
         } else {
-            State::Pending {
-                since: found.pod.created,
-            }
+            State::Pending { since: runner.created }
         };
         if found.job.is_some() {
             runner.mark_busy = Todo::Done;
@@ -332,6 +330,11 @@ impl Runner {
     /// JIT request under way.
     pub fn awaits_grant(&self) -> bool {
         matches!(self.state, State::Provisioning { granted: false, .. })
+    }
+
+    /// Its start is under way: registration, pod, Secret.
+    pub fn is_starting(&self) -> bool {
+        self.starting
     }
 
     pub fn is_busy(&self) -> bool {

@@ -314,6 +314,18 @@ fn b30_no_deadline_of_a_start_counts_from_before_the_runner_was_known_whatever_t
 }
 
 #[test]
+fn b30_no_deadline_waits_for_a_clock_of_the_clusters_that_is_ahead() {
+    let mut life = Life::pending();
+    life.sees(10, PodProgress::Preparing { since: at(3600) });
+    life.sees(300, PodProgress::Preparing { since: at(3600) });
+    life.is_quiet(300, 609);
+    assert_eq!(life.passes(610), failed(Failure::ImagePull));
+    let mut life = Life::adopted(&PodProgress::Running { since: at(7200) }, None);
+    life.listed(185, AgentSight::Offline);
+    assert_eq!(life.passes(185), failed(Failure::Registration));
+}
+
+#[test]
 fn b30_registration_is_overdue_when_a_list_says_so() {
     let mut life = Life::running();
     life.listed(185, AgentSight::Offline);

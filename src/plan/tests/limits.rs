@@ -3,6 +3,23 @@
 use std::time::Duration;
 
 use super::*;
+
+#[test]
+fn b31_a_start_whose_secret_is_not_there_proves_nothing_about_the_cluster() {
+    let mut set = set("a").with(0, assigned(4)).with_decided(1, 0);
+    for runner in set.runners.values_mut() {
+        runner.granted(Some(1), None);
+        runner.pod_created(at(1), "u");
+    }
+    let mut world = world([set]);
+    let reason = Reason::new(Code::ClusterUnavailable, "no answer");
+    world.refused(at(0), at(0), Scope::Cluster, reason, 0.0, None);
+    assert_eq!(created(&world, "a", 60), 0, "one try at a time");
+    for runner in world.sets.get_mut("a").unwrap().runners.values_mut() {
+        runner.started();
+    }
+    assert_eq!(created(&world, "a", 60), 1);
+}
 use crate::plan::limits::Scope;
 
 fn gharts() -> Scope {

@@ -496,6 +496,18 @@ pub const KINDS: [&str; 52] = [
 ];
 
 impl Fault {
+    /// Whether a daemon may know nothing afterwards of what was refused before.
+    pub(super) fn begins_anew(&self) -> bool {
+        matches!(
+            self,
+            Self::Killed { .. }
+                | Self::Restarted { .. }
+                | Self::Paused { .. }
+                | Self::ClusterLost { .. }
+                | Self::FileChanged { .. }
+        )
+    }
+
     /// As JSON.
     fn fields(&self) -> serde_json::Map<String, Value> {
         match serde_json::to_value(self) {

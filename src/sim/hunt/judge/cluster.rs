@@ -16,6 +16,8 @@ use crate::sim::{
 
 /// Pods of one set that come and go in a row without a job, and within how long: whatever ends them, the set backs off.
 const WASTE: (usize, Duration) = (24, Duration::from_mins(15));
+/// So many more for each time that it may begin anew: after a death, or with another template.
+const WASTE_ANEW: usize = 5;
 /// On our pods: the full name of the set.
 const SCALE_SET: &str = "gharts-listener/scale-set";
 
@@ -176,6 +178,7 @@ impl Judge {
     /// Few of the set's newest pods came to nothing.
     fn is_worth_it(&self, set: &str, name: &str, live: &[&str]) {
         let (most, within) = WASTE;
+        let most = most + WASTE_ANEW * self.begins_anew;
         let now = Instant::now();
         let over: Vec<String> = {
             let state = &mut *self.lock();

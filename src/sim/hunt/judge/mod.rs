@@ -117,6 +117,8 @@ pub(super) struct Judge {
     daemon: String,
     /// The file changes the limit over all sets: what was announced under another one stands for a while.
     total_changes: bool,
+    /// How often the plan makes a daemon forget what was refused, at most.
+    begins_anew: usize,
     state: Mutex<State>,
     /// What ends a daemon that never rests.
     runaway: OnceLock<CancellationToken>,
@@ -138,6 +140,7 @@ impl Judge {
                     }
                 )
             }),
+            begins_anew: plan.faults.iter().filter(|timed| timed.fault.begins_anew()).count(),
             state: Mutex::new(State {
                 breaches: Vec::new(),
                 rules: Rules::new(Text::of(&plan.shape, [].iter())),
