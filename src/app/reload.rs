@@ -64,14 +64,16 @@ impl Watch {
     /// Until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         self.metrics.config_taken(1, self.clock.now().as_second());
-        // The file may have changed between its reading and now: the first look reads it in any case.
+        // The file may have changed since it was read, which may be long ago where the cluster was not to be reached: the
+        // first look is taken at once, and reads it in any case.
         let (mut seen, mut first) = (self.contents(), true);
         loop {
+            let pause = if first { Duration::ZERO } else { LOOK_EVERY };
             let asked = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 Some(done) = self.file.asked.recv() => Some(done),
-                () = tokio::time::sleep(LOOK_EVERY) => None,
+                () = tokio::time::sleep(pause) => None,
             };
             let look = self.look(&mut seen, asked.is_some() || std::mem::take(&mut first));
             if AssertUnwindSafe(look).catch_unwind().await.is_err() {

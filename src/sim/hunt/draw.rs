@@ -20,7 +20,7 @@ const EARLY: u64 = 10;
 /// Most jobs come so long before or after a fault begins: one that nobody meets shows nothing.
 const NEAR_MS: u64 = 8_000;
 /// Most faults of one plan.
-const MOST_FAULTS: u64 = 8;
+const MOST_FAULTS: u64 = 10;
 /// One plan in so many has none: what holds only in peace is looked at there.
 const PEACE: u64 = 10;
 
@@ -182,15 +182,15 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
         };
     }
     // A greater share of the world's where there is no GHARTS to ail.
-    let fault = match rng.u32(..14) {
+    let fault = match rng.u32(..15) {
         0..=2 => on_the_way(rng, uses_gharts, shape.sets.len()),
-        3..=4 => of_github(rng, shape),
-        5..=6 => of_kubernetes(rng),
-        7 => of_pods(rng),
-        8..=9 if uses_gharts => of_gharts(rng),
-        8 => of_kubernetes(rng),
-        9 => of_pods(rng),
-        10..=11 => of_the_file(rng, shape),
+        3..=5 => of_github(rng, shape),
+        6..=7 => of_kubernetes(rng),
+        8 => of_pods(rng),
+        9..=10 if uses_gharts => of_gharts(rng),
+        9 => of_kubernetes(rng),
+        10 => of_pods(rng),
+        11..=12 => of_the_file(rng, shape),
         _ => of_the_process(rng, shape),
     };
     if matches!(fault, Fault::JobMeets { .. }) {

@@ -19,6 +19,8 @@ const WRONG: &str = "scaleSetz: []\n";
 /// What an older text called for may still come for so long after a newer one is there: the file is looked at every
 /// 10 s, and a creation that was decided before that waits for its turn and its answers.
 const LAG: Duration = Duration::from_secs(15).saturating_add(GRACE);
+/// A text that stands so long is read: the file is looked at every 10 s.
+const LOOK: Duration = Duration::from_secs(12);
 
 /// What one text of the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,12 +118,18 @@ impl SetText {
 pub(super) struct Rules {
     /// Newest last, each with when the next one came to be read.
     texts: VecDeque<(Text, Instant)>,
+    /// Since when the newest stands there; `None`: what stands there is wrong.
+    stands: Option<Instant>,
+    /// Every daemon that runs has read the newest.
+    is_read: bool,
 }
 
 impl Rules {
     pub(super) fn new(text: Text) -> Self {
         Self {
             texts: VecDeque::from([(text, Instant::now())]),
+            stands: Some(Instant::now()),
+            is_read: true,
         }
     }
 
@@ -129,12 +137,16 @@ impl Rules {
     pub(super) fn change(&mut self, text: Text) {
         let now = Instant::now();
         self.trim(now);
-        if !text.is_wrong {
-            if let Some((_, until)) = self.texts.back_mut() {
-                *until = now;
-            }
-            self.texts.push_back((text, now));
+        if text.is_wrong {
+            self.stands = None;
+            return;
         }
+        if let Some((_, until)) = self.texts.back_mut() {
+            *until = now;
+        }
+        self.texts.push_back((text, now));
+        self.stands = Some(now);
+        self.is_read = false;
     }
 
     /// Somebody who reads the file did not run until now.
@@ -147,6 +159,12 @@ impl Rules {
     }
 
     fn trim(&mut self, now: Instant) {
+        self.is_read |= self.stands.is_some_and(|since| now - since >= LOOK);
+        if !self.is_read {
+            // What was there before counts still: the newest may be gone before anybody reads it.
+            self.texts.iter_mut().for_each(|(_, until)| *until = now);
+            return;
+        }
         while self.texts.len() > 1 && self.texts[0].1 + LAG < now {
             self.texts.pop_front();
         }
@@ -204,6 +222,14 @@ mod tests {
         ];
         rules.change(text(&fewer));
         let seen = |rules: &mut Rules| (rules.max(&name), rules.total(), rules.is_revision(&name, "0"));
+        assert_eq!(seen(&mut rules), (Some(5), None, true));
+        // It is gone again before anybody looks.
+        tokio::time::advance(LOOK / 2).await;
+        rules.change(text(&[Edit::Wrong, Edit::MaxRunners { set: 0, max: 9 }]));
+        tokio::time::advance(LAG * 2).await;
+        assert_eq!(seen(&mut rules), (Some(5), None, true));
+        rules.change(text(&fewer));
+        tokio::time::advance(LOOK).await;
         assert_eq!(seen(&mut rules), (Some(5), None, true));
         rules.change(text(&[Edit::Wrong, Edit::MaxRunners { set: 0, max: 9 }]));
         tokio::time::advance(LAG + Duration::from_secs(1)).await;
