@@ -120,6 +120,8 @@ pub(super) struct CallOrder {
     pub(super) agent_id: Option<i64>,
     pub(super) gharts_id: Option<String>,
     pub(super) pod_uid: String,
+    /// For [`Call::DeletePod`]: only as it was seen.
+    pub(super) pod_version: Option<String>,
     pub(super) job: Option<Job>,
     /// For [`Call::KeepPod`].
     pub(super) kept: Option<KeepOrder>,
@@ -464,7 +466,7 @@ impl Parts {
             }
             _ => self
                 .cluster
-                .delete_pod(&order.name, &order.pod_uid)
+                .delete_pod(&order.name, &order.pod_uid, order.pod_version.as_deref())
                 .await
                 .map(|()| CallResult::Done),
         };

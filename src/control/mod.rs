@@ -140,6 +140,15 @@ struct LastError {
     code: Option<String>,
 }
 
+/// A removed set without runners.
+#[derive(Clone, Copy, Debug)]
+struct Emptied {
+    since: Moment,
+    /// Comparisons in a row that found nothing more of it: with the agents at GitHub, and with the records at GHARTS.
+    agents: u8,
+    records: u8,
+}
+
 /// What the loop keeps of one set beside its world.
 #[derive(Debug)]
 struct SetState {
@@ -147,8 +156,8 @@ struct SetState {
     queue: Queue,
     /// The file names it no more: it stays known until nothing of it is left.
     removed: bool,
-    /// It was removed, and since then nothing is left of it as far as is known.
-    left: Option<Moment>,
+    /// It was removed, and nothing is left of it as far as is known.
+    emptied: Option<Emptied>,
     /// Runners that were begun under another configuration, with what they are to be ended by.
     of_before: BTreeMap<RunnerName, Arc<SetParts>>,
     /// Of a removed set: runners that another deployment in the namespace has made for it.
@@ -381,7 +390,7 @@ impl SetState {
             setup,
             queue,
             removed: false,
-            left: None,
+            emptied: None,
             of_before: BTreeMap::new(),
             of_others: BTreeSet::new(),
             scale_set_id: None,
@@ -585,6 +594,7 @@ impl Control {
             agent_id: runner.agent_id,
             gharts_id: runner.gharts_id.clone(),
             pod_uid: runner.pod.as_ref().map(|p| p.uid.clone()).unwrap_or_default(),
+            pod_version: runner.version_to_delete().map(str::to_owned),
             job: runner.job.clone(),
             kept: runner.kept().map(|kept| KeepOrder {
                 kept: kept.clone(),

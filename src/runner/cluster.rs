@@ -6,6 +6,7 @@
 use std::{fmt, time::Duration};
 
 use futures::{Stream, StreamExt as _, future};
+use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret};
 use kube::{
     Api, Client, Resource as _,
@@ -249,16 +250,22 @@ impl Cluster {
     }
 
     /// Deletes exactly the pod with this uid.
-    pub async fn delete_pod(&self, name: &RunnerName, uid: &str) -> Result<(), ClusterError> {
+    ///
+    /// With `version`: only as long as that is its resource version; another one is a [`Kind::Conflict`].
+    pub async fn delete_pod(&self, name: &RunnerName, uid: &str, version: Option<&str>) -> Result<(), ClusterError> {
+        let preconditions = Preconditions {
+            uid: (!uid.is_empty()).then(|| uid.to_owned()),
+            resource_version: version.map(str::to_owned),
+        };
         let params = DeleteParams {
-            preconditions: (!uid.is_empty()).then(|| Preconditions {
-                uid: Some(uid.to_owned()),
-                resource_version: None,
-            }),
+            preconditions: (preconditions != Preconditions::default()).then_some(preconditions),
             ..DeleteParams::default()
         };
         let delete = Request::new(self.pods.resource_url()).delete(name.as_str(), &params);
-        absent_is_fine(self.send::<IgnoredAny>("delete the pod", delete).await.map(drop))
+        match self.send::<IgnoredAny>("delete the pod", delete).await.map(drop) {
+            Err(error) if error.kind == Kind::Conflict && version.is_some() => Err(error),
+            other => absent_is_fine(other),
+        }
     }
 
     async fn create<T: Serialize, A: DeserializeOwned>(
@@ -314,12 +321,21 @@ impl Cluster {
     }
 }
 
-/// The same client, with a bound on the time until an answer begins: a watcher has none for that.
+/// The same client, with a bound on the time until an answer begins, and until a refusal is read: a watcher has none for
+/// that.
 fn answered_in_time(client: Client) -> Client {
     let namespace = client.default_namespace().to_owned();
     let send = tower::service_fn(move |request| {
         let client = client.clone();
-        async move { client.send(request).await }
+        async move {
+            let answer = client.send(request).await?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            let (parts, body) = answer.into_parts();
+            let refusal = body.collect().await?.to_bytes();
+            Ok::<_, tower::BoxError>(http::Response::from_parts(parts, kube::client::Body::from(refusal)))
+        }
     });
     Client::new(Timeout::new(send, ANSWER), namespace)
 }

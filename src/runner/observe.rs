@@ -169,6 +169,7 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
         adopted: Adopted {
             pod: PodFacts {
                 uid: pod.metadata.uid.clone().unwrap_or_default(),
+                version: pod.metadata.resource_version.clone().unwrap_or_default(),
                 created,
                 progress: progress(pod.status.as_ref(), created, &moment),
                 deleting: pod.metadata.deletion_timestamp.is_some(),

@@ -176,7 +176,7 @@ impl Job<'_> {
             }
         }
         if let Some(pod) = &remains.pod
-            && let Err(error) = self.cluster.delete_pod(&runner.name, &pod.uid).await
+            && let Err(error) = self.cluster.delete_pod(&runner.name, &pod.uid, None).await
         {
             return Finding::new(Fate::Failed, what, error.to_string(), ASK_CLUSTER);
         }

@@ -103,6 +103,8 @@ pub struct Kept {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
     pub uid: String,
+    /// The API server's resource version; empty where it was not told.
+    pub version: String,
     pub created: Moment,
     pub progress: PodProgress,
     /// Somebody asked for its deletion.

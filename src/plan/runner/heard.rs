@@ -28,6 +28,7 @@ impl Runner {
         }
         let facts = PodFacts {
             uid: uid.to_owned(),
+            version: String::new(),
             created: now,
             progress: PodProgress::Unscheduled,
             deleting: false,

@@ -460,6 +460,18 @@ impl Runner {
             .is_some_and(|p| matches!(p.progress, PodProgress::Running { .. }))
     }
 
+    /// The version of its pod that alone may be deleted: one that has failed before it ran may run by now, and have a job,
+    /// without our having seen it. `None`: whichever.
+    pub fn version_to_delete(&self) -> Option<&str> {
+        let pod = self.pod.as_ref()?;
+        let may_run = !matches!(pod.progress, PodProgress::Running { .. } | PodProgress::Ended(_));
+        let failed = match self.state {
+            State::Failed { failure, .. } => failure != Failure::TotalLifetime,
+            _ => false,
+        };
+        (failed && may_run && !self.is_proved() && !pod.version.is_empty()).then_some(&*pod.version)
+    }
+
     /// The call whose success proves that it executes no job.
     fn proof(&self) -> Call {
         match (self.kind.meets, &self.state) {

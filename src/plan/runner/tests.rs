@@ -155,6 +155,7 @@ impl Life {
 fn facts(progress: PodProgress) -> PodFacts {
     PodFacts {
         uid: "u".into(),
+        version: String::new(),
         created: at(2),
         bound: progress != PodProgress::Unscheduled,
         says: None,

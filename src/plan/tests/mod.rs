@@ -121,6 +121,7 @@ impl SetWorld {
 fn running(since: i64) -> PodFacts {
     PodFacts {
         uid: "u".into(),
+        version: String::new(),
         created: at(since),
         progress: PodProgress::Running { since: at(since) },
         deleting: false,

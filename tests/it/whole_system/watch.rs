@@ -11,8 +11,9 @@ use std::{
 use gharts_listener::sim::{
     github::NewJobs,
     kubernetes::{Fault, Trouble},
-    world::{ORGANIZATION, Options, Provisioner, SetOptions, account_name},
+    world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, account_name},
 };
+use serde_json::json;
 
 use super::harness::{Running, Stage};
 
@@ -58,6 +59,31 @@ async fn b36_a_watch_that_is_never_answered_is_asked_for_again_within_a_minute()
 #[tokio::test(start_paused = true)]
 async fn b36_a_watch_that_begins_and_falls_silent_is_given_up_after_a_minute() {
     watch_meets(Trouble::Silent, 3 * MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b36_a_watch_that_is_refused_by_half_an_answer_is_asked_for_again_within_a_minute() {
+    let running = Running::start(two_runners()).await;
+    let queued = running.queue(&jobs(6)).await;
+    running.until("two runners", |world| world.counters.live() == 2).await;
+    // The refusal begins, and its words never come.
+    let kubernetes = &running.world.kubernetes;
+    let met = strike(&running, "watch", Trouble::Silent);
+    let rights = kubernetes
+        .get("rolebindings", RUNNER_NAMESPACE, "gharts-listener")
+        .unwrap();
+    kubernetes
+        .delete("rolebindings", RUNNER_NAMESPACE, "gharts-listener")
+        .unwrap();
+    kubernetes.cut_watches();
+    running.pass(Duration::from_secs(5)).await;
+    assert!(met.load(Ordering::SeqCst), "no watch met it");
+    let again = json!({"apiVersion": rights["apiVersion"], "kind": rights["kind"],
+        "metadata": {"name": "gharts-listener", "namespace": RUNNER_NAMESPACE},
+        "roleRef": rights["roleRef"], "subjects": rights["subjects"]});
+    kubernetes.create(&again).unwrap();
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.end().await;
 }
 
 /// The daemon's first lists of pods meet `trouble`: of one who stands by, and of one who leads.

@@ -52,6 +52,7 @@ impl Outside {
     pub(super) fn make_pod(&mut self, set: &SetName, name: &RunnerName) {
         let facts = PodFacts {
             uid: name.to_string(),
+            version: String::new(),
             created: self.now,
             progress: PodProgress::Unscheduled,
             deleting: false,
