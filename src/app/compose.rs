@@ -171,6 +171,8 @@ pub(super) struct Assembly {
     tasks: Tasks,
     ways: GitHubs,
     service: Option<TokenService>,
+    /// What the file named before it named none: removed sets still call it, and its limits hold for all.
+    service_of_before: Option<TokenService>,
 }
 
 impl Assembly {
@@ -184,17 +186,18 @@ impl Assembly {
             tasks,
             ways: GitHubs::default(),
             service: None,
+            service_of_before: None,
         }
     }
 
     /// The sets of a configuration, with whatever of the last one's serves them still.
     pub(super) fn sets(&mut self, config: &Config) -> Result<Vec<SetSetup>, Error> {
-        let before = self.service.take();
-        let client_before = before.as_ref().map(|service| service.client.clone());
-        self.service = config
-            .gharts
-            .as_ref()
-            .map(|gharts| self.service(gharts, config, before));
+        let client_before = self.service.as_ref().map(|service| service.client.clone());
+        let before = self.service.take().or_else(|| self.service_of_before.take());
+        match &config.gharts {
+            Some(gharts) => self.service = Some(self.service(gharts, config, before)),
+            None => self.service_of_before = before,
+        }
         let service = self.service.as_ref();
         let same_client = match (&client_before, service) {
             (Some(before), Some(service)) => Arc::ptr_eq(before, &service.client),

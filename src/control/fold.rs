@@ -93,6 +93,7 @@ impl Control {
                 Folded::default()
             }
             Event::Swept(subject, findings) => {
+                self.count_comparison(&subject, &findings);
                 self.rounds.swept(now, &subject, findings);
                 Folded::default()
             }

@@ -9,15 +9,17 @@ use std::{
     time::Duration,
 };
 
-use super::{Control, SetParts, SetSetup, SetState, poller::Wish};
+use super::{Control, Emptied, SetParts, SetSetup, SetState, poller::Wish, sweep};
 use crate::{
     ids::{RunnerName, SetName},
     lease::{ServedSet, ServedSets},
     plan::world::SetWorld,
 };
 
-/// A set of which nothing is left is forgotten after so long: where its peers answer, they have been compared twice by then.
-const COMPARED: Duration = Duration::from_mins(12);
+/// A removed set of which nothing is left is forgotten after so many comparisons in a row that agree.
+const COMPARISONS: u8 = 2;
+/// Who stands by compares nothing: it forgets after so long, and hears from the last leader what is not over.
+const OUT_OF_SIGHT: Duration = Duration::from_mins(12);
 
 /// What a change of the file comes to.
 #[derive(Debug)]
@@ -215,6 +217,30 @@ impl Control {
         self.sets.insert(name, state);
     }
 
+    /// A comparison has found something of a removed set, or nothing.
+    pub(super) fn count_comparison(&mut self, subject: &sweep::Subject, findings: &sweep::Findings) {
+        if !findings.complete {
+            return;
+        }
+        for (name, state) in &mut self.sets {
+            let (Some(emptied), parts) = (&mut state.emptied, &state.setup.parts) else {
+                continue;
+            };
+            let count = match subject {
+                sweep::Subject::Agents(github) if *github == parts.github => &mut emptied.agents,
+                sweep::Subject::Records(key) if parts.records.as_ref().is_some_and(|r| r.key == *key) => {
+                    &mut emptied.records
+                }
+                _ => continue,
+            };
+            *count = if findings.left.contains(name) {
+                0
+            } else {
+                count.saturating_add(1)
+            };
+        }
+    }
+
     /// Forgets the sets that were removed once nothing of them is left: also while standing by, lest their pods be
     /// nobody's when this replica leads.
     pub(super) fn forget_removed(&mut self) {
@@ -235,11 +261,21 @@ impl Control {
                 _ => leadership.sees_pod_of(&state.setup.parts),
             };
             if !state.removed || !state.queue.is_over() || is_left {
-                state.left = None;
+                state.emptied = None;
                 return true;
             }
-            // What deaths and lost answers have left at GitHub and GHARTS is found by comparing, twice.
-            let is_over = now.since(*state.left.get_or_insert(now)) >= COMPARED;
+            let keeps_records = state.setup.parts.records.is_some();
+            let emptied = state.emptied.get_or_insert(Emptied {
+                since: now,
+                agents: 0,
+                records: 0,
+            });
+            // What deaths and lost answers have left at GitHub and GHARTS is found by comparing.
+            let is_over = if leadership.leads() {
+                emptied.agents >= COMPARISONS && (emptied.records >= COMPARISONS || !keeps_records)
+            } else {
+                now.since(emptied.since) >= OUT_OF_SIGHT
+            };
             if is_over {
                 tracing::info!(set = %name, "nothing is left of the set that was removed");
                 world.forget(name);

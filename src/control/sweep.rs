@@ -52,6 +52,8 @@ pub(super) struct Findings {
     pub(super) first_seen: FirstSeen,
     /// The list could be had: nothing unseen is left.
     pub(super) complete: bool,
+    /// Sets of which the list showed something that belongs to no runner, whether it is gone now or not.
+    pub(super) left: BTreeSet<SetName>,
 }
 
 pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Findings {
@@ -60,21 +62,22 @@ pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Find
         Subject::Records(_) => compare_records(parts, &order.sets, order).await,
         Subject::Leftovers => remove_leftovers(parts, &order.sets, order).await,
     };
-    match found {
-        Some(first_seen) => Findings {
-            first_seen,
-            complete: true,
-        },
-        None => Findings {
-            // An agent's age does not begin anew because one list could not be had.
-            first_seen: order.first_seen.clone(),
-            complete: false,
-        },
-    }
+    found.unwrap_or_else(|| Findings {
+        // An agent's age does not begin anew because one list could not be had.
+        first_seen: order.first_seen.clone(),
+        ..Findings::default()
+    })
+}
+
+/// Sets that have a name among these, and no runner of that name.
+fn left_of<'a>(sets: &[Arc<SetParts>], order: &Order, names: impl Iterator<Item = &'a str>) -> BTreeSet<SetName> {
+    let owners: Vec<(&SetName, Owner<'_>)> = sets.iter().map(|set| (&set.name, owner(set, order))).collect();
+    let of = |name| owners.iter().find(|(_, owner)| owner.has_left(name));
+    names.filter_map(of).map(|(set, _)| (*set).clone()).collect()
 }
 
 /// `None`: the list cannot be had.
-async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<FirstSeen> {
+async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<Findings> {
     let agents = list_agents(sets.first()?).await?;
     let ids = agents.iter().map(|agent| (agent.name.as_str(), agent.id.to_string()));
     let first_seen = first_seen(parts, sets, order, ids);
@@ -82,7 +85,11 @@ async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) ->
     for set in sets {
         remove_agents(parts, set, order, &views).await;
     }
-    Some(first_seen)
+    Some(Findings {
+        left: left_of(sets, order, agents.iter().map(|agent| agent.name.as_str())),
+        first_seen,
+        complete: true,
+    })
 }
 
 async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
@@ -161,7 +168,7 @@ async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[A
 }
 
 /// One list per provisioner, whose sets all look into it. `None`: the records cannot be had.
-async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<FirstSeen> {
+async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<Findings> {
     let first = sets.first()?;
     let service = first.records.as_ref()?;
     if !service.breaker.admits() {
@@ -195,11 +202,15 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
             remove_record(parts, set, service, record).await;
         }
     }
-    Some(first_seen)
+    Some(Findings {
+        left: left_of(sets, order, views.iter().map(|record| record.name.as_str())),
+        first_seen,
+        complete: true,
+    })
 }
 
 /// `None`: what is there cannot be listed.
-async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<FirstSeen> {
+async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<Findings> {
     let first = sets.first()?;
     let made = {
         let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &first.name).await;
@@ -229,7 +240,10 @@ async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) 
             }
         }
     }
-    Some(BTreeMap::new())
+    Some(Findings {
+        complete: true,
+        ..Findings::default()
+    })
 }
 
 fn at_work(order: &Order, set: &SetParts, runner: &str) -> bool {

@@ -41,7 +41,12 @@ pub struct Owner<'a> {
 
 impl Owner<'_> {
     fn is_orphan(&self, name: &str, age: Duration) -> bool {
-        age >= MIN_AGE && self.namer.is_ours(name) && !self.known.contains(name)
+        age >= MIN_AGE && self.has_left(name)
+    }
+
+    /// Whether something of this name is its own, and belongs to no runner.
+    pub fn has_left(&self, name: &str) -> bool {
+        self.namer.is_ours(name) && !self.known.contains(name)
     }
 }
 
