@@ -139,6 +139,10 @@ impl Broker {
                 ) {
                     shared.lost(name);
                 }
+                // What such calls left behind may be what uses the quota up.
+                if failure.trouble == Trouble::Quota && shared.leftovers().suspected {
+                    self.search();
+                }
                 return Err(self.refusal(&failure));
             }
         };
@@ -167,6 +171,12 @@ impl Broker {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Deletes what was left behind, beside whatever else goes on.
+    fn search(&self) {
+        let (shared, stop) = (Arc::clone(&self.shared), self.tasks.token().clone());
+        self.tasks.spawn("broker", async move { shared.search(&stop).await });
     }
 
     /// Deletes the record that came with the token, and what else of ours was left behind.

@@ -142,6 +142,27 @@ async fn b21_a_lost_answer_leaves_no_record_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b44_lost_records_that_use_the_quota_up_are_found_without_a_token() {
+    let lost = TransportError::Lost {
+        peer: "gharts.example.com".into(),
+        reason: "reset".into(),
+    };
+    let script = Script::of([fails(PROVISION, lost)]);
+    let broker = broker(&script);
+    broker.fetch().await.unwrap_err();
+    let name = script.bodies()[0]["runner_name"].as_str().unwrap().to_owned();
+    let full = r#"{"detail":"Runner quota exceeded. Maximum allowed: 1, current: 1"}"#;
+    script.then([
+        answered(PROVISION, 400, full),
+        listed(&[("l1", &name, "2026-11-23T03:59:58")]),
+        deleted("l1"),
+    ]);
+    broker.fetch().await.unwrap_err();
+    settle().await;
+    script.assert_finished();
+}
+
+#[tokio::test(start_paused = true)]
 async fn b44_a_record_that_cannot_be_deleted_is_tried_again_and_delays_no_token() {
     let broken = || answered(DELETE_R1, 500, r#"{"detail":"Failed to deprovision runner: "}"#);
     let script = Script::of([granted("r1"), broken(), broken(), deleted("r1"), listed(&[])]);
