@@ -16,8 +16,9 @@ use crate::sim::{
 
 /// Pods of one set that come and go in a row without a job, and within how long: whatever ends them, the set backs off.
 const WASTE: (usize, Duration) = (24, Duration::from_mins(15));
-/// So many more for each time that it may begin anew: after a death, or with another template.
-const WASTE_ANEW: usize = 5;
+/// So many more for each time that it may begin anew, after a death or with another template: whether a runner that ended
+/// well had a job is clear after a minute.
+const WASTE_ANEW: usize = 16;
 /// On our pods: the full name of the set.
 const SCALE_SET: &str = "gharts-listener/scale-set";
 
@@ -48,7 +49,8 @@ impl Judge {
                 self.no_secret_in(request.body, &format!("{verb} {resource} {name}"));
             }
             if (verb, resource) == ("delete", "pods") && !request.dry_run {
-                self.may_be_deleted(name);
+                let at_work = self.at_work(name);
+                self.lock().asked_to_go.insert(name.to_owned(), at_work);
             }
             return;
         };
@@ -59,28 +61,30 @@ impl Judge {
             self.lease_holder();
         }
         self.digest_in("kubernetes", &format!("{verb} {resource} {name}"), status);
+        if (verb, resource) == ("delete", "pods") && !request.dry_run {
+            self.pod_deleted(name, status);
+        }
         if (verb, resource, status) == ("create", "pods", 201) && !request.dry_run {
             let body: Value = serde_json::from_slice(request.body).unwrap_or_default();
             self.pod_made(body["metadata"]["name"].as_str().unwrap_or_default());
         }
     }
 
-    fn may_be_deleted(&self, name: &str) {
-        let Some(pod) = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name) else {
-            return;
-        };
-        let runner = self.world.github.runner(name);
-        let job = runner.as_ref().and_then(|runner| runner.job.as_deref());
-        if let (true, Some(job)) = (runs(&pod), job) {
-            self.breach(
-                Invariant::BusyKept,
-                format!("pod {name} is deleted while it runs job {job}"),
-            );
-        } else if runs(&pod) && runner.is_some_and(|runner| runner.online) {
-            self.breach(
-                Invariant::BusyKept,
-                format!("pod {name} is deleted while GitHub may give it a job"),
-            );
+    /// What the pod is doing, should that be a reason to leave it alone.
+    fn at_work(&self, name: &str) -> Option<String> {
+        let pod = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name)?;
+        let runner = self.world.github.runner(name).filter(|_| runs(&pod))?;
+        match &runner.job {
+            Some(job) => Some(format!("it runs job {job}")),
+            None => runner.online.then(|| "GitHub may give it a job".to_owned()),
+        }
+    }
+
+    /// It was asked for, and where the pod had changed by then, refused.
+    fn pod_deleted(&self, name: &str, status: u16) {
+        let at_work = self.lock().asked_to_go.remove(name).flatten();
+        if let Some(what) = at_work.filter(|_| status == 200) {
+            self.breach(Invariant::BusyKept, format!("pod {name} is deleted while {what}"));
         }
     }
 

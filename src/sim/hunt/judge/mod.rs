@@ -91,6 +91,8 @@ struct State {
     names: HashSet<String>,
     /// Each set's newest pods.
     made: BTreeMap<String, VecDeque<(Instant, String)>>,
+    /// Pods whose deletion is asked for just now, and what was against it.
+    asked_to_go: HashMap<String, Option<String>>,
     /// Runners whose removal was asked for, and when it was last refused.
     leaving: HashMap<String, Option<Instant>>,
     /// Who held the Lease when it was last there.
@@ -151,6 +153,7 @@ impl Judge {
                 queues: Queues::default(),
                 names: HashSet::new(),
                 made: BTreeMap::new(),
+                asked_to_go: HashMap::new(),
                 leaving: HashMap::new(),
                 holder: None,
                 calls: BTreeMap::new(),
