@@ -176,23 +176,21 @@ impl Broker {
     /// Deletes what was left behind, beside whatever else goes on.
     fn search(&self) {
         let (shared, stop) = (Arc::clone(&self.shared), self.tasks.token().clone());
-        self.tasks.spawn("broker", async move { shared.search(&stop).await });
+        self.tasks.keep("broker", move || {
+            let (shared, stop) = (Arc::clone(&shared), stop.clone());
+            async move { shared.search(&stop).await }
+        });
     }
 
     /// Deletes the record that came with the token, and what else of ours was left behind.
     fn tidy(&self, record: String) {
         let (shared, stop) = (Arc::clone(&self.shared), self.tasks.token().clone());
-        self.tasks.spawn("broker", async move {
-            let mut pauses = PAUSES.iter();
-            while let Err(failure) = shared.delete(&record).await {
-                let Some(pause) = pauses.next().filter(|_| !stop.is_cancelled()) else {
-                    tracing::warn!(gharts_runner_id = record, %failure, "the record of a registration token stays for now");
-                    shared.leftovers().suspected = true;
-                    return;
-                };
-                stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
+        self.tasks.keep("broker", move || {
+            let (shared, stop, record) = (Arc::clone(&shared), stop.clone(), record.clone());
+            async move {
+                shared.delete_soon(&record, &stop).await;
+                shared.search(&stop).await;
             }
-            shared.search(&stop).await;
         });
     }
 
@@ -239,6 +237,19 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Tries a few times.
+    async fn delete_soon(&self, record: &str, stop: &CancellationToken) {
+        let mut pauses = PAUSES.iter();
+        while let Err(failure) = self.delete(record).await {
+            let Some(pause) = pauses.next().filter(|_| !stop.is_cancelled()) else {
+                tracing::warn!(gharts_runner_id = record, %failure, "the record of a registration token stays for now");
+                self.leftovers().suspected = true;
+                return;
+            };
+            stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
+        }
     }
 
     /// Deletes what is left over, until nothing is suspected any more, or a newer search goes on with it.

@@ -20,7 +20,7 @@ const EARLY: u64 = 10;
 /// Most jobs come so long before or after a fault begins: one that nobody meets shows nothing.
 const NEAR_MS: u64 = 8_000;
 /// Most faults of one plan.
-const MOST_FAULTS: u64 = 10;
+const MOST_FAULTS: u64 = 11;
 /// One plan in so many has none: what holds only in peace is looked at there.
 const PEACE: u64 = 10;
 
@@ -182,15 +182,15 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
         };
     }
     // A greater share of the world's where there is no GHARTS to ail.
-    let fault = match rng.u32(..15) {
+    let fault = match rng.u32(..16) {
         0..=2 => on_the_way(rng, uses_gharts, shape.sets.len()),
         3..=5 => of_github(rng, shape),
         6..=7 => of_kubernetes(rng),
-        8 => of_pods(rng),
-        9..=10 if uses_gharts => of_gharts(rng),
-        9 => of_kubernetes(rng),
-        10 => of_pods(rng),
-        11..=12 => of_the_file(rng, shape),
+        8..=9 => of_pods(rng),
+        10..=11 if uses_gharts => of_gharts(rng),
+        10 => of_kubernetes(rng),
+        11 => of_pods(rng),
+        12..=13 => of_the_file(rng, shape),
         _ => of_the_process(rng, shape),
     };
     if matches!(fault, Fault::JobMeets { .. }) {
@@ -199,7 +199,7 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
     }
     if matches!(fault, Fault::PodsFail { .. }) {
         // Long enough to show whether a set backs off.
-        for_ms = pick(rng, &[30_000, 120_000, 900_000]);
+        for_ms = pick(rng, &[30_000, 120_000, 900_000, 900_000]);
     }
     Timed { at_ms, for_ms, fault }
 }
@@ -281,7 +281,7 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
 
 fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
     let set = rng.usize(..shape.sets.len());
-    match rng.u32(..14) {
+    match rng.u32(..15) {
         0 => Fault::TokensRevoked,
         13 => Fault::SecretRotated,
         1 => Fault::QueueTokenExpired { set },
@@ -298,7 +298,7 @@ fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
         6 => Fault::SetDeleted { set },
         7 => Fault::MessagesTwice { set },
         8 => Fault::MessagesReordered,
-        9 => Fault::MessageIdsRestarted { set },
+        9 | 14 => Fault::MessageIdsRestarted { set },
         10 => Fault::WrongStatistics {
             lie: pick(rng, &[Lie::Stuck, Lie::Zero, Lie::Ghosts(2)]),
         },
@@ -308,9 +308,9 @@ fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
 }
 
 fn of_kubernetes(rng: &mut Rng) -> Fault {
-    match rng.u32(..9) {
+    match rng.u32(..10) {
         0 => Fault::WatchCut,
-        5 => Fault::LeaseDeleted,
+        5 | 9 => Fault::LeaseDeleted,
         4 => Fault::RightsLost,
         1 => Fault::HistoryCompacted,
         2 => Fault::ApiOutage,
@@ -356,7 +356,7 @@ fn of_pods(rng: &mut Rng) -> Fault {
                     PodTrouble::Deprecated,
                 ],
             ),
-            percent: pick(rng, &[30, 100]),
+            percent: pick(rng, &[30, 100, 100]),
         },
         2 => Fault::PodsStuckTerminating {
             ms: pick(rng, &[5_000, 40_000, 90_000]),
