@@ -28,6 +28,8 @@ pub(super) struct Course {
     /// Until then what comes at once may have been delivered to the session before this one.
     replay_until: Instant,
     pub(super) last_rise: Instant,
+    /// When the session's statistics came.
+    pub(super) read: Instant,
     /// When statistics were last fetched beside a poll.
     pub(super) refreshed: Instant,
     /// When a poll was last answered.
@@ -51,6 +53,7 @@ impl Course {
             taken_in: None,
             replay_until: now + REPLAY_UNTIL,
             last_rise: now.checked_sub(RISE_FLOOR).unwrap_or(now),
+            read: now,
             refreshed: now,
             answered: now,
             // Offers made to a dead session are not made again: the first turn asks for them.
@@ -62,9 +65,14 @@ impl Course {
         }
     }
 
+    /// Whether it was acquired, and nothing has been heard of it since.
+    pub(super) fn has_acquired(&self, request: i64) -> bool {
+        self.acquired.contains_key(&request)
+    }
+
     /// These are asked for.
     pub(super) fn acquires(&mut self, now: Instant, requests: &[i64]) {
-        self.acquired.retain(|_, at| now.duration_since(*at) < STATISTICS_LAG);
+        self.acquired.retain(|_, at| self.read < *at + STATISTICS_LAG);
         self.acquired.extend(requests.iter().map(|request| (*request, now)));
     }
 
@@ -81,11 +89,12 @@ impl Course {
     }
 
     /// Jobs that the set has: the session's statistics may be out of date, and so may `told`.
-    pub(super) fn jobs(&self, now: Instant, session: &Session, told: Told) -> i64 {
-        // A message that would have told more of what was acquired may be lost.
-        let unheard = |at: &&Instant| now.duration_since(**at) < STATISTICS_LAG;
+    pub(super) fn jobs(&self, session: &Session, told: Told) -> i64 {
+        // A message that would have told more of what was acquired may be lost; newer statistics know of it.
+        let since = |lag| self.acquired.values().filter(|at| self.read < **at + lag).count();
         let statistics = session.statistics.map_or(0, |s| s.total_assigned_jobs);
-        told.jobs(statistics, self.acquired.values().filter(unheard).count())
+        let newer = i64::try_from(since(Duration::ZERO)).unwrap_or(i64::MAX);
+        told.jobs(statistics.saturating_add(newer), since(STATISTICS_LAG))
     }
 
     /// The loop has taken it in before: only its deletion failed.
@@ -105,8 +114,8 @@ impl Course {
     }
 
     /// Whether jobs wait that were offered before, and there is room for one.
-    pub(super) fn has_offers(&self, now: Instant, session: &Session, told: Told, capacity: u32) -> bool {
+    pub(super) fn has_offers(&self, session: &Session, told: Told, capacity: u32) -> bool {
         let waiting = session.statistics.is_some_and(|s| s.total_available_jobs > 0);
-        self.offers && waiting && i64::from(capacity) > self.jobs(now, session, told)
+        self.offers && waiting && i64::from(capacity) > self.jobs(session, told)
     }
 }

@@ -336,7 +336,8 @@ impl Control {
             return Folded::default();
         }
         // A set that was removed here may be in another deployment's file now.
-        if state.removed && seen.lease.is_some_and(|lease| lease != self.leadership.place) {
+        let is_known = set.runners.contains_key(&seen.name);
+        if state.removed && !is_known && seen.lease.is_some_and(|lease| lease != self.leadership.place) {
             state.of_others.insert(seen.name);
             return Folded::default();
         }

@@ -500,6 +500,7 @@ impl Control {
             // A task that was stopped meanwhile needs no answer.
             let _ = ack.send(());
         }
+        self.recall(now);
         self.forget_removed();
         self.tell_of_sets();
         wake = match self.draining_since {

@@ -444,7 +444,7 @@ impl Poller {
                     () = self.stop.cancelled() => break Woken::Stopped,
                     () = wished(&mut self.wish, course.rewrite) => break Woken::Wished,
                     () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => break Woken::Risen,
-                    () = tokio::time::sleep_until(ask_at), if course.has_offers(begun, session, announce.told, announce.capacity) => {
+                    () = tokio::time::sleep_until(ask_at), if course.has_offers(session, announce.told, announce.capacity) => {
                         break Woken::Offers;
                     }
                     answer = &mut poll => break Woken::Polled(answer),
@@ -464,6 +464,7 @@ impl Poller {
                     }
                 }
                 refreshed = true;
+                course.read = course.refreshed;
                 if let Some(answer) = answer {
                     break Woken::Polled(answer);
                 }
@@ -495,9 +496,12 @@ impl Poller {
             let again = course.has_taken_in(&message);
             let replayed = again || course.may_have_come_before(begun);
             if !replayed {
-                session.statistics = message.statistics.or(session.statistics);
+                if message.statistics.is_some() {
+                    session.statistics = message.statistics;
+                    course.read = begun;
+                }
             } else if !again {
-                self.refresh(session).await?;
+                self.refresh_in(session, course).await?;
             }
             let heard = Heard {
                 message,
@@ -570,6 +574,13 @@ impl Poller {
         if std::mem::take(&mut course.failures) > 0 {
             self.tell(QueueEvent::Session(world::Session::Polling)).await?;
         }
+        Ok(())
+    }
+
+    async fn refresh_in(&mut self, session: &mut Session, course: &mut Course) -> Result<(), Error> {
+        let began = self.timeline.clock().instant();
+        self.refresh(session).await?;
+        course.read = began;
         Ok(())
     }
 
@@ -656,9 +667,11 @@ impl Poller {
         capacity: u32,
     ) -> Result<(), Error> {
         let now = self.timeline.clock().instant();
-        let jobs = course.jobs(now, session, self.announce.borrow().told);
+        let jobs = course.jobs(session, self.announce.borrow().told);
         let room = i64::from(capacity).saturating_sub(jobs);
-        let wanted = &offers[..offers.len().min(usize::try_from(room).unwrap_or(0))];
+        let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
+        let wanted: Vec<i64> = new.take(usize::try_from(room).unwrap_or(0)).collect();
+        let wanted = &wanted[..];
         if wanted.is_empty() {
             return Ok(());
         }
@@ -673,7 +686,7 @@ impl Poller {
                 course.acquired(wanted, &got);
                 tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
                 // What was acquired is demand at once; the next message may be a while.
-                self.refresh(session).await
+                self.refresh_in(session, course).await
             }
             Acquired::SelfAssigning => {
                 course.acquired(wanted, &[]);

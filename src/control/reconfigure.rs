@@ -12,12 +12,14 @@ use std::{
 use super::{Control, Emptied, SetParts, SetSetup, SetState, poller::Wish, sweep};
 use crate::{
     ids::{RunnerName, SetName},
-    lease::{ServedSet, ServedSets},
-    plan::world::SetWorld,
+    lease::ServedSet,
+    plan::{Moment, world::SetWorld},
 };
 
 /// A removed set of which nothing is left is forgotten after so many comparisons in a row that agree.
 const COMPARISONS: u8 = 2;
+/// And after so long whatever they say: a peer may be gone for good, for which the set was taken out of the file.
+const GIVEN_UP: Duration = Duration::from_hours(2);
 /// Who stands by compares nothing: it forgets after so long, and hears from the last leader what is not over.
 const OUT_OF_SIGHT: Duration = Duration::from_mins(12);
 
@@ -109,17 +111,23 @@ impl Control {
     }
 
     /// Sets that the last leader served and that the file names no more: it was changed while no daemon ran, or for another
-    /// replica. Their runners end, as they would under a running daemon.
-    pub(super) fn recall(&mut self, served: &ServedSets) {
-        for (name, ServedSet(provisioner, github, id)) in served {
-            if self.sets.contains_key(name) {
+    /// replica. Their runners end, as they would under a running daemon, but not before the file has had the time to come to
+    /// this replica as well.
+    pub(super) fn recall(&mut self, now: Moment) {
+        if !self.leadership.leads() || self.leadership.recalls_at > now || self.leadership.former.is_empty() {
+            return;
+        }
+        self.leadership.serves_others = true;
+        let sets = self.sets.len();
+        for (name, ServedSet(provisioner, github, id)) in std::mem::take(&mut self.leadership.former) {
+            if self.sets.contains_key(&name) {
                 continue;
             }
             let alike = |state: &&SetState| {
                 let ServedSet(by, at, _) = state.served();
-                !state.removed && by == *provisioner && at == *github
+                !state.removed && by == provisioner && at == github
             };
-            let Some(setup) = self.sets.values().find(alike).map(|like| like.setup.of_former(name)) else {
+            let Some(setup) = self.sets.values().find(alike).map(|like| like.setup.of_former(&name)) else {
                 tracing::warn!(
                     set = %name, provisioner, github,
                     "the file names this set no more, and no other one that is served like it: what it left stays; put it \
@@ -128,14 +136,21 @@ impl Control {
                 continue;
             };
             tracing::info!(set = %name, "the file names this set no more: what it left is ended");
-            let queue = self.queues.begin(name, Wish::of(&setup), self.rng.u64(..), None);
+            let queue = self.queues.begin(&name, Wish::of(&setup), self.rng.u64(..), None);
             queue.end();
+            let mut world = self.set_anew(&setup);
+            world.remove();
+            self.world.insert_carefully(world);
             let state = SetState {
                 removed: true,
-                scale_set_id: *id,
+                scale_set_id: id,
                 ..SetState::new(setup, queue)
             };
-            self.sets.insert(name.clone(), state);
+            self.sets.insert(name, state);
+        }
+        if self.sets.len() != sets {
+            self.leadership.list_pods_anew();
+            self.rounds.renew(&self.sets, &BTreeSet::new());
         }
     }
 
@@ -271,10 +286,12 @@ impl Control {
                 records: 0,
             });
             // What deaths and lost answers have left at GitHub and GHARTS is found by comparing.
+            let idle = now.since(emptied.since);
             let is_over = if leadership.leads() {
-                emptied.agents >= COMPARISONS && (emptied.records >= COMPARISONS || !keeps_records)
+                let agrees = emptied.agents >= COMPARISONS && (emptied.records >= COMPARISONS || !keeps_records);
+                agrees || idle >= GIVEN_UP
             } else {
-                now.since(emptied.since) >= OUT_OF_SIGHT
+                idle >= OUT_OF_SIGHT
             };
             if is_over {
                 tracing::info!(set = %name, "nothing is left of the set that was removed");

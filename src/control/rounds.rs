@@ -89,7 +89,12 @@ impl AllRounds {
                 rounds.sets.push(parts.clone());
             }
         };
-        for parts in sets.values().flat_map(SetState::all_parts) {
+        // The first one asks for all: of two credentials the one that the file names now.
+        let (removed, living): (Vec<_>, Vec<_>) = sets.values().partition(|set| set.removed);
+        let current = living.iter().map(|set| &set.setup.parts);
+        let of_before = living.iter().flat_map(|set| set.of_before.values());
+        let of_removed = removed.into_iter().flat_map(SetState::all_parts);
+        for parts in current.chain(of_before).chain(of_removed) {
             with(all.githubs.entry(parts.github.clone()).or_default(), parts);
             if let Some(service) = &parts.records {
                 with(all.services.entry(service.key.clone()).or_default(), parts);

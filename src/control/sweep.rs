@@ -69,11 +69,10 @@ pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Find
     })
 }
 
-/// Sets that have a name among these, and no runner of that name.
-fn left_of<'a>(sets: &[Arc<SetParts>], order: &Order, names: impl Iterator<Item = &'a str>) -> BTreeSet<SetName> {
-    let owners: Vec<(&SetName, Owner<'_>)> = sets.iter().map(|set| (&set.name, owner(set, order))).collect();
-    let of = |name| owners.iter().find(|(_, owner)| owner.has_left(name));
-    names.filter_map(of).map(|(set, _)| (*set).clone()).collect()
+/// Sets of which something is left that belongs to no runner.
+fn left_of(sets: &[Arc<SetParts>], order: &Order, has_left: impl Fn(&Owner<'_>) -> bool) -> BTreeSet<SetName> {
+    let left = sets.iter().filter(|set| has_left(&owner(set, order)));
+    left.map(|set| set.name.clone()).collect()
 }
 
 /// `None`: the list cannot be had.
@@ -86,7 +85,9 @@ async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) ->
         remove_agents(parts, set, order, &views).await;
     }
     Some(Findings {
-        left: left_of(sets, order, agents.iter().map(|agent| agent.name.as_str())),
+        left: left_of(sets, order, |owner| {
+            views.iter().any(|agent| owner.has_left_agent(agent))
+        }),
         first_seen,
         complete: true,
     })
@@ -203,7 +204,9 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
         }
     }
     Some(Findings {
-        left: left_of(sets, order, views.iter().map(|record| record.name.as_str())),
+        left: left_of(sets, order, |owner| {
+            views.iter().any(|record| owner.has_left(&record.name))
+        }),
         first_seen,
         complete: true,
     })

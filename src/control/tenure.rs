@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Control, SetParts, SetSetup, rounds::AllRounds, set_world};
 use crate::{
     ids::{RunnerName, SetName},
-    lease::{Fence, News, SessionRef, Sessions, Standing, Term},
+    lease::{Fence, News, ServedSets, SessionRef, Sessions, Standing, Term},
     plan::{
+        Moment,
         reason::{Code, Reason},
         runner::PROVISIONING,
         world::{Session, SetWorld, World},
@@ -30,6 +31,8 @@ use crate::{
     status::LeaderStatus,
 };
 
+/// A changed file comes to every replica within a minute or so.
+const RECALL: Duration = Duration::from_mins(2);
 /// How often a queue's task that may not open a session looks whether it may.
 const FENCE_LOOK: Duration = Duration::from_millis(250);
 
@@ -110,6 +113,9 @@ pub(super) struct Leadership {
     news: mpsc::Sender<News>,
     /// The next leader is to be told which sets may have runners.
     pub(super) serves_others: bool,
+    /// Sets that the last leader served, until it is clear which of them the file names no more, and when that is.
+    pub(super) former: ServedSets,
+    pub(super) recalls_at: Moment,
     /// The keeper of the Lease has died.
     pub(super) dead: bool,
     /// What is seen while standing by.
@@ -160,6 +166,8 @@ impl Leadership {
             identity: lease.identity.clone(),
             news: lease.news.clone(),
             serves_others: false,
+            former: ServedSets::new(),
+            recalls_at: Moment::START,
             dead: false,
             pods: StandbyPods::default(),
             views,
@@ -331,8 +339,12 @@ impl Control {
         };
         // What another leader had under way when it died comes to its end within one JIT deadline.
         let sweeps = if term.after_self { now } else { now + PROVISIONING };
-        self.recall(&term.inherited.sets);
+        self.leadership.former = term.inherited.sets.clone();
+        self.leadership.recalls_at = now + RECALL;
         self.leadership.serves_others = true;
+        for state in self.sets.values_mut() {
+            state.emptied = None;
+        }
         self.leadership.term = Some(term);
         self.world = self.blank_world();
         self.world.begin_carefully();
@@ -367,9 +379,10 @@ impl Control {
         if !self.leadership.leads() || !self.leadership.serves_others {
             return;
         }
-        let served = self.sets.iter().map(|(name, state)| (name.clone(), state.served()));
+        let mut served = self.leadership.former.clone();
+        served.extend(self.sets.iter().map(|(name, state)| (name.clone(), state.served())));
         // Told again with the next act, should the keeper not keep up.
-        let told = self.leadership.news.try_send(News::Serves(served.collect()));
+        let told = self.leadership.news.try_send(News::Serves(served));
         self.leadership.serves_others = told.is_err();
     }
 

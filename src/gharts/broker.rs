@@ -148,7 +148,7 @@ impl Broker {
         };
         tracing::info!(runner = %name, gharts_url = shared.client.base_url(), gharts_runner_id = answer.runner_id,
             "GHARTS handed out a registration token");
-        self.tidy(answer.runner_id.clone());
+        self.tidy(name, answer.runner_id.clone());
         self.is_for_our_scope(&answer)?;
         Ok(Token {
             life: answer.life(),
@@ -183,12 +183,15 @@ impl Broker {
     }
 
     /// Deletes the record that came with the token, and what else of ours was left behind.
-    fn tidy(&self, record: String) {
+    fn tidy(&self, name: RunnerName, record: String) {
         let (shared, stop) = (Arc::clone(&self.shared), self.tasks.token().clone());
         self.tasks.keep("broker", move || {
-            let (shared, stop, record) = (Arc::clone(&shared), stop.clone(), record.clone());
+            let (shared, stop) = (Arc::clone(&shared), stop.clone());
+            let (name, record) = (name.clone(), record.clone());
             async move {
-                shared.delete_soon(&record, &stop).await;
+                if !shared.delete_soon(&record, &stop).await {
+                    shared.lost(name);
+                }
                 shared.search(&stop).await;
             }
         });
@@ -239,17 +242,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Tries a few times.
-    async fn delete_soon(&self, record: &str, stop: &CancellationToken) {
+    /// Tries a few times; whether it was deleted.
+    async fn delete_soon(&self, record: &str, stop: &CancellationToken) -> bool {
         let mut pauses = PAUSES.iter();
         while let Err(failure) = self.delete(record).await {
             let Some(pause) = pauses.next().filter(|_| !stop.is_cancelled()) else {
                 tracing::warn!(gharts_runner_id = record, %failure, "the record of a registration token stays for now");
-                self.leftovers().suspected = true;
-                return;
+                return false;
             };
             stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
         }
+        true
     }
 
     /// Deletes what is left over, until nothing is suspected any more, or a newer search goes on with it.

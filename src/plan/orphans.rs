@@ -48,14 +48,19 @@ impl Owner<'_> {
     pub fn has_left(&self, name: &str) -> bool {
         self.namer.is_ours(name) && !self.known.contains(name)
     }
+
+    /// The same of a registration: one in another scale set is somebody else's.
+    pub fn has_left_agent(&self, agent: &AgentView) -> bool {
+        let may_be = agent.scale_set_id.is_none() || agent.scale_set_id == self.scale_set_id;
+        may_be && self.has_left(&agent.name)
+    }
 }
 
 /// Registrations of `owner` that belong to no runner.
 pub fn orphan_agents<'a>(owner: &Owner<'_>, agents: &'a [AgentView]) -> Vec<&'a AgentView> {
     agents
         .iter()
-        .filter(|a| a.scale_set_id.is_none() || a.scale_set_id == owner.scale_set_id)
-        .filter(|a| owner.is_orphan(&a.name, a.age))
+        .filter(|a| owner.has_left_agent(a) && owner.is_orphan(&a.name, a.age))
         .collect()
 }
 
