@@ -479,6 +479,7 @@ impl Control {
     fn act(&mut self) -> Moment {
         let now = self.timeline.now();
         let mut wake = now + BEAT;
+        self.recall(now);
         // Carrying out a plan (retirements) can call for a second one, never for more.
         for _ in 0..2 {
             for happening in self.world.advance(now) {
@@ -500,7 +501,6 @@ impl Control {
             // A task that was stopped meanwhile needs no answer.
             let _ = ack.send(());
         }
-        self.recall(now);
         self.forget_removed();
         self.tell_of_sets();
         wake = match self.draining_since {
