@@ -58,9 +58,12 @@ impl World {
         let (mut events, mut at_work) = (Vec::new(), Vec::new());
         for set in self.sets.values_mut() {
             let doubt = set.doubt(now);
+            let busy = i64::from(Tally::of(set).busy.all);
+            let counted = set.demand.reading().is_some_and(|reading| reading.running >= busy);
             set.lists_tell |= set.kind.meets == Meets::ByLabels && set.runners.values().any(Runner::was_listed);
             set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
+                runner.is_counted(counted);
                 runner.doubt(doubt, set.lists_tell);
                 if set.removed {
                     runner.goes_unheard(now);

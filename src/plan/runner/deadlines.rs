@@ -81,7 +81,7 @@ impl Runner {
 
     /// When it is clear that an ordinary runner has a job of which its set's queue never tells.
     fn elsewhere_at(&self, busy: Moment) -> Option<Moment> {
-        let unnamed = self.kind.meets == Meets::ByLabels && self.job.is_none() && !self.elsewhere;
+        let unnamed = self.kind.meets == Meets::ByLabels && self.job.is_none() && !self.elsewhere && !self.counted;
         let heard = self.hearing.filter(|h| unnamed && h.last >= busy)?;
         Some(busy.max(heard.since) + VERDICT)
     }

@@ -156,6 +156,8 @@ pub struct Runner {
     unprovable: bool,
     /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
     starting: bool,
+    /// GitHub counts as many running jobs of the set as its runners have: whatever this one has is among them.
+    counted: bool,
 }
 
 impl Runner {
@@ -205,6 +207,7 @@ impl Runner {
             elsewhere: false,
             unprovable: false,
             starting: true,
+            counted: false,
         }
     }
 
@@ -241,6 +244,12 @@ impl Runner {
     /// How well its set's queue is heard; `None`: not at all.
     pub fn hears(&mut self, hearing: Option<Hearing>) {
         self.hearing = hearing;
+    }
+
+    /// Whether GitHub counts as many running jobs of its set as the set's runners have. The start of a job that was told
+    /// before a restart is told to nobody again.
+    pub fn is_counted(&mut self, counted: bool) {
+        self.counted = counted;
     }
 
     /// Nobody tells of an ordinary runner's job. Should this one end well, its record is kept until an agents list shows

@@ -185,11 +185,9 @@ fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
     let fault = match rng.u32(..16) {
         0..=2 => on_the_way(rng, uses_gharts, shape.sets.len()),
         3..=5 => of_github(rng, shape),
-        6..=7 => of_kubernetes(rng),
-        8..=9 => of_pods(rng),
         10..=11 if uses_gharts => of_gharts(rng),
-        10 => of_kubernetes(rng),
-        11 => of_pods(rng),
+        6..=7 | 10 => of_kubernetes(rng),
+        8..=9 | 11 => of_pods(rng),
         12..=13 => of_the_file(rng, shape),
         _ => of_the_process(rng, shape),
     };
