@@ -18,6 +18,14 @@ const FALL_AFTER_ANSWER: Duration = Duration::from_secs(50);
 const REPLAY_AT_ONCE: Duration = Duration::from_secs(1);
 const REPLAY_UNTIL: Duration = Duration::from_secs(30);
 
+/// A request for a job.
+#[derive(Clone, Copy, Debug)]
+struct Acquisition {
+    at: Instant,
+    /// It was granted; else nobody knows.
+    granted: bool,
+}
+
 /// One session's polling.
 #[derive(Debug)]
 pub(super) struct Course {
@@ -38,7 +46,7 @@ pub(super) struct Course {
     pub(super) offers: bool,
     pub(super) next_offers: Instant,
     /// Requests that were acquired, and that no message has told a start or an end of: statistics may not know of them.
-    acquired: BTreeMap<i64, Instant>,
+    acquired: BTreeMap<i64, Acquisition>,
     /// Polls that failed since one was answered.
     pub(super) failures: u32,
     /// What the file says of the set now is not at GitHub yet: when that is tried again, and tries so far.
@@ -65,20 +73,31 @@ impl Course {
         }
     }
 
-    /// Whether it was acquired, and nothing has been heard of it since.
+    /// Whether it was granted, and nothing has been heard of it since.
     pub(super) fn has_acquired(&self, request: i64) -> bool {
-        self.acquired.contains_key(&request)
+        self.acquired
+            .get(&request)
+            .is_some_and(|acquisition| acquisition.granted)
     }
 
     /// These are asked for.
     pub(super) fn acquires(&mut self, now: Instant, requests: &[i64]) {
-        self.acquired.retain(|_, at| self.read < *at + STATISTICS_LAG);
-        self.acquired.extend(requests.iter().map(|request| (*request, now)));
+        self.acquired.retain(|_, asked| self.read < asked.at + STATISTICS_LAG);
+        let asked = Acquisition {
+            at: now,
+            granted: false,
+        };
+        self.acquired.extend(requests.iter().map(|request| (*request, asked)));
     }
 
     /// Of those that were `asked` for, only some were to be had.
     pub(super) fn acquired(&mut self, asked: &[i64], got: &[i64]) {
         self.wait_no_more(asked.iter().copied().filter(|request| !got.contains(request)));
+        for request in got {
+            if let Some(acquisition) = self.acquired.get_mut(request) {
+                acquisition.granted = true;
+            }
+        }
     }
 
     /// They have started, ended, or are on offer again.
@@ -88,10 +107,13 @@ impl Course {
         }
     }
 
-    /// Jobs that the set has: the session's statistics may be out of date, and so may `told`.
-    pub(super) fn jobs(&self, session: &Session, told: Told) -> i64 {
+    /// Jobs that the set has, but for those `on_offer` of which nobody knows whether they were granted: the session's
+    /// statistics may be out of date, and so may `told`.
+    pub(super) fn jobs(&self, session: &Session, told: Told, on_offer: &[i64]) -> i64 {
         // A message that would have told more of what was acquired may be lost; newer statistics know of it.
-        let since = |lag| self.acquired.values().filter(|at| self.read < **at + lag).count();
+        let counts = |(id, asked): &(&i64, &Acquisition)| asked.granted || !on_offer.contains(id);
+        let acquired = || self.acquired.iter().filter(counts);
+        let since = |lag| acquired().filter(|(_, asked)| self.read < asked.at + lag).count();
         let statistics = session.statistics.map_or(0, |s| s.total_assigned_jobs);
         let newer = i64::try_from(since(Duration::ZERO)).unwrap_or(i64::MAX);
         told.jobs(statistics.saturating_add(newer), since(STATISTICS_LAG))
@@ -116,6 +138,6 @@ impl Course {
     /// Whether jobs wait that were offered before, and there is room for one.
     pub(super) fn has_offers(&self, session: &Session, told: Told, capacity: u32) -> bool {
         let waiting = session.statistics.is_some_and(|s| s.total_available_jobs > 0);
-        self.offers && waiting && i64::from(capacity) > self.jobs(session, told)
+        self.offers && waiting && i64::from(capacity) > self.jobs(session, told, &[])
     }
 }

@@ -667,7 +667,7 @@ impl Poller {
         capacity: u32,
     ) -> Result<(), Error> {
         let now = self.timeline.clock().instant();
-        let jobs = course.jobs(session, self.announce.borrow().told);
+        let jobs = course.jobs(session, self.announce.borrow().told, offers);
         let room = i64::from(capacity).saturating_sub(jobs);
         let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
         let wanted: Vec<i64> = new.take(usize::try_from(room).unwrap_or(0)).collect();

@@ -313,28 +313,37 @@ fn of_kubernetes(rng: &mut Rng) -> Fault {
         1 => Fault::HistoryCompacted,
         2 => Fault::ApiOutage,
         3 => Fault::ResourceQuota { pods: rng.u32(1..=3) },
-        _ => Fault::ApiTrouble {
-            verb: pick(rng, &["create", "create", "delete", "patch", "watch", "list", ""]).to_owned(),
-            resource: pick(rng, &["pods", "pods", "secrets", "serviceaccounts/token", ""]).to_owned(),
-            how: pick(
-                rng,
-                &[
-                    ApiTrouble::AnswerLost,
-                    ApiTrouble::Unauthorized,
-                    ApiTrouble::Unavailable,
-                    ApiTrouble::Internal,
-                    ApiTrouble::Throttled,
-                    ApiTrouble::Slow,
-                    ApiTrouble::Hang,
-                    ApiTrouble::Hang,
-                    ApiTrouble::Silent,
-                    ApiTrouble::Conflict,
-                    ApiTrouble::Invalid,
-                ],
-            ),
-            times: pick(rng, &[1, 3, 1_000, 1_000]),
-            everybody: rng.u32(..3) == 0,
-        },
+        _ => api_trouble(rng),
+    }
+}
+
+fn api_trouble(rng: &mut Rng) -> Fault {
+    let verb = pick(rng, &["create", "create", "delete", "patch", "watch", "list", ""]);
+    let resource = pick(rng, &["pods", "pods", "secrets", "serviceaccounts/token", ""]);
+    let how = pick(
+        rng,
+        &[
+            ApiTrouble::AnswerLost,
+            ApiTrouble::Unauthorized,
+            ApiTrouble::Unavailable,
+            ApiTrouble::Internal,
+            ApiTrouble::Throttled,
+            ApiTrouble::Slow,
+            ApiTrouble::Hang,
+            ApiTrouble::Hang,
+            ApiTrouble::Silent,
+            ApiTrouble::Conflict,
+            ApiTrouble::Invalid,
+        ],
+    );
+    // Who neither hears what its creations came to nor sees any pod can know of none.
+    let blind = how == ApiTrouble::Silent && verb.is_empty();
+    Fault::ApiTrouble {
+        verb: if blind { "watch" } else { verb }.to_owned(),
+        resource: resource.to_owned(),
+        how,
+        times: pick(rng, &[1, 3, 1_000, 1_000]),
+        everybody: rng.u32(..3) == 0,
     }
 }
 

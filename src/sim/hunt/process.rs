@@ -63,7 +63,7 @@ pub(super) struct Replica {
     skew: i64,
     /// So far somebody has set its machine's clock forward.
     stepped: i64,
-    daemon: Option<Daemon>,
+    pub(super) daemon: Option<Daemon>,
     pub(super) death: Option<Death>,
     /// Since when it keeps more runners than there are pods and starts, while all peers are well.
     keeps_more: Option<Instant>,

@@ -316,6 +316,11 @@ impl Run<'_> {
         let timed = &self.plan.faults[index];
         self.journal.say(|| format!("FAULT    {index} begins: {}", timed.fault));
         self.judge.trouble(true);
+        // Nobody would know any more what it said.
+        let unwatched = self.replicas.iter().all(|replica| replica.daemon.is_none());
+        if timed.fault == Fault::LeaseDeleted && unwatched {
+            return;
+        }
         if timed.fault.waits_for_a_job() {
             self.waiting.push(index);
             self.try_waiting();
