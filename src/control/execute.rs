@@ -446,7 +446,7 @@ impl Parts {
             Call::MarkBusy => {
                 let patch = manifest::busy_patch(order.job.as_ref());
                 self.cluster
-                    .patch_pod(&order.name, &patch)
+                    .patch_pod(&order.name, patch, None)
                     .await
                     .map(|()| CallResult::Done)
             }
@@ -456,7 +456,8 @@ impl Parts {
                 };
                 let until = self.timeline.wall_text(kept.until);
                 let patch = manifest::keep_patch(&kept.reason, said.as_deref(), &until, *ends);
-                let patched = self.cluster.patch_pod(&order.name, &patch).await;
+                let version = order.pod_version.as_deref();
+                let patched = self.cluster.patch_pod(&order.name, patch, version).await;
                 patched.map(|()| CallResult::Done)
             }
             Call::CheckSecret => {

@@ -135,7 +135,7 @@ impl Control {
                 tell_news(name, &state.notes, &notes);
                 state.notes = notes;
                 let before = state.scale_set_id.replace(scale_set_id);
-                self.leadership.serves_others |= before != Some(scale_set_id);
+                self.leadership.must_tell_of_sets |= before != Some(scale_set_id);
                 let scope = Scope::Set(name.clone());
                 let hurdle = self.world.hurdles.get(&scope);
                 // What was refused for the set that is gone says nothing about the new one.
@@ -335,10 +335,15 @@ impl Control {
         if !state.setup.parts.namer.is_ours(seen.name.as_str()) {
             return Folded::default();
         }
-        // A set that was removed here may be in another deployment's file now.
+        // Another deployment in this namespace may serve a set of the same name, elsewhere at GitHub or once in our file.
         let is_known = set.runners.contains_key(&seen.name);
-        if state.removed && !is_known && seen.lease.is_some_and(|lease| lease != self.leadership.place) {
-            state.of_others.insert(seen.name);
+        if let Some(lease) = seen.lease.filter(|lease| !is_known && *lease != self.leadership.place) {
+            if state.of_others.insert(seen.name.clone()) {
+                tracing::info!(
+                    set = %seen.set, runner = %seen.name, lease,
+                    "this pod is another deployment's, by its Lease, and is left to it"
+                );
+            }
             return Folded::default();
         }
         let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
@@ -353,7 +358,7 @@ impl Control {
     }
 
     fn fold_gone(&mut self, now: Moment, name: &RunnerName) -> Folded {
-        for state in self.sets.values_mut().filter(|state| state.removed) {
+        for state in self.sets.values_mut() {
             state.of_others.remove(name);
         }
         Folded {

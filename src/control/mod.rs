@@ -4,7 +4,6 @@
 //! Acknowledgements go out after the plan that an event led to has been carried into capacity and calls: so a
 //! message is deleted at GitHub only when it has had its effect here.
 
-mod course;
 mod event;
 mod execute;
 mod fold;
@@ -60,6 +59,7 @@ use crate::{
         notices::Notices,
         plan,
         reason::Code,
+        removed::Emptied,
         runner::{Kind, PodProgress, Runner},
         world::{Session, SetWorld, World},
     },
@@ -138,15 +138,6 @@ struct LastError {
     class: Code,
     /// The server's own code, where it has one.
     code: Option<String>,
-}
-
-/// A removed set without runners.
-#[derive(Clone, Copy, Debug)]
-struct Emptied {
-    since: Moment,
-    /// Comparisons in a row that found nothing more of it: with the agents at GitHub, and with the records at GHARTS.
-    agents: u8,
-    records: u8,
 }
 
 /// What the loop keeps of one set beside its world.
@@ -479,7 +470,6 @@ impl Control {
     fn act(&mut self) -> Moment {
         let now = self.timeline.now();
         let mut wake = now + BEAT;
-        self.recall(now);
         // Carrying out a plan (retirements) can call for a second one, never for more.
         for _ in 0..2 {
             for happening in self.world.advance(now) {
@@ -595,7 +585,7 @@ impl Control {
             agent_id: runner.agent_id,
             gharts_id: runner.gharts_id.clone(),
             pod_uid: runner.pod.as_ref().map(|p| p.uid.clone()).unwrap_or_default(),
-            pod_version: runner.version_to_delete().map(str::to_owned),
+            pod_version: runner.version_to_end().map(str::to_owned),
             job: runner.job.clone(),
             kept: runner.kept().map(|kept| KeepOrder {
                 kept: kept.clone(),

@@ -9,19 +9,18 @@ use std::{
     time::Duration,
 };
 
-use super::{Control, Emptied, SetParts, SetSetup, SetState, poller::Wish, sweep};
+use super::{Control, SetParts, SetSetup, SetState, poller::Wish, sweep};
 use crate::{
     ids::{RunnerName, SetName},
-    lease::ServedSet,
-    plan::{Moment, world::SetWorld},
+    lease::{ServedSet, ServedSets},
+    plan::{
+        removed::{Compared, Emptied},
+        world::SetWorld,
+    },
 };
 
-/// A removed set of which nothing is left is forgotten after so many comparisons in a row that agree.
-const COMPARISONS: u8 = 2;
-/// And after so long whatever they say: a peer may be gone for good, for which the set was taken out of the file.
-const GIVEN_UP: Duration = Duration::from_hours(2);
-/// Who stands by compares nothing: it forgets after so long, and hears from the last leader what is not over.
-const OUT_OF_SIGHT: Duration = Duration::from_mins(12);
+/// A changed file comes to every replica within a minute or so.
+const RECALL: Duration = Duration::from_mins(2);
 
 /// What a change of the file comes to.
 #[derive(Debug)]
@@ -105,21 +104,16 @@ impl Control {
             }
         }
         self.rounds.renew(&self.sets, &change.concerned);
-        self.leadership.serves_others = true;
+        self.leadership.must_tell_of_sets = true;
         let now = self.timeline.now();
         self.world.reconsider(now, &change.concerned);
     }
 
     /// Sets that the last leader served and that the file names no more: it was changed while no daemon ran, or for another
-    /// replica. Their runners end, as they would under a running daemon, but not before the file has had the time to come to
-    /// this replica as well.
-    pub(super) fn recall(&mut self, now: Moment) {
-        if !self.leadership.leads() || self.leadership.recalls_at > now || self.leadership.former.is_empty() {
-            return;
-        }
-        self.leadership.serves_others = true;
-        let sets = self.sets.len();
-        for (name, ServedSet(provisioner, github, id)) in std::mem::take(&mut self.leadership.former) {
+    /// replica. Their runners count from now on, and end as they would under a running daemon, but not before the file has
+    /// had the time to come to this replica as well.
+    pub(super) fn recall(&mut self, served_before: ServedSets) {
+        for (name, ServedSet(provisioner, github, id)) in served_before {
             if self.sets.contains_key(&name) {
                 continue;
             }
@@ -135,11 +129,15 @@ impl Control {
                 );
                 continue;
             };
-            tracing::info!(set = %name, "the file names this set no more: what it left is ended");
+            tracing::info!(
+                set = %name, seconds = RECALL.as_secs(),
+                "the file names this set no more: what it left ends then, unless the file names it again"
+            );
             let queue = self.queues.begin(&name, Wish::of(&setup), self.rng.u64(..), None);
             queue.end();
             let mut world = self.set_anew(&setup);
             world.remove();
+            world.timeouts.idle = RECALL;
             self.world.insert_carefully(world);
             let state = SetState {
                 removed: true,
@@ -147,10 +145,6 @@ impl Control {
                 ..SetState::new(setup, queue)
             };
             self.sets.insert(name, state);
-        }
-        if self.sets.len() != sets {
-            self.leadership.list_pods_anew();
-            self.rounds.renew(&self.sets, &BTreeSet::new());
         }
     }
 
@@ -241,18 +235,14 @@ impl Control {
             let (Some(emptied), parts) = (&mut state.emptied, &state.setup.parts) else {
                 continue;
             };
-            let count = match subject {
-                sweep::Subject::Agents(github) if *github == parts.github => &mut emptied.agents,
+            let with = match subject {
+                sweep::Subject::Agents(github) if *github == parts.github => Compared::Agents,
                 sweep::Subject::Records(key) if parts.records.as_ref().is_some_and(|r| r.key == *key) => {
-                    &mut emptied.records
+                    Compared::Records
                 }
                 _ => continue,
             };
-            *count = if findings.left.contains(name) {
-                0
-            } else {
-                count.saturating_add(1)
-            };
+            emptied.compare(with, findings.left.contains(name));
         }
     }
 
@@ -279,20 +269,9 @@ impl Control {
                 state.emptied = None;
                 return true;
             }
-            let keeps_records = state.setup.parts.records.is_some();
-            let emptied = state.emptied.get_or_insert(Emptied {
-                since: now,
-                agents: 0,
-                records: 0,
-            });
-            // What deaths and lost answers have left at GitHub and GHARTS is found by comparing.
-            let idle = now.since(emptied.since);
-            let is_over = if leadership.leads() {
-                let agrees = emptied.agents >= COMPARISONS && (emptied.records >= COMPARISONS || !keeps_records);
-                agrees || idle >= GIVEN_UP
-            } else {
-                idle >= OUT_OF_SIGHT
-            };
+            let has_records = state.setup.parts.records.is_some();
+            let emptied = state.emptied.get_or_insert(Emptied::new(now));
+            let is_over = emptied.is_over(now, leadership.leads(), has_records);
             if is_over {
                 tracing::info!(set = %name, "nothing is left of the set that was removed");
                 world.forget(name);
@@ -301,7 +280,7 @@ impl Control {
             !is_over
         });
         if self.sets.len() != before {
-            self.leadership.serves_others = true;
+            self.leadership.must_tell_of_sets = true;
             self.rounds.renew(&self.sets, &BTreeSet::new());
         }
     }

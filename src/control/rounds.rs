@@ -192,8 +192,13 @@ impl AllRounds {
         let Some(rounds) = rounds else { return };
         let sweeps = &mut rounds.sweeps;
         sweeps.made += 1;
+        let is_new = |id: &String| !sweeps.first_seen.contains_key(id);
         let pause = if *subject == sweep::Subject::Leftovers {
-            LEFTOVERS_EVERY
+            if findings.first_seen.keys().any(is_new) {
+                LEFTOVERS_SOON
+            } else {
+                LEFTOVERS_EVERY
+            }
         } else if sweeps.made < 2 || !findings.complete {
             SWEEP_SOON
         } else {
@@ -251,7 +256,8 @@ impl Control {
 
     fn sweep(&self, now: Moment, subject: sweep::Subject, rounds: &mut Rounds) {
         // Until the pods of before are read, every runner of theirs would look like nobody's.
-        if !self.world.synced || !rounds.sweeps.schedule.is_due(now) {
+        let is_unlisted = |set: &Arc<SetParts>| self.world.sets.get(&set.name).is_some_and(|set| set.unlisted);
+        if !self.world.synced || rounds.sets.iter().any(is_unlisted) || !rounds.sweeps.schedule.is_due(now) {
             return;
         }
         rounds.sweeps.schedule.under_way = true;

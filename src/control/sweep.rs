@@ -42,7 +42,7 @@ pub(super) struct Order {
     /// Every runner in memory of theirs, and the set's id at GitHub. For leftovers: every runner that may be at work.
     pub(super) known: BTreeMap<SetName, (Option<i64>, BTreeSet<RunnerName>)>,
     /// When each agent or record was first seen, by id: for services that do not tell its age, and for clocks that
-    /// tell another.
+    /// tell another. For leftovers: what the last look showed.
     pub(super) first_seen: FirstSeen,
 }
 
@@ -226,11 +226,19 @@ async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) 
             return None;
         }
     };
+    let mut first_seen = FirstSeen::new();
     for left in made {
         let owner = sets.iter().find(|set| set.namer.is_ours(&left.runner));
         let Some(set) = owner.filter(|set| !at_work(order, set, &left.runner)) else {
             continue;
         };
+        // A runner that was begun after the order was given is at work as well: only what two looks in a row show.
+        let id = format!("{}/{}", left.kind.as_str(), left.name);
+        let seen_before = order.first_seen.contains_key(&id);
+        first_seen.insert(id, parts.timeline.now());
+        if !seen_before || !parts.mandate.fence.holds() {
+            continue;
+        }
         let _permit = parts.cluster_gates.others.enter(Urgency::Remove, &set.name).await;
         let kind = left.kind.as_str();
         match parts.cluster.remove_leftover(&left).await {
@@ -245,6 +253,7 @@ async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) 
     }
     Some(Findings {
         complete: true,
+        first_seen,
         ..Findings::default()
     })
 }

@@ -22,7 +22,6 @@ use crate::{
     ids::{RunnerName, SetName},
     lease::{Fence, News, ServedSets, SessionRef, Sessions, Standing, Term},
     plan::{
-        Moment,
         reason::{Code, Reason},
         runner::PROVISIONING,
         world::{Session, SetWorld, World},
@@ -31,8 +30,6 @@ use crate::{
     status::LeaderStatus,
 };
 
-/// A changed file comes to every replica within a minute or so.
-const RECALL: Duration = Duration::from_mins(2);
 /// How often a queue's task that may not open a session looks whether it may.
 const FENCE_LOOK: Duration = Duration::from_millis(250);
 
@@ -112,10 +109,7 @@ pub(super) struct Leadership {
     identity: String,
     news: mpsc::Sender<News>,
     /// The next leader is to be told which sets may have runners.
-    pub(super) serves_others: bool,
-    /// Sets that the last leader served, until it is clear which of them the file names no more, and when that is.
-    pub(super) former: ServedSets,
-    pub(super) recalls_at: Moment,
+    pub(super) must_tell_of_sets: bool,
     /// The keeper of the Lease has died.
     pub(super) dead: bool,
     /// What is seen while standing by.
@@ -165,9 +159,7 @@ impl Leadership {
             place: lease.place.clone(),
             identity: lease.identity.clone(),
             news: lease.news.clone(),
-            serves_others: false,
-            former: ServedSets::new(),
-            recalls_at: Moment::START,
+            must_tell_of_sets: false,
             dead: false,
             pods: StandbyPods::default(),
             views,
@@ -339,15 +331,15 @@ impl Control {
         };
         // What another leader had under way when it died comes to its end within one JIT deadline.
         let sweeps = if term.after_self { now } else { now + PROVISIONING };
-        self.leadership.former = term.inherited.sets.clone();
-        self.leadership.recalls_at = now + RECALL;
-        self.leadership.serves_others = true;
+        let served_before = term.inherited.sets.clone();
+        self.leadership.must_tell_of_sets = true;
         for state in self.sets.values_mut() {
             state.emptied = None;
         }
         self.leadership.term = Some(term);
         self.world = self.blank_world();
         self.world.begin_carefully();
+        self.recall(served_before);
         self.rounds = AllRounds::of(&self.sets, sweeps);
         self.leadership.pods = StandbyPods::default();
         self.leadership.views.renew();
@@ -376,14 +368,17 @@ impl Control {
 
     /// Leaves word of the sets that may have runners, where that is another now.
     pub(super) fn tell_of_sets(&mut self) {
-        if !self.leadership.leads() || !self.leadership.serves_others {
+        if !self.leadership.leads() || !self.leadership.must_tell_of_sets {
             return;
         }
-        let mut served = self.leadership.former.clone();
-        served.extend(self.sets.iter().map(|(name, state)| (name.clone(), state.served())));
+        let served: ServedSets = self
+            .sets
+            .iter()
+            .map(|(name, state)| (name.clone(), state.served()))
+            .collect();
         // Told again with the next act, should the keeper not keep up.
         let told = self.leadership.news.try_send(News::Serves(served));
-        self.leadership.serves_others = told.is_err();
+        self.leadership.must_tell_of_sets = told.is_err();
     }
 
     fn blank_world(&self) -> World {

@@ -89,15 +89,23 @@ fn missing(what: Missing) -> Option<&'static str> {
 
 /// How long to leave GitHub alone after the `failures`th failure in a row.
 pub(super) fn pause(error: &Error, failures: u32, rng: &mut fastrand::Rng) -> Duration {
-    let (first, longest) = if error.is_transient() { PASSING } else { STUBBORN };
-    let base = first
-        .saturating_mul(1 << failures.saturating_sub(1).min(10))
-        .min(longest);
-    let pause = base.mul_f64(0.5 + 0.5 * rng.f64());
+    let pause = doubling(if error.is_transient() { PASSING } else { STUBBORN }, failures, rng);
     match error.retry_after() {
         Some(told) => pause.max(told + AFTER_LIMIT.mul_f64(rng.f64())),
         None => pause,
     }
+}
+
+/// The same where another try may well succeed.
+pub(super) fn passing(failures: u32, rng: &mut fastrand::Rng) -> Duration {
+    doubling(PASSING, failures, rng)
+}
+
+fn doubling((first, longest): (Duration, Duration), failures: u32, rng: &mut fastrand::Rng) -> Duration {
+    let base = first
+        .saturating_mul(1 << failures.saturating_sub(1).min(10))
+        .min(longest);
+    base.mul_f64(0.5 + 0.5 * rng.f64())
 }
 
 #[cfg(test)]

@@ -9,12 +9,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Moment;
+use super::{Moment, runner::Hearing};
 
 /// Two readings of zero must lie this far apart before surplus runners go (B14).
 pub const ZERO_CONFIRMATION: Duration = Duration::from_secs(30);
 /// An assigned job that has not started for so long beside an idle online runner is a ghost (B14).
 pub const GHOST_AFTER: Duration = Duration::from_mins(10);
+/// They may be jobs all the same, which GitHub could not start for a while: they count again after so long, twice as long
+/// each time, but for so long at most.
+const GHOSTS_FOR: (Duration, Duration) = (Duration::from_mins(30), Duration::from_hours(4));
 /// Idle runners and waiting jobs that do not find each other for so long are not made for each other (B43).
 pub const MISMATCH_AFTER: Duration = Duration::from_mins(2);
 /// A `JobAssigned` that nothing followed is forgotten after this.
@@ -49,8 +52,12 @@ pub struct Demand {
     progressed: Moment,
     /// Since when every reading has shown a job without a runner.
     waiting_since: Option<Moment>,
-    /// Assigned jobs that never started beside an idle runner: they count no more until statistics change.
+    /// Assigned jobs that never started beside an idle runner: they count no more until statistics change, or it is
+    /// time to try again.
     ghosts: u32,
+    /// When that is, and after how long.
+    ghosts_until: Moment,
+    ghosts_for: Duration,
     /// First and newest of an unbroken row of zero readings.
     zeros: Option<(Moment, Moment)>,
     last_nonzero: u32,
@@ -113,8 +120,8 @@ impl Demand {
         let jobs = self.jobs(&reading);
         let old = self.reading.map(|old| (self.jobs(&old), old.running));
         if old != Some((jobs, reading.running)) {
-            self.changed = now;
-            self.ghosts = 0;
+            self.count_ghosts_again(now);
+            self.ghosts_for = Duration::ZERO;
         }
         // A job that is taken back counts less, too; where nobody tells of starts, that must do.
         let fewer = |before: u32| self.source == Source::Available && jobs < before;
@@ -143,6 +150,8 @@ impl Demand {
 
     /// Statistics that know of assigned jobs lead; only beside a zero is the message all that tells of one.
     pub fn job_assigned(&mut self, now: Moment, job: &str) {
+        // One that is assigned just now is none.
+        self.count_ghosts_again(now);
         let statistics_lead = self.reading.is_some_and(|r| r.assigned > 0) || self.source == Source::Available;
         if !statistics_lead && self.ledger.len() < LEDGER_MAX {
             self.ledger.entry(job.to_owned()).or_insert(now);
@@ -180,21 +189,37 @@ impl Demand {
     }
 
     /// Lets time pass: ghosts are told from jobs, old messages are forgotten. `idle_since`: since when an
-    /// online runner has been idle without a break, if one has; `busy`: our runners with a job.
-    pub fn pass_time(&mut self, now: Moment, idle_since: Option<Moment>, busy: u32) {
+    /// online runner has been idle without a break, if one has; `busy`: our runners with a job; `hearing`: a queue that
+    /// does not speak to us tells of no start.
+    pub fn pass_time(&mut self, now: Moment, idle_since: Option<Moment>, busy: u32, hearing: Option<Hearing>) {
         self.ledger.retain(|_, at| now.since(*at) < LEDGER_LIFE);
         let Some(reading) = self.reading else { return };
-        if self.ghost_at(idle_since).is_some_and(|at| at <= now) {
+        if self.ghosts > 0 && self.ghosts_until <= now {
+            self.count_ghosts_again(now);
+        }
+        let heard = |at: &Moment| hearing.is_some_and(|heard| heard.last >= *at);
+        if self
+            .ghost_at(idle_since, hearing)
+            .filter(heard)
+            .is_some_and(|at| at <= now)
+        {
             self.ghosts = self.without_runner(&reading, busy);
+            let (least, most) = GHOSTS_FOR;
+            self.ghosts_for = (self.ghosts_for * 2).clamp(least, most);
+            self.ghosts_until = now + self.ghosts_for;
         }
     }
 
+    fn count_ghosts_again(&mut self, now: Moment) {
+        self.ghosts = 0;
+        self.changed = now;
+    }
+
     /// When what is assigned and has not started turns out to be no job.
-    fn ghost_at(&self, idle_since: Option<Moment>) -> Option<Moment> {
+    fn ghost_at(&self, idle_since: Option<Moment>, hearing: Option<Hearing>) -> Option<Moment> {
         let any = self.reading.is_some_and(|r| self.jobs(&r) > 0);
-        idle_since
-            .filter(|_| any && self.ghosts == 0)
-            .map(|idle| idle.max(self.changed) + GHOST_AFTER)
+        let idle = idle_since.filter(|_| any && self.ghosts == 0)?;
+        Some(idle.max(self.changed).max(hearing?.since) + GHOST_AFTER)
     }
 
     /// When it is clear that the jobs that wait and the runners that are idle do not find each other, if it goes on
@@ -289,9 +314,11 @@ impl Demand {
     }
 
     /// When [`Self::pass_time`] has something to do.
-    pub fn wake_at(&self, now: Moment, idle_since: Option<Moment>) -> Option<Moment> {
+    pub fn wake_at(&self, now: Moment, idle_since: Option<Moment>, hearing: Option<Hearing>) -> Option<Moment> {
         let ledger = self.ledger.values().map(|at| *at + LEDGER_LIFE);
-        ledger.chain(self.ghost_at(idle_since)).filter(|at| *at > now).min()
+        let again = (self.ghosts > 0).then_some(self.ghosts_until);
+        let moments = ledger.chain(self.ghost_at(idle_since, hearing)).chain(again);
+        moments.filter(|at| *at > now).min()
     }
 }
 
@@ -312,6 +339,10 @@ fn count(n: i64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn always() -> Hearing {
+        Hearing::default()
+    }
 
     fn at(secs: i64) -> Moment {
         Moment::from_millis(secs * 1000)
@@ -454,18 +485,59 @@ mod tests {
         let mut demand = Demand::default();
         demand.read(at(0), at(0), assigned(2));
         let idle = Some(at(5));
-        assert_eq!(demand.wake_at(at(5), idle), Some(at(605)));
-        demand.pass_time(at(604), idle, 1);
+        assert_eq!(demand.wake_at(at(5), idle, Some(always())), Some(at(605)));
+        demand.pass_time(at(604), idle, 1, Some(always()));
         assert_eq!(demand.to_create(busy(1)), 2);
-        demand.pass_time(at(605), None, 1);
+        demand.pass_time(at(605), None, 1, Some(always()));
         assert_eq!(demand.to_create(busy(1)), 2, "without an idle runner it may be real");
-        demand.pass_time(at(605), idle, 1);
+        demand.pass_time(at(605), idle, 1, Some(always()));
         assert_eq!(demand.to_create(busy(1)), 1);
-        demand.pass_time(at(700), None, 1);
+        demand.pass_time(at(700), None, 1, Some(always()));
         assert_eq!(demand.to_create(busy(1)), 1, "also once the idle runner is gone");
         assert_eq!(demand.to_create(busy(2)), 2, "a runner that is busy after all counts");
         demand.read(at(700), at(700), assigned(3));
         assert_eq!(demand.to_create(busy(1)), 3);
+    }
+
+    #[test]
+    fn b14_a_ghost_that_may_be_a_job_is_tried_again_later_and_later() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(1));
+        demand.pass_time(at(605), Some(at(5)), 0, Some(always()));
+        assert_eq!(demand.to_create(busy(0)), 0);
+        let again = demand.wake_at(at(700), None, Some(always()));
+        assert_eq!(again, Some(at(605 + 1800)));
+        demand.pass_time(at(605 + 1800), None, 0, Some(always()));
+        assert_eq!(demand.to_create(busy(0)), 1, "GitHub may be able to start it by now");
+        demand.pass_time(at(2405 + 600), Some(at(2410)), 0, Some(always()));
+        assert_eq!(
+            demand.to_create(busy(0)),
+            1,
+            "beside an idle runner for ten minutes, not before"
+        );
+        demand.pass_time(at(2410 + 600), Some(at(2410)), 0, Some(always()));
+        assert_eq!(demand.to_create(busy(0)), 0);
+        assert_eq!(demand.wake_at(at(3100), None, Some(always())), Some(at(3010 + 3600)));
+        demand.job_assigned(at(3200), "a");
+        assert_eq!(demand.to_create(busy(0)), 1, "what is assigned just now is no ghost");
+    }
+
+    #[test]
+    fn b14_nothing_is_taken_for_a_ghost_while_the_queue_does_not_speak() {
+        let heard = |since, last| {
+            Some(Hearing {
+                since: at(since),
+                last: at(last),
+            })
+        };
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(1));
+        for hearing in [None, heard(0, 500), heard(900, 1200)] {
+            demand.pass_time(at(1200), Some(at(5)), 0, hearing);
+            assert_eq!(demand.to_create(busy(0)), 1, "{hearing:?}");
+        }
+        demand.pass_time(at(1500), Some(at(5)), 0, heard(900, 1500));
+        assert_eq!(demand.to_create(busy(0)), 0);
     }
 
     #[test]
@@ -477,9 +549,9 @@ mod tests {
             ..assigned(2)
         };
         demand.read(at(500), at(500), started);
-        demand.pass_time(at(700), Some(at(5)), 1);
+        demand.pass_time(at(700), Some(at(5)), 1, Some(always()));
         assert_eq!(demand.to_create(busy(1)), 2);
-        demand.pass_time(at(1100), Some(at(5)), 1);
+        demand.pass_time(at(1100), Some(at(5)), 1, Some(always()));
         assert_eq!(demand.to_create(busy(1)), 1);
     }
 
@@ -522,11 +594,11 @@ mod tests {
         demand.job_assigned(at(0), "a");
         demand.job_assigned(at(100), "b");
         demand.job_assigned(at(300), "a");
-        assert_eq!(demand.wake_at(at(300), None), Some(at(600)));
-        demand.pass_time(at(600), None, 0);
+        assert_eq!(demand.wake_at(at(300), None, Some(always())), Some(at(600)));
+        demand.pass_time(at(600), None, 0, Some(always()));
         assert_eq!(demand.to_create(busy(0)), 1);
-        assert_eq!(demand.wake_at(at(600), None), Some(at(700)));
-        demand.pass_time(at(700), None, 0);
+        assert_eq!(demand.wake_at(at(600), None, Some(always())), Some(at(700)));
+        demand.pass_time(at(700), None, 0, Some(always()));
         assert_eq!(demand.to_create(busy(0)), 0);
     }
 }

@@ -14,6 +14,7 @@ pub mod notices;
 pub mod orphans;
 pub mod probe;
 pub mod reason;
+pub mod removed;
 mod rotate;
 pub mod runner;
 pub mod tally;
@@ -171,7 +172,7 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
         .chain(want::wake_at(set, tally, now))
         .chain(want::deaf_at(set))
         .chain(want::mismatch_at(set, tally))
-        .chain(set.demand.wake_at(now, tally.idle_since))
+        .chain(set.demand.wake_at(now, tally.idle_since, set.hearing))
         .filter(|at| *at > now)
         .min();
 

@@ -79,7 +79,7 @@ impl World {
                 set.started = tally.started;
                 at_work.push(set.name.clone());
             }
-            set.demand.pass_time(now, tally.idle_since, tally.busy.all);
+            set.demand.pass_time(now, tally.idle_since, tally.busy.all, set.hearing);
             set.mismatched = want::mismatched(set, &tally, now);
             set.deaf = want::deaf_at(set).is_some_and(|at| at <= now);
             set.surplus_since = match (want::surplus(set, &tally), set.surplus_since) {

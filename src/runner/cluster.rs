@@ -243,10 +243,23 @@ impl Cluster {
     }
 
     /// Merge patch; a pod that is gone needs none.
-    pub async fn patch_pod(&self, name: &RunnerName, patch: &Value) -> Result<(), ClusterError> {
+    ///
+    /// With `version`: only as long as that is its resource version; else it is refused.
+    pub async fn patch_pod(
+        &self,
+        name: &RunnerName,
+        mut patch: Value,
+        version: Option<&str>,
+    ) -> Result<(), ClusterError> {
+        if let Some(version) = version {
+            patch["metadata"]["resourceVersion"] = version.into();
+        }
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         let patch = Request::new(self.pods.resource_url()).patch_metadata(name.as_str(), &params, &patch);
-        absent_is_fine(self.send::<IgnoredAny>("patch the pod", patch).await.map(drop))
+        match self.send::<IgnoredAny>("patch the pod", patch).await.map(drop) {
+            Err(error) if error.kind == Kind::Gone => Ok(()),
+            other => other,
+        }
     }
 
     /// Deletes exactly the pod with this uid.
@@ -403,6 +416,15 @@ where
     }
 }
 
+/// Whether a 403 is an admission's word on one object, not on what we may do: `pods "NAME" is forbidden: violates
+/// PodSecurity ...`, `... no PriorityClass with name ...`, `admission webhook "NAME" denied the request: ...`. Rights
+/// that we lack, and a namespace that goes, are about all.
+fn is_about_object(message: &str) -> bool {
+    let rights = message.contains("User \"") && message.contains(" cannot ");
+    let of_object = message.contains("\" is forbidden: ") || message.contains(" denied the request");
+    of_object && !rights && !message.contains("being terminated")
+}
+
 /// The kind of an error, by status, reason and, for quotas, text.
 pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
     let (kind, message) = match error {
@@ -415,6 +437,7 @@ pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
                 (403, _) if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
                     Kind::ResourceQuota
                 }
+                (403, _) if is_about_object(&status.message) => Kind::Invalid,
                 (401 | 403, _) => Kind::Forbidden,
                 // Any other 409 too: two writers at one moment, of the object or of a quota's figures. Nothing was done,
                 // and the same may work at once.
@@ -463,9 +486,27 @@ mod tests {
             Kind::ResourceQuota
         );
         assert_eq!(kind(403, "Forbidden", "User \"x\" cannot create"), Kind::Forbidden);
+        let rights = "pods \"q1\" is forbidden: User \"x\" cannot patch resource \"pods\" in API group \"\"";
+        assert_eq!(kind(403, "Forbidden", rights), Kind::Forbidden);
+        let going =
+            "pods \"q1\" is forbidden: unable to create new content in namespace r because it is being terminated";
+        assert_eq!(kind(403, "Forbidden", going), Kind::Forbidden);
         assert_eq!(kind(401, "Unauthorized", "Unauthorized"), Kind::Forbidden);
         assert_eq!(kind(404, "NotFound", "pods \"p\" not found"), Kind::Gone);
         assert_eq!(kind(429, "TooManyRequests", "slow down"), Kind::Unavailable);
         assert_eq!(kind(503, "ServiceUnavailable", ""), Kind::Unavailable);
+    }
+
+    #[test]
+    fn b8_a_403_about_one_sets_pod_says_nothing_about_what_we_may_do() {
+        for about_the_pod in [
+            "pods \"q1\" is forbidden: error looking up service account runners/deploy: serviceaccount \"deploy\" not found",
+            "pods \"q1\" is forbidden: no PriorityClass with name gold was found",
+            "pods \"q1\" is forbidden: violates PodSecurity \"restricted:latest\": privileged",
+            "pods \"q1\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
+            "admission webhook \"policy.example\" denied the request: no team label",
+        ] {
+            assert_eq!(kind(403, "Forbidden", about_the_pod), Kind::Invalid, "{about_the_pod}");
+        }
     }
 }

@@ -102,12 +102,12 @@ fn time<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Timestamp>, D::Error> 
 #[serde(rename_all = "camelCase")]
 struct Envelope {
     message_id: i64,
-    #[serde(default, deserialize_with = "or_zero")]
-    message_type: String,
+    #[serde(default)]
+    message_type: Value,
     #[serde(default)]
     body: Value,
     #[serde(default)]
-    statistics: Option<Statistics>,
+    statistics: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -133,17 +133,35 @@ pub(super) fn decode(body: &[u8]) -> Result<Option<Message>, serde_json::Error> 
     let envelope: Envelope = serde_json::from_slice(body)?;
     let mut message = Message {
         id: envelope.message_id,
-        statistics: envelope.statistics,
         ..Message::default()
     };
-    if envelope.message_type.eq_ignore_ascii_case(KNOWN_TYPE) || envelope.message_type.is_empty() {
+    match envelope.statistics {
+        Value::Null => {}
+        statistics => match read_statistics(&statistics) {
+            Some(read) => message.statistics = Some(read),
+            None => message.undecodable.push(redact(&format!("statistics: {statistics}"))),
+        },
+    }
+    let message_type = match envelope.message_type {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    if message_type.eq_ignore_ascii_case(KNOWN_TYPE) || message_type.is_empty() {
         message.read_entries(&envelope.body);
     } else {
         message.entries.push(JobMessage::Unknown {
-            message_type: redact(&envelope.message_type),
+            message_type: redact(&message_type),
         });
     }
     Ok(Some(message))
+}
+
+/// An array would be taken for one of no fields, and all zeros for news.
+fn read_statistics(statistics: &Value) -> Option<Statistics> {
+    statistics
+        .as_object()
+        .and_then(|_| Statistics::deserialize(statistics).ok())
 }
 
 impl Message {
@@ -266,6 +284,20 @@ mod tests {
             .unwrap();
         assert!(matches!(foreign.entries[0], JobMessage::Unknown { .. }));
         assert!(decode(b"<html>").is_err());
+    }
+
+    #[test]
+    fn b03_an_envelope_with_nonsense_around_its_body_is_read_and_can_be_acknowledged() {
+        let started = json!([{"messageType": "JobStarted", "jobId": "c", "runnerId": 5, "runnerName": "r-1"}]);
+        for statistics in [json!(1.5), json!("many"), json!({"totalAssignedJobs": 1.5}), json!([])] {
+            let envelope = json!({"messageId": 7, "body": started.to_string(), "statistics": statistics});
+            let read = decode(envelope.to_string().as_bytes()).unwrap().unwrap();
+            assert_eq!((read.id, read.statistics), (7, None), "{statistics}");
+            assert_eq!((read.entries.len(), read.undecodable.len()), (1, 1), "{statistics}");
+        }
+        let envelope = json!({"messageId": 8, "messageType": 17, "body": started.to_string()});
+        let read = decode(envelope.to_string().as_bytes()).unwrap().unwrap();
+        assert!(matches!(&read.entries[..], [JobMessage::Unknown { message_type }] if message_type == "17"));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Cable {
 pub trait Onlooker: Send + Sync {
     fn asked(&self, sent: &Sent, request: &Request);
     fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>);
+    /// The same of one to the API server: `METHOD /path?query`.
+    fn cluster_asked(&self, line: &str);
     /// Answered, or given up.
     fn ended(&self, sent: &Sent);
 }
@@ -158,6 +160,9 @@ impl Cable {
                     std::future::pending::<()>().await;
                 }
                 cable.panic_at(&request);
+                if let Some(onlooker) = cable.onlooker() {
+                    onlooker.cluster_asked(&format!("{} {}", request.method(), request.uri()));
+                }
                 let answer = cable.carry(inner.send(request)).await?;
                 let cut = cable.cut.clone();
                 Ok::<_, kube::Error>(answer.map(|body| until_cut(body, cut)))

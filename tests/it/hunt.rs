@@ -54,6 +54,14 @@ fn what_was_found_once_stays_mended() {
         let plan: Plan = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         let (outcome, _) = carry_out(&plan, false).unwrap();
         assert_eq!(outcome.breaches, [], "{}", path.display());
+        for timed in &plan.faults {
+            let kind = timed.fault.kind();
+            assert!(
+                outcome.met.iter().any(|met| met.starts_with(&kind)),
+                "{}: nobody met {kind}",
+                path.display()
+            );
+        }
         plans += 1;
     }
     assert!(plans > 0);

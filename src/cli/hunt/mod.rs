@@ -88,10 +88,10 @@ pub(super) fn run_command(args: &HuntArgs) -> Exit {
             .tell(report, args.seeds);
     });
     output::text(&(if args.json { report.json() } else { report.text() } + "\n"));
-    if report.failures.is_empty() {
-        Exit::Well
-    } else {
-        Exit::Bad
+    match (report.failures.is_empty(), &report.broken) {
+        (false, _) => Exit::Bad,
+        (true, Some(_)) => Exit::Temporary,
+        (true, None) => Exit::Well,
     }
 }
 

@@ -147,10 +147,10 @@ impl Report {
         let _ = write!(
             out,
             "{}",
-            if self.failures.is_empty() {
-                "no violation"
-            } else {
-                "VIOLATIONS"
+            match (self.failures.is_empty(), &self.broken) {
+                (false, _) => "VIOLATIONS",
+                (true, Some(_)) => "not all seeds were carried out",
+                (true, None) => "no violation",
             }
         );
         if !self.failures.is_empty() {

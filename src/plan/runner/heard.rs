@@ -99,6 +99,10 @@ impl Runner {
             None if deleting && matches!(self.state, State::Pending { .. } | State::Idle { .. }) => {
                 Some(self.fail(now, Failure::PodDeleted))
             }
+            None if deleting && matches!(self.state, State::JobDone { .. }) => {
+                self.end(now, false, false);
+                None
+            }
             None => {
                 if !self.is_live() {
                     self.delete_pod.demand(now);
@@ -245,6 +249,10 @@ impl Runner {
                 self.state = State::JobDone { since: now };
                 self.mark_busy.give_up();
                 self.give_up_removal();
+                // Its node is lost, maybe, and nobody lets go of what somebody else has deleted.
+                if self.pod.as_ref().is_some_and(|pod| pod.deleting) {
+                    self.end(now, false, false);
+                }
             }
             State::JobDone { .. } | State::Ended { .. } | State::Failed { .. } => {}
         }
@@ -305,7 +313,13 @@ impl Runner {
             return None;
         }
         match (sight, &self.state) {
-            (AgentSight::Absent, State::Pending { .. } | State::Idle { .. }) => {
+            (AgentSight::Online { busy: true }, State::Busy { .. }) => {
+                self.believed = false;
+                self.absent = 0;
+                None
+            }
+            (AgentSight::Absent, State::Busy { .. }) if !self.believed => None,
+            (AgentSight::Absent, State::Pending { .. } | State::Idle { .. } | State::Busy { .. }) => {
                 if self.pod_since.is_none_or(|since| since >= began) {
                     return None;
                 }

@@ -154,6 +154,8 @@ pub struct Runner {
     elsewhere: bool,
     /// Nobody can prove that it is idle: it stays until its own end.
     unprovable: bool,
+    /// Its pod says that it has a job, and nobody else has said so since we found it: the job may have ended before.
+    believed: bool,
     /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
     starting: bool,
     /// GitHub counts as many running jobs of the set as its runners have: whatever this one has is among them.
@@ -206,6 +208,7 @@ impl Runner {
             listed: false,
             elsewhere: false,
             unprovable: false,
+            believed: false,
             starting: true,
             counted: false,
         }
@@ -230,6 +233,7 @@ impl Runner {
         };
         if found.job.is_some() {
             runner.mark_busy = Todo::Done;
+            runner.believed = true;
         }
         runner.job = found.job;
         if matches!(
@@ -415,6 +419,7 @@ impl Runner {
     pub fn is_unconfirmed(&self) -> bool {
         match self.state {
             State::Pending { .. } => self.pod_runs(),
+            State::Busy { .. } if self.believed => true,
             State::Idle { .. } | State::Busy { .. } | State::JobDone { .. } | State::Retiring { .. } => {
                 self.kind.meets == Meets::ByLabels
             }
@@ -469,9 +474,9 @@ impl Runner {
             .is_some_and(|p| matches!(p.progress, PodProgress::Running { .. }))
     }
 
-    /// The version of its pod that alone may be deleted: one that has failed before it ran may run by now, and have a job,
+    /// The version of its pod that alone may be ended: one that has failed before it ran may run by now, and have a job,
     /// without our having seen it. `None`: whichever.
-    pub fn version_to_delete(&self) -> Option<&str> {
+    pub fn version_to_end(&self) -> Option<&str> {
         let pod = self.pod.as_ref()?;
         let may_run = !matches!(pod.progress, PodProgress::Running { .. } | PodProgress::Ended(_));
         let failed = match self.state {

@@ -139,6 +139,7 @@ fn set_shape(rng: &mut Rng, index: usize, flavour: Flavour, run_on: AssignedJobs
         min: pick(rng, &[0, 0, 0, 1, 2]),
         max: rng.u32(2..=5),
         idle_seconds: pick(rng, &[None, None, Some(3), Some(20)]),
+        keep_failed_seconds: pick(rng, &[None, None, None, Some(60)]),
     }
 }
 

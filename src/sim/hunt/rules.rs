@@ -107,6 +107,9 @@ impl SetText {
             min_runners: shape.min,
             binding: shape.binding,
             idle_timeout: shape.idle_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            keep_failed: shape
+                .keep_failed_seconds
+                .map(|seconds| Duration::from_secs(seconds.into())),
             annotations: vec![(REVISION.to_owned(), self.revision.to_string())],
             ..SetOptions::new(&shape.name, shape.provisioner, shape.max)
         }

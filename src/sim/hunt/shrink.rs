@@ -100,11 +100,15 @@ fn simpler_shapes(plan: &Plan) -> Vec<Plan> {
     with(&|plan| plan.shape.told_late_ms = 0);
     with(&|plan| plan.shape.gharts_skew_seconds = 0);
     with(&|plan| plan.shape.latency_ms = 0);
+    with(&|plan| plan.shape.api_latency_ms = 0);
+    with(&|plan| plan.shape.events_late_ms = 0);
+    with(&|plan| plan.shape.narrow_gharts = false);
     with(&|plan| plan.shape.start_ms = 0);
     with(&|plan| plan.shape.exit_ms = 0);
     for index in 0..plan.shape.sets.len() {
         with(&|plan| plan.shape.sets[index].min = 0);
         with(&|plan| plan.shape.sets[index].idle_seconds = None);
+        with(&|plan| plan.shape.sets[index].keep_failed_seconds = None);
     }
     all
 }

@@ -65,6 +65,30 @@ impl Strangers {
         Ok(Self { ids: ids.collect() })
     }
 
+    /// What is gone of theirs, but for what a GHARTS clears away by itself.
+    pub(super) fn missing(world: &World) -> Vec<String> {
+        let mut missing = Vec::new();
+        for plural in ["pods", "secrets"] {
+            let object = world.kubernetes.get(plural, RUNNER_NAMESPACE, POD);
+            if object.is_none_or(|object| !object["metadata"]["deletionTimestamp"].is_null()) {
+                missing.push(format!("{plural} {POD} of others is gone"));
+            }
+        }
+        let agents = world.github.runners();
+        let lost = |name: &&&str| !agents.iter().any(|agent| agent.name == **name);
+        let names = [MACHINE, SET_RUNNER];
+        missing.extend(
+            names
+                .iter()
+                .filter(lost)
+                .map(|name| format!("the registration {name} is gone")),
+        );
+        if !world.github.sets().iter().any(|set| set.name == SET) {
+            missing.push(format!("the scale set {SET} of others is gone"));
+        }
+        missing
+    }
+
     /// Whether a path names a registration or a record of theirs.
     pub(super) fn own(&self, path: &str) -> bool {
         let mut parts = path.rsplit('/');

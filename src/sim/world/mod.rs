@@ -92,6 +92,8 @@ pub struct SetOptions {
     pub binding: Binding,
     /// None: the daemon's default.
     pub idle_timeout: Option<Duration>,
+    /// None: failed pods are not kept.
+    pub keep_failed: Option<Duration>,
     /// Whose runners they are at GHARTS; none: the file's own team.
     pub team: Option<String>,
     /// What GHARTS' policy sees; empty: the set's own.
@@ -110,6 +112,7 @@ impl SetOptions {
             scope: None,
             binding: Binding::Auto,
             idle_timeout: None,
+            keep_failed: None,
             team: None,
             gharts_labels: Vec::new(),
             annotations: Vec::new(),

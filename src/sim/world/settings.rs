@@ -171,6 +171,9 @@ fn set_section(set: &SetOptions, addresses: &Addresses, dir: &Path) -> String {
     if let Some(idle) = set.idle_timeout {
         let _ = writeln!(text, "    timeouts: {{ idle: {}s }}", idle.as_secs());
     }
+    if let Some(kept) = set.keep_failed {
+        let _ = writeln!(text, "    keepFailed: {}s", kept.as_secs());
+    }
     text.push_str("    template:\n");
     if !set.annotations.is_empty() {
         text.push_str("      metadata:\n        annotations:\n");

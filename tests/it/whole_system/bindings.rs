@@ -242,6 +242,33 @@ async fn b33_ordinary_runners_with_jobs_of_two_seconds_are_not_taken_for_failure
     }
 }
 
+/// Where short jobs come faster than they are done, ever more wait and no list shows who works: no sign of a bad image.
+#[tokio::test(start_paused = true)]
+async fn b33_a_backlog_of_short_jobs_that_grows_holds_no_ordinary_runner_back() {
+    for (binding, world) in ORDINARY {
+        let run = Run::called(format!("{binding:?}"));
+        let running = Running::start(options(Flavour::Team, binding, world)).await;
+        let short = jobs("linux", 40).lasting(Duration::from_secs(2));
+        let mut all = Vec::new();
+        for _ in 0..30 {
+            all.extend(running.queue(&short).await);
+            running.pass(Duration::from_secs(10)).await;
+            assert!(!running.has_reason("linux", "runners_leave"));
+        }
+        let done = running.count(&all, JobState::Finished);
+        assert!(
+            (400..1000).contains(&done),
+            "{done} of {} jobs in five minutes of ten runners",
+            all.len()
+        );
+        running.until_finished(&all, Duration::from_secs(1200)).await;
+        assert!(!running.has_reason("linux", "runners_leave"));
+        assert!(running.failures("exited_without_job") < 1.0);
+        running.end().await;
+        drop(run);
+    }
+}
+
 /// Also where some had jobs a moment ago, the queue tells that the waiting jobs get no fewer.
 #[tokio::test(start_paused = true)]
 async fn b33_a_set_whose_ordinary_runners_worked_and_now_leave_one_after_the_other_backs_off_within_a_minute() {

@@ -231,6 +231,35 @@ async fn b57_failed_pods_are_kept_for_a_while_with_their_reason_and_their_log() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn b57_kept_pods_stay_their_whole_time_across_a_restart() {
+    let mut running = Running::start_with(scale_set(), keeping).await;
+    running.behave(Behaviour::Crashes(1));
+    running.queue(&jobs(1)).await;
+    running.until("a kept pod", |_| running.kept().len() == 1).await;
+    running.behave(Behaviour::Ordinary);
+    let names = |running: &Running| {
+        running
+            .kept()
+            .iter()
+            .map(|pod| pod["metadata"]["name"].to_string())
+            .collect()
+    };
+    let before: Vec<String> = names(&running);
+
+    running.stop().await;
+    tokio::time::sleep(10 * MINUTE).await;
+    running.start_again();
+    running
+        .until("its status", |_| running.set_status("linux").kept_pods.len() == 1)
+        .await;
+    running.pass(18 * MINUTE).await;
+    assert_eq!(names(&running), before, "28 minutes after the failure");
+    running.pass(3 * MINUTE).await;
+    assert!(running.kept().is_empty(), "31 minutes after the failure");
+    running.end_in_peace().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn b57_a_pod_whose_runner_never_registered_is_ended_and_kept_and_no_capacity() {
     for behaviour in [Behaviour::NeverRegisters, Behaviour::ImagePullFails] {
         let running = Running::start_with(scale_set(), keeping).await;

@@ -6,7 +6,7 @@ use std::{fs, path::Path, time::Duration};
 use gharts_listener::{
     config::LogFormat,
     sim::{
-        fleet::Behaviour,
+        fleet::{BEHAVIOUR, Behaviour},
         github::{JobHandle, JobState},
         world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, TEAM},
     },
@@ -329,6 +329,32 @@ async fn b46_a_set_that_another_deployment_serves_now_is_left_to_it() {
     assert!(pods.get("pods", RUNNER_NAMESPACE, theirs.as_str()).is_some());
     pods.delete("pods", RUNNER_NAMESPACE, theirs.as_str()).unwrap();
     assert!(github.remove_runner(theirs.as_str()));
+    running.end().await;
+}
+
+/// It serves a set of the same name elsewhere at GitHub: its runners are in no list that we see, and none of ours.
+#[tokio::test(start_paused = true)]
+async fn b46_pods_of_another_deployments_set_of_the_same_name_are_neither_ended_nor_counted() {
+    let running = Running::start(with_two_sets()).await;
+    running
+        .until("the set", |world| world.github.set("linux").is_some())
+        .await;
+    let pods = &running.world.kubernetes;
+    let theirs = running.lost_runner("linux");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": theirs.as_str(), "namespace": RUNNER_NAMESPACE,
+            "labels": {"app.kubernetes.io/managed-by": "gharts-listener", "app.kubernetes.io/component": "runner"},
+            "annotations": {"gharts-listener/scale-set": "linux", "gharts-listener/lease": "gharts-listener/another",
+                BEHAVIOUR: "never-registers"}},
+        "spec": {"containers": [{"name": "theirs", "image": "theirs"}]}});
+    pods.create(&pod).unwrap();
+    let queued = running.queue(&jobs("linux", 4)).await;
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.pass(11 * MINUTE).await;
+    assert!(running.set_status("linux").runners.is_empty(), "theirs is not ours");
+    let pod = pods.get("pods", RUNNER_NAMESPACE, theirs.as_str()).unwrap();
+    assert!(pod["metadata"]["deletionTimestamp"].is_null());
+    pods.delete("pods", RUNNER_NAMESPACE, theirs.as_str()).unwrap();
     running.end().await;
 }
 

@@ -94,6 +94,8 @@ async fn b7_the_death_of_the_control_loop_closes_the_sessions_and_ends_the_proce
 struct EndsThen(CancellationToken);
 
 impl Onlooker for EndsThen {
+    fn cluster_asked(&self, _: &str) {}
+
     fn asked(&self, _: &Sent, _: &Request) {}
 
     fn answered(&self, sent: &Sent, _: Result<&Response, &TransportError>) {

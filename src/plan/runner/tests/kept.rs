@@ -51,6 +51,26 @@ fn b57_what_runs_in_it_still_is_ended_once_its_registration_is_gone_or_else_dele
     assert!(life.due(320).contains(&Call::DeletePod), "its kubelet does not answer");
 }
 
+/// Its image came at last, and we have not seen it: it may have a job by now.
+#[test]
+fn b12_b57_a_pod_that_did_not_run_when_it_failed_is_ended_only_as_it_was_seen() {
+    let mut life = keeping(Life::pending());
+    let preparing = PodFacts {
+        version: "v1".to_owned(),
+        ..facts(PodProgress::Preparing { since: at(10) })
+    };
+    life.runner.pod_seen(at(10), preparing);
+    assert_eq!(life.passes(2000), failed(Failure::ImagePull));
+    assert!(life.due(2000).contains(&Call::KeepPod));
+    assert_eq!(life.runner.version_to_end(), Some("v1"));
+    life.call(2000, Call::KeepPod, CallResult::Failed);
+    life.sees(2001, PodProgress::Running { since: at(1999) });
+    let proof = [Call::RemoveAgent];
+    assert_eq!(life.due(2100), proof, "first it must be proved that it has no job");
+    life.call(2100, Call::RemoveAgent, CallResult::Busy);
+    assert_eq!(life.state(), "busy");
+}
+
 #[test]
 fn b57_a_runner_that_proves_busy_after_all_is_not_ended() {
     let mut life = keeping(Life::running());

@@ -31,6 +31,7 @@ impl Judge {
         names.extend(self.world.github.runners().into_iter().map(|runner| runner.name));
         names.len()
     }
+
     /// Sees one request to the API server.
     pub(in crate::sim::hunt) fn sees(&self, request: &kubernetes::Request<'_>) {
         if request.user != self.daemon {
@@ -48,7 +49,7 @@ impl Judge {
             if writes && resource != "secrets" {
                 self.no_secret_in(request.body, &format!("{verb} {resource} {name}"));
             }
-            if (verb, resource) == ("delete", "pods") && !request.dry_run {
+            if ends_pod(request) {
                 let at_work = self.at_work(name);
                 self.lock().asked_to_go.insert(name.to_owned(), at_work);
             }
@@ -61,8 +62,8 @@ impl Judge {
             self.lease_holder();
         }
         self.digest_in("kubernetes", &format!("{verb} {resource} {name}"), status);
-        if (verb, resource) == ("delete", "pods") && !request.dry_run {
-            self.pod_deleted(name, status);
+        if ends_pod(request) {
+            self.pod_ended(verb, name, status);
         }
         if (verb, resource, status) == ("create", "pods", 201) && !request.dry_run {
             let body: Value = serde_json::from_slice(request.body).unwrap_or_default();
@@ -81,10 +82,10 @@ impl Judge {
     }
 
     /// It was asked for, and where the pod had changed by then, refused.
-    fn pod_deleted(&self, name: &str, status: u16) {
+    fn pod_ended(&self, verb: &str, name: &str, status: u16) {
         let at_work = self.lock().asked_to_go.remove(name).flatten();
         if let Some(what) = at_work.filter(|_| status == 200) {
-            self.breach(Invariant::BusyKept, format!("pod {name} is deleted while {what}"));
+            self.breach(Invariant::BusyKept, format!("{verb} ends pod {name} while {what}"));
         }
     }
 
@@ -201,6 +202,19 @@ impl Judge {
             self.breach(Invariant::BackOff, what);
         }
     }
+}
+
+/// Deletes it, or has its kubelet end what runs in it.
+fn ends_pod(request: &kubernetes::Request<'_>) -> bool {
+    let ends = match request.verb {
+        "delete" => true,
+        "patch" => {
+            let patch: Value = serde_json::from_slice(request.body).unwrap_or_default();
+            !patch["spec"]["activeDeadlineSeconds"].is_null()
+        }
+        _ => false,
+    };
+    ends && request.resource == "pods" && !request.dry_run
 }
 
 fn set_of(pod: &Object) -> String {

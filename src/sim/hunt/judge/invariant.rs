@@ -24,13 +24,15 @@ pub enum Invariant {
     Spares,
     /// No set announces capacity that the limit over all sets has no room for.
     Capacity,
-    /// Nobody deletes the pod of a runner that has a job, or may still be given one.
+    /// Nobody ends the pod of a runner that has a job, or may still be given one.
     BusyKept,
+    /// Where nothing strikes pods and their runners, no job loses its runner.
+    JobsKept,
     /// A JIT configuration is used by one process.
     JitOnce,
     /// A runner's name is used by one pod.
     NameOnce,
-    /// Only the replica that holds the Lease opens sessions and asks for runners.
+    /// Only the replica that holds the Lease opens sessions, asks for runners, and writes pods.
     Fence,
     /// Jobs are acquired within what was announced, and no set is deleted.
     Queue,

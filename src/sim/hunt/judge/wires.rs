@@ -62,8 +62,17 @@ impl cable::Onlooker for Eye {
         }
         self.judge.asked(sent, request);
         let opens = sent.line.starts_with("POST ") && sent.line.ends_with("/sessions");
-        if opens || sent.line.ends_with("/runners/jit") || sent.line.ends_with("/generatejitconfig") {
+        let asks = ["/runners/jit", "/runners/provision", "/generatejitconfig"];
+        if opens || asks.iter().any(|path| sent.line.ends_with(path)) {
             self.judge.may_lead(self.replica, &sent.line);
+        }
+    }
+
+    fn cluster_asked(&self, line: &str) {
+        let path = line.split_once('?').map_or(line, |(path, _)| path);
+        let writes = !path.starts_with("GET ") && (path.ends_with("/pods") || path.contains("/pods/"));
+        if writes && !line.contains("dryRun") {
+            self.judge.may_lead(self.replica, path);
         }
     }
 
@@ -169,8 +178,13 @@ impl Judge {
         if let Some(runner) = self.runner_removed(&sent.line) {
             self.lock().leaving.insert(runner, None);
         }
-        if sent.line.starts_with("DELETE ") && self.strangers.own(&sent.line) {
+        let deletes = sent.line.starts_with("DELETE ");
+        if deletes && self.strangers.own(&sent.line) {
             self.breach(Invariant::Strangers, format!("{} {}", sent.authority, sent.line));
+        }
+        // Jobs wait at a set, whosever it is, and other clusters may serve it.
+        if deletes && sent.line.rsplit('/').nth(1) == Some("runnerscalesets") {
+            self.breach(Invariant::Queue, format!("a scale set is deleted: {}", sent.line));
         }
         self.journal.say(|| {
             let body = String::from_utf8_lossy(request.body());

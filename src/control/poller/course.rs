@@ -42,8 +42,7 @@ pub(super) struct Course {
     pub(super) refreshed: Instant,
     /// When a poll was last answered.
     pub(super) answered: Instant,
-    /// This tenant offers jobs: what was not acquired for want of capacity must be asked for later.
-    pub(super) offers: bool,
+    /// What was offered and not acquired, for want of capacity, must be asked for: from then on.
     pub(super) next_offers: Instant,
     /// Requests that were acquired, and that no message has told a start or an end of: statistics may not know of them.
     acquired: BTreeMap<i64, Acquisition>,
@@ -65,7 +64,6 @@ impl Course {
             refreshed: now,
             answered: now,
             // Offers made to a dead session are not made again: the first turn asks for them.
-            offers: true,
             next_offers: now,
             acquired: BTreeMap::new(),
             failures: 0,
@@ -100,6 +98,20 @@ impl Course {
         }
     }
 
+    /// These alone are on offer now: of all others that were asked for, somebody has granted us the request.
+    pub(super) fn on_offer(&mut self, requests: &[i64]) {
+        self.wait_no_more(requests.iter().copied());
+        for asked in self.acquired.values_mut() {
+            asked.granted = true;
+        }
+    }
+
+    /// Whether something was acquired so long ago that statistics know of it, and none have been read since.
+    pub(super) fn is_behind(&self, now: Instant) -> bool {
+        let mut acquired = self.acquired.values().map(|asked| asked.at + STATISTICS_LAG);
+        acquired.any(|known| self.read < known && known <= now)
+    }
+
     /// They have started, ended, or are on offer again.
     pub(super) fn wait_no_more(&mut self, requests: impl Iterator<Item = i64>) {
         for request in requests {
@@ -110,9 +122,12 @@ impl Course {
     /// Jobs that the set has, but for those `on_offer` of which nobody knows whether they were granted: the session's
     /// statistics may be out of date, and so may `told`.
     pub(super) fn jobs(&self, session: &Session, told: Told, on_offer: &[i64]) -> i64 {
+        self.jobs_with(session, told, |id, asked| asked.granted || !on_offer.contains(&id))
+    }
+
+    fn jobs_with(&self, session: &Session, told: Told, counts: impl Fn(i64, &Acquisition) -> bool) -> i64 {
         // A message that would have told more of what was acquired may be lost; newer statistics know of it.
-        let counts = |(id, asked): &(&i64, &Acquisition)| asked.granted || !on_offer.contains(id);
-        let acquired = || self.acquired.iter().filter(counts);
+        let acquired = || self.acquired.iter().filter(|(id, asked)| counts(**id, asked));
         let since = |lag| acquired().filter(|(_, asked)| self.read < asked.at + lag).count();
         let statistics = session.statistics.map_or(0, |s| s.total_assigned_jobs);
         let newer = i64::try_from(since(Duration::ZERO)).unwrap_or(i64::MAX);
@@ -135,9 +150,15 @@ impl Course {
         self.refreshed - self.answered < FALL_AFTER_ANSWER
     }
 
-    /// Whether jobs wait that were offered before, and there is room for one.
-    pub(super) fn has_offers(&self, session: &Session, told: Told, capacity: u32) -> bool {
+    /// Whether jobs wait that were offered before, and there may be room for one. What was asked for and never answered,
+    /// or acquired long ago, fills none: to ask for offers is what tells.
+    pub(super) fn has_offers(&self, now: Instant, session: &Session, told: Told, capacity: u32) -> bool {
         let waiting = session.statistics.is_some_and(|s| s.total_available_jobs > 0);
-        self.offers && waiting && i64::from(capacity) > self.jobs(session, told, &[])
+        let jobs = || {
+            self.jobs_with(session, told, |_, asked| {
+                asked.granted && now < asked.at + STATISTICS_LAG
+            })
+        };
+        waiting && i64::from(capacity) > jobs()
     }
 }

@@ -1,0 +1,155 @@
+//! What a message brings: taken in, what it offers acquired, then deleted.
+
+use std::time::Duration;
+
+use super::{Poller, course::Course};
+use crate::{
+    control::event::QueueEvent,
+    plan::Moment,
+    scaleset::{Acquired, Error, JobMessage, Message, Session},
+};
+
+/// Between two questions for offers that found no capacity when they were made.
+const OFFERS_EVERY: Duration = Duration::from_secs(1);
+/// The same where there were none: most tenants assign their jobs themselves and offer nothing.
+const NO_OFFERS: Duration = Duration::from_mins(1);
+
+/// A message, and the poll that it answered.
+pub(super) struct Heard {
+    pub(super) message: Message,
+    /// It may have been delivered before.
+    pub(super) replayed: bool,
+    pub(super) began: Moment,
+    /// What that poll announced.
+    pub(super) capacity: u32,
+}
+
+impl Poller {
+    /// Takes a message in, acquires what it offers, then deletes it.
+    pub(super) async fn handle(
+        &mut self,
+        session: &mut Session,
+        course: &mut Course,
+        heard: Heard,
+    ) -> Result<(), Error> {
+        let Heard {
+            message,
+            replayed,
+            began,
+            capacity,
+        } = heard;
+        for entry in &message.undecodable {
+            self.metrics.undecodable_message(self.set.as_str());
+            tracing::warn!(set = %self.set, message = message.id, entry, "an entry of a message cannot be read; the others are handled");
+        }
+        let id = message.id;
+        let offers = offers(&message.entries);
+        if !offers.is_empty() {
+            course.next_offers = course.next_offers.min(self.timeline.clock().instant() + OFFERS_EVERY);
+        }
+        let others = message.entries.iter().filter(|e| !matches!(e, JobMessage::Assigned(_)));
+        let not_waiting: Vec<i64> = others.filter_map(|e| Some(e.job()?.runner_request_id)).collect();
+        let again = course.has_taken_in(&message);
+        let told = if again {
+            self.tell(QueueEvent::Polled).await
+        } else {
+            let event = |done| QueueEvent::Message {
+                message,
+                replayed,
+                began,
+                done,
+            };
+            self.ask(event).await
+        };
+        if told.is_err() {
+            // Not deleted: the next session gets it again.
+            return Ok(());
+        }
+        course.taken_in = Some(id);
+        if !again {
+            // What it offers may have been acquired since it first came.
+            course.wait_no_more(not_waiting.into_iter());
+        }
+        self.acquire(session, course, &offers, capacity).await?;
+        self.connection.delete_message_renewing(session, id).await?;
+        course.taken_in = None;
+        course.last_message_id = Some(id);
+        Ok(())
+    }
+
+    /// Acquires offers that were made to a dead session, or when there was no capacity for them.
+    pub(super) async fn take_old_offers(
+        &mut self,
+        session: &mut Session,
+        course: &mut Course,
+        capacity: u32,
+    ) -> Result<(), Error> {
+        let now = self.timeline.clock().instant();
+        course.next_offers = now + OFFERS_EVERY;
+        if course.is_behind(now) {
+            self.refresh(session, course).await?;
+        }
+        let jobs = self.connection.acquirable_jobs(session.set_id).await?;
+        let ids: Vec<i64> = jobs
+            .iter()
+            .map(|job| job.runner_request_id)
+            .filter(|id| *id > 0)
+            .collect();
+        if ids.is_empty() {
+            course.next_offers = now + NO_OFFERS;
+        }
+        course.on_offer(&ids);
+        self.acquire(session, course, &ids, capacity).await
+    }
+
+    /// Acquires within capacity.
+    async fn acquire(
+        &mut self,
+        session: &mut Session,
+        course: &mut Course,
+        offers: &[i64],
+        capacity: u32,
+    ) -> Result<(), Error> {
+        let now = self.timeline.clock().instant();
+        let jobs = course.jobs(session, self.announce.borrow().told, offers);
+        let room = i64::from(capacity).saturating_sub(jobs);
+        let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
+        let wanted: Vec<i64> = new.take(usize::try_from(room).unwrap_or(0)).collect();
+        let wanted = &wanted[..];
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // Should the answer get lost, or the refresh after it fail, what was asked for counts for a while all the same.
+        course.acquires(now, wanted);
+        let answer = self.connection.acquire_jobs_renewing(session, wanted).await;
+        if answer.as_ref().is_err_and(|error| !error.outcome_unknown()) {
+            course.acquired(wanted, &[]);
+        }
+        match answer? {
+            Acquired::Jobs(got) => {
+                course.acquired(wanted, &got);
+                tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
+                // What was acquired is demand at once; the next message may be a while.
+                self.refresh(session, course).await
+            }
+            Acquired::SelfAssigning => {
+                course.acquired(wanted, &[]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Request ids on offer, each once.
+fn offers(entries: &[JobMessage]) -> Vec<i64> {
+    let mut ids: Vec<i64> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            JobMessage::Available(job) => Some(job.runner_request_id),
+            _ => None,
+        })
+        .filter(|id| *id > 0)
+        .collect();
+    ids.dedup();
+    ids
+}

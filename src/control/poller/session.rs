@@ -1,0 +1,177 @@
+//! A session: opened as soon as nobody else holds it, closed whatever its end.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{End, Poller};
+use crate::{
+    control::event::QueueEvent,
+    lease::{News, SessionRef},
+    plan::world,
+    scaleset::{Connection, Error, Missing, Session},
+};
+
+/// A session that somebody else holds is asked for again after a pause in these bounds.
+const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The same for as long as it may be one that a dead process of ours has left open: GitHub ends it within 92 s.
+const LEFT_OPEN: Duration = Duration::from_secs(100);
+const LEFT_OPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+/// The same where it is known, and could not be closed yet.
+const KNOWN_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+/// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Set and id of the session that is open. What a task that panicked left open, its supervisor closes: it would
+/// block the set for 60 to 92 s.
+#[derive(Clone, Debug, Default)]
+pub(in crate::control) struct Held(Arc<Mutex<Option<(i64, String)>>>);
+
+impl Held {
+    fn put(&self, session: Option<(i64, String)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    pub(in crate::control) async fn close(self, connection: Arc<Connection>) {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((set, session)) = held else { return };
+        let close = connection.close_session(set, &session);
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_DEADLINE, close).await {
+            tracing::warn!(%error, "what a dead task left open is not closed");
+        }
+    }
+}
+
+impl Poller {
+    /// One session, from opening to its end.
+    pub(super) async fn session(&mut self, set_id: i64) -> Result<End, Error> {
+        let mut session = match self.open(set_id).await? {
+            Ok(session) => session,
+            Err(end) => return Ok(end),
+        };
+        self.held.put(Some((set_id, session.id.clone())));
+        let known = SessionRef(set_id, session.id.clone());
+        self.mandate.tell(News::Opened(self.set.clone(), known)).await;
+        let end = self.poll_until_end(&mut session).await;
+        // Whatever the end: a session left open blocks the set for 60 to 92 s, also one that something in between called lost.
+        self.leave(&session).await;
+        self.held.put(None);
+        end
+    }
+
+    /// Opens the session, waiting for as long as somebody else holds it.
+    async fn open(&mut self, set_id: i64) -> Result<Result<Session, End>, Error> {
+        if let Err(gone) = self.progress(world::Session::Opening).await {
+            return Ok(Err(gone.into()));
+        }
+        let asked = self.timeline.now();
+        loop {
+            self.close_inherited().await;
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(Err(End::Stopped)),
+                () = self.mandate.opens() => {}
+            }
+            let began = self.timeline.now();
+            let Some(opened) = self.open_or_undo(set_id).await else {
+                return Ok(Err(End::Stopped));
+            };
+            match opened {
+                Ok(session) => {
+                    self.ailing = false;
+                    let statistics = session.statistics;
+                    if let Err(gone) = self
+                        .ask(|done| QueueEvent::Opened {
+                            statistics,
+                            began,
+                            done,
+                        })
+                        .await
+                    {
+                        // The process ends, and nobody else knows of this session.
+                        self.leave(&session).await;
+                        return Ok(Err(gone.into()));
+                    }
+                    return Ok(Ok(session));
+                }
+                Err(Error::Conflict { holder, details }) => {
+                    let holder = holder.unwrap_or_else(|| "another listener".to_owned());
+                    tracing::warn!(set = %self.set, holder, %details, "the scale set's session is taken; waiting");
+                    self.metrics.session_conflict(self.set.as_str());
+                    if let Err(gone) = self.tell(QueueEvent::Session(world::Session::Conflict(holder))).await {
+                        return Ok(Err(gone.into()));
+                    }
+                    let pause = self.jitter(match self.inherited {
+                        Some(_) => KNOWN_PAUSE,
+                        None if self.timeline.now().since(asked) < LEFT_OPEN => LEFT_OPEN_PAUSE,
+                        None => CONFLICT_PAUSE,
+                    });
+                    if self.stopped_during(pause).await {
+                        return Ok(Err(End::Stopped));
+                    }
+                    if self.wish.has_changed().unwrap_or(false) {
+                        return Ok(Err(End::Moved));
+                    }
+                }
+                Err(Error::NotFound {
+                    what: Missing::ScaleSet,
+                    ..
+                }) => return Ok(Err(End::SetGone)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The session that the last leader left open: it leads no more, and its session would block the set for 60 to
+    /// 92 s.
+    async fn close_inherited(&mut self) {
+        let Some(SessionRef(set, session)) = self.inherited.clone() else {
+            return;
+        };
+        if !self.mandate.fence.is_open() {
+            return;
+        }
+        let close = self.connection.close_session(set, &session);
+        match tokio::time::timeout(CLOSE_DEADLINE, close).await {
+            Ok(Ok(())) => {
+                tracing::info!(set = %self.set, "the session of the last leader is closed");
+                self.inherited = None;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(set = %self.set, %error, "the session of the last leader is not closed yet");
+            }
+            Err(_) => tracing::warn!(set = %self.set, "the session of the last leader is not closed in time"),
+        }
+    }
+
+    /// Opens a session. `None`: told to stop meanwhile; what was opened all the same is closed.
+    async fn open_or_undo(&self, set_id: i64) -> Option<Result<Session, Error>> {
+        let mut opening = std::pin::pin!(self.connection.open_session(set_id, &self.owner));
+        tokio::select! {
+            biased;
+            opened = &mut opening => return Some(opened),
+            () = self.stop.cancelled() => {}
+        }
+        if let Ok(Ok(session)) = tokio::time::timeout(CLOSE_DEADLINE, opening).await {
+            self.leave(&session).await;
+        }
+        None
+    }
+
+    async fn leave(&self, session: &Session) {
+        if self.stop.is_cancelled() {
+            self.close.cancelled().await;
+        }
+        let close = self.connection.close_session(session.set_id, &session.id);
+        match tokio::time::timeout(CLOSE_DEADLINE, close).await {
+            Ok(Ok(())) => {
+                tracing::info!(set = %self.set, "session closed");
+                let known = SessionRef(session.set_id, session.id.clone());
+                self.mandate.tell(News::Closed(self.set.clone(), known)).await;
+            }
+            Ok(Err(error)) => tracing::warn!(set = %self.set, %error, "session not closed"),
+            Err(_) => tracing::warn!(set = %self.set, "session not closed in time"),
+        }
+    }
+}
