@@ -7,7 +7,8 @@
 # What the seeds do not find, the plans of tests/it/hunt may: every build carries them out as well, and it is said.
 #
 # Works on a copy of the tree with a build folder of its own below target/mutants, so that each bug costs one
-# incremental build. A bug that the hunt does not find, and a patch that no longer applies or compiles, is an error.
+# incremental build. A bug that the hunt does not find, a patch that no longer applies or compiles, and a hunt without a
+# verdict are errors.
 # SEEDS (200) and LONGEST (900, seconds for one bug) bound the search.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -80,7 +81,6 @@ for name in "${names[@]}"; do
     timeout "$longest" "$build/debug/gharts-listener" hunt --seeds "$seeds" --first --no-shrink >"$place/$name.log" 2>&1 || verdict=$?
     case $verdict in
       1) say "found   $name ($((SECONDS - begun)) s): $(grep -m1 -A1 '^seed' "$place/$name.log" | tr -s '\n ' ' ' | cut -c1-150)" ;;
-      124) say "found   $name ($((SECONDS - begun)) s): virtual time stands still" ;;
       0)
         if plan=$(found_by_plan); then
           say "found   $name ($((SECONDS - begun)) s): by the plan $plan, by none of $seeds seeds"
@@ -89,6 +89,10 @@ for name in "${names[@]}"; do
           say "MISSED  $name: $what"
           missed+=("$name")
         fi
+        ;;
+      124)
+        say "BROKEN  $name: no verdict within $longest s"
+        broken+=("$name")
         ;;
       *)
         say "BROKEN  $name: the hunt ended with $verdict"

@@ -371,6 +371,7 @@ async fn b1_b42_where_no_id_was_written_github_frees_the_session_and_the_status_
     tokio::time::sleep(3 * SECOND).await;
     assert!(pair.polls(leader));
     pair.daemons[leader].kill();
+    let killed = pair.world().clock.instant();
     pair.world().kubernetes.clear_faults();
     let done = pair.queue(&jobs("linux", 2).lasting(10 * SECOND));
     let conflict = |pair: &Pair| pair.said(other).reasons.iter().any(|r| r.code == "session_conflict");
@@ -380,6 +381,8 @@ async fn b1_b42_where_no_id_was_written_github_frees_the_session_and_the_status_
     assert!(reason.message.starts_with(NAMES[leader]), "{reason:?}");
     let took = pair.until_polls(other, 130 * SECOND).await;
     println!("the session was free after {took:?} more");
+    let took = pair.world().clock.instant() - killed;
+    assert!(took <= 98 * SECOND, "{took:?}: GitHub ends it within 92 s, and then it is asked for within 5 s");
     pair.start_again(leader);
     pair.until_finished(&done, 5 * MINUTE).await;
     pair.end().await;
