@@ -326,6 +326,8 @@ impl Runner {
                 self.not_online = Some(began);
                 self.absent = self.absent.saturating_add(1);
                 if self.absent >= LISTS_TO_LOSE {
+                    // Where its set has moved while nobody looked, the id is somebody else's here: its name tells.
+                    self.agent_id = None;
                     return Some(self.fail(now, Failure::RegistrationLost));
                 }
                 None

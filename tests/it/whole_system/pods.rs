@@ -88,7 +88,10 @@ async fn b31_crashing_pods_are_not_made_by_the_hundred() {
     assert!((3..=30).contains(&made), "{made} pods in ten minutes");
     tokio::time::sleep(10 * MINUTE).await;
     let more = running.world.counters.created() - made;
-    assert!((1..=made / 2).contains(&more), "{made} pods in ten minutes, {more} in the next ten: ever more rarely");
+    assert!(
+        (1..=made / 2).contains(&more),
+        "{made} pods in ten minutes, {more} in the next ten: ever more rarely"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -285,10 +285,7 @@ async fn b38_b46_what_a_set_left_that_the_file_lost_while_no_daemon_ran_is_ended
             .await;
         assert_eq!(running.count(&long, JobState::Running), 1, "nobody kills it");
         let set = github.set("gone").unwrap();
-        assert!(
-            !set.polling && set.session.is_none(),
-            "nobody serves it"
-        );
+        assert!(!set.polling && set.session.is_none(), "nobody serves it");
 
         // The next one knows as well.
         running.kill();

@@ -382,7 +382,10 @@ async fn b1_b42_where_no_id_was_written_github_frees_the_session_and_the_status_
     let took = pair.until_polls(other, 130 * SECOND).await;
     println!("the session was free after {took:?} more");
     let took = pair.world().clock.instant() - killed;
-    assert!(took <= 98 * SECOND, "{took:?}: GitHub ends it within 92 s, and then it is asked for within 5 s");
+    assert!(
+        took <= 98 * SECOND,
+        "{took:?}: GitHub ends it within 92 s, and then it is asked for within 5 s"
+    );
     pair.start_again(leader);
     pair.until_finished(&done, 5 * MINUTE).await;
     pair.end().await;
