@@ -125,6 +125,23 @@ fn base32(byte: u8) -> char {
     char::from(ALPHABET[usize::from(byte & 31)])
 }
 
+/// Which deployment makes a pod, and where at GitHub its runner is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maker {
+    /// Namespace and name of the deployment's Lease.
+    pub lease: String,
+    /// `configUrl` of the pod's set.
+    pub github: String,
+}
+
+impl Maker {
+    /// Another deployment in this namespace, whose set of the same name lives elsewhere at GitHub. Who differs in the Lease
+    /// alone had another one before; who differs in the place alone has moved.
+    pub fn is_another(&self, ours: &Self) -> bool {
+        self.lease != ours.lease && self.github != ours.github
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

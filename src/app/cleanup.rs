@@ -133,6 +133,7 @@ pub async fn cleanup(
         sets: sets.into_iter().filter(asked_for).collect(),
         cluster,
         wish,
+        lease: lease.place(),
         sessions: seen.as_ref().map(Record::sessions).unwrap_or_default(),
     };
     let clean = Cell::new(true);
@@ -158,12 +159,14 @@ struct Job<'a> {
     sets: Vec<SetSetup>,
     cluster: Cluster,
     wish: &'a Wish,
+    /// Namespace and name of the deployment's Lease.
+    lease: String,
     /// That the last leader left open.
     sessions: Sessions,
 }
 
 async fn vacant(lease: &LeaseSetup) -> Result<Option<Record>, Refused> {
-    let place = format!("{}/{}", lease.namespace, lease.name);
+    let place = lease.place();
     match vacancy::look(lease).await {
         Ok(Vacancy::NoLease) => Ok(None),
         Ok(Vacancy::Vacant(record)) => Ok(Some(*record)),

@@ -412,7 +412,7 @@ impl Parts {
             granted.agent_id,
             granted.gharts_id.as_deref(),
         );
-        manifest::belongs_to(&mut pod, &self.lease);
+        manifest::belongs_to(&mut pod, set.maker(&self.lease));
         let may_go_on = || self.forbidden(start).is_none();
         self.cluster.create_pod(&pod, may_go_on).await
     }

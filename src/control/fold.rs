@@ -337,10 +337,14 @@ impl Control {
         }
         // Another deployment in this namespace may serve a set of the same name, elsewhere at GitHub or once in our file.
         let is_known = set.runners.contains_key(&seen.name);
-        if let Some(lease) = seen.lease.filter(|lease| !is_known && *lease != self.leadership.place) {
+        let place = &self.leadership.place;
+        let ours = state.setup.parts.maker(place);
+        let elsewhere = seen.maker.is_some_and(|maker| maker.is_another(&ours));
+        let taken_over = state.removed && seen.lease.is_some_and(|lease| lease != *place);
+        if !is_known && (elsewhere || taken_over) {
             if state.of_others.insert(seen.name.clone()) {
                 tracing::info!(
-                    set = %seen.set, runner = %seen.name, lease,
+                    set = %seen.set, runner = %seen.name,
                     "this pod is another deployment's, by its Lease, and is left to it"
                 );
             }

@@ -147,6 +147,8 @@ struct SetState {
     queue: Queue,
     /// The file names it no more: it stays known until nothing of it is left.
     removed: bool,
+    /// It is known from the last leader alone.
+    recalled: bool,
     /// It was removed, and nothing is left of it as far as is known.
     emptied: Option<Emptied>,
     /// Runners that were begun under another configuration, with what they are to be ended by.
@@ -381,6 +383,7 @@ impl SetState {
             setup,
             queue,
             removed: false,
+            recalled: false,
             emptied: None,
             of_before: BTreeMap::new(),
             of_others: BTreeSet::new(),

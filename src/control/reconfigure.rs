@@ -6,21 +6,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use super::{Control, SetParts, SetSetup, SetState, poller::Wish, sweep};
 use crate::{
-    ids::{RunnerName, SetName},
+    ids::{Maker, RunnerName, SetName},
     lease::{ServedSet, ServedSets},
     plan::{
         removed::{Compared, Emptied},
         world::SetWorld,
     },
 };
-
-/// A changed file comes to every replica within a minute or so.
-const RECALL: Duration = Duration::from_mins(2);
 
 /// What a change of the file comes to.
 #[derive(Debug)]
@@ -34,6 +30,14 @@ pub struct Reconfigured {
 }
 
 impl SetParts {
+    /// Who makes its pods, where `lease` is ours.
+    pub(crate) fn maker(&self, lease: &str) -> Maker {
+        Maker {
+            lease: lease.to_owned(),
+            github: self.connection.config_url().url.to_string(),
+        }
+    }
+
     /// Whether a runner that was begun with these can be ended with `other`.
     fn serves_as(&self, other: &Self) -> bool {
         let records = |parts: &Self| parts.records.as_ref().map(|service| service.provisioner.clone());
@@ -130,17 +134,17 @@ impl Control {
                 continue;
             };
             tracing::info!(
-                set = %name, seconds = RECALL.as_secs(),
-                "the file names this set no more: what it left ends then, unless the file names it again"
+                set = %name,
+                "the file names this set no more: what it left ends in two minutes, unless the file names it again"
             );
             let queue = self.queues.begin(&name, Wish::of(&setup), self.rng.u64(..), None);
             queue.end();
             let mut world = self.set_anew(&setup);
-            world.remove();
-            world.timeouts.idle = RECALL;
+            world.recall();
             self.world.insert_carefully(world);
             let state = SetState {
                 removed: true,
+                recalled: true,
                 scale_set_id: id,
                 ..SetState::new(setup, queue)
             };

@@ -389,7 +389,9 @@ impl Control {
         };
         for (name, state) in &self.sets {
             let mut set = self.blank_set(&state.setup);
-            if state.removed {
+            if state.recalled {
+                set.recall();
+            } else if state.removed {
                 set.remove();
             }
             world.sets.insert(name.clone(), set);

@@ -36,6 +36,13 @@ pub struct LeaseSetup {
     pub clock: Clock,
 }
 
+impl LeaseSetup {
+    /// `namespace/name`
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
 impl std::fmt::Debug for LeaseSetup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LeaseSetup")
@@ -78,7 +85,7 @@ impl Lease {
         let election = Election::new(setup.identity.clone());
         let (tell, standing) = watch::channel(election.standing());
         let resign = CancellationToken::new();
-        let (place, identity) = (format!("{}/{}", setup.namespace, setup.name), setup.identity.clone());
+        let (place, identity) = (setup.place(), setup.identity.clone());
         let keeper = Keeper {
             api: Api::namespaced(setup.client, &setup.namespace),
             name: setup.name,

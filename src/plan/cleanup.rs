@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    ids::{Namer, RunnerName},
+    ids::{Maker, Namer, RunnerName},
     provision::Record,
     scaleset::Agent,
 };
@@ -17,6 +17,8 @@ pub struct PodTrace {
     pub ended: bool,
     /// A job is written on it: which one, for people.
     pub job: Option<String>,
+    /// `None`: made by an older version.
+    pub maker: Option<Maker>,
 }
 
 /// A registration at GitHub.
@@ -82,10 +84,19 @@ pub struct OwnSet<'a> {
     pub namer: &'a Namer,
     /// `None`: GitHub has no such set, or could not be asked.
     pub scale_set_id: Option<i64>,
+    pub maker: Maker,
+}
+
+impl OwnSet<'_> {
+    /// It looks like one of ours, and another deployment has made it.
+    fn is_of_another(&self, remains: &Remains) -> bool {
+        let maker = remains.pod.as_ref().and_then(|pod| pod.maker.as_ref());
+        maker.is_some_and(|maker| maker.is_another(&self.maker))
+    }
 }
 
 /// What there is of each runner of the set. Names decide, and with them namespace, cluster and set: nothing of another
-/// installation has one of ours.
+/// installation has one of ours; what another deployment in the same namespace has made, its pods say.
 pub fn remains_of(
     set: &OwnSet<'_>,
     pods: &[(RunnerName, PodTrace)],
@@ -107,6 +118,7 @@ pub fn remains_of(
     for record in records.iter().filter(|record| set.namer.is_ours(&record.name)) {
         all.entry(RunnerName::new(&record.name)).or_default().record = Some(record.gharts_id.clone());
     }
+    all.retain(|_, remains| !set.is_of_another(remains));
     all
 }
 
@@ -122,6 +134,7 @@ mod tests {
             uid: "u".to_owned(),
             ended,
             job: job.then(|| "build".to_owned()),
+            maker: None,
         }
     }
 
@@ -173,15 +186,30 @@ mod tests {
             agent_id: None,
             age: Duration::ZERO,
         };
+        let maker = |lease: &str, github: &str| Maker {
+            lease: lease.to_owned(),
+            github: github.to_owned(),
+        };
         let own = OwnSet {
             namer: &ours,
             scale_set_id: Some(7),
+            maker: maker("ns/ours", "https://github.com/one"),
+        };
+        // Of another deployment in this namespace, for another organization.
+        let theirs = ours.next(&mut rng);
+        let made_by_others = PodTrace {
+            maker: Some(maker("ns/theirs", "https://github.com/two")),
+            ..pod(false, true)
         };
         let found = remains_of(
             &own,
-            &[(mine.clone(), pod(true, false)), (foreign.clone(), pod(true, false))],
+            &[
+                (mine.clone(), pod(true, false)),
+                (foreign.clone(), pod(true, false)),
+                (theirs.clone(), made_by_others),
+            ],
             &[registered(&foreign, Some(7)), registered(&mine, Some(8))],
-            &[record(&mine), record(&foreign)],
+            &[record(&mine), record(&foreign), record(&theirs)],
         );
         let expected = Remains {
             pod: Some(pod(true, false)),

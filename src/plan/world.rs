@@ -38,6 +38,8 @@ pub struct World {
     pub granted: BTreeMap<Scope, Moment>,
 }
 
+/// A changed file comes to every replica within a minute or so.
+const RECALL: Duration = Duration::from_mins(2);
 /// A poll is held for 50 s, 88 s at most as far as was seen: answers further apart than that have a hole between them.
 const HEARING_GAP: Duration = Duration::from_secs(95);
 
@@ -552,6 +554,17 @@ impl SetWorld {
         self.session = Session::Closed;
         self.hearing = None;
         self.heard = None;
+    }
+
+    /// The last leader served it, and our file does not name it, or not yet: as if it were removed, but its runners have the
+    /// time until the file has come.
+    pub fn recall(&mut self) {
+        self.remove();
+        self.timeouts = Timeouts {
+            idle: RECALL,
+            total: None,
+            ..self.timeouts.clone()
+        };
     }
 
     /// Which of its ordinary runners' ends are looked into: one at a time, and none while some are seen to work.

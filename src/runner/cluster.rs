@@ -416,13 +416,17 @@ where
     }
 }
 
+/// What a 403 of the admission of quotas says.
+const QUOTA: [&str; 3] = ["exceeded quota", "failed quota", "status unknown for quota"];
+
 /// Whether a 403 is an admission's word on one object, not on what we may do: `pods "NAME" is forbidden: violates
 /// PodSecurity ...`, `... no PriorityClass with name ...`, `admission webhook "NAME" denied the request: ...`. Rights
 /// that we lack, and a namespace that goes, are about all.
 fn is_about_object(message: &str) -> bool {
     let rights = message.contains("User \"") && message.contains(" cannot ");
     let of_object = message.contains("\" is forbidden: ") || message.contains(" denied the request");
-    of_object && !rights && !message.contains("being terminated")
+    let passes = ["being terminated", "not yet ready to handle request"];
+    of_object && !rights && !passes.iter().any(|text| message.contains(text))
 }
 
 /// The kind of an error, by status, reason and, for quotas, text.
@@ -434,9 +438,7 @@ pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
                 (409, "AlreadyExists") => Kind::Exists,
                 (409, _) if status.message.contains("UID in the precondition") => Kind::Conflict,
                 (400 | 422, _) => Kind::Invalid,
-                (403, _) if status.message.contains("exceeded quota") || status.message.contains("failed quota") => {
-                    Kind::ResourceQuota
-                }
+                (403, _) if QUOTA.iter().any(|text| status.message.contains(text)) => Kind::ResourceQuota,
                 (403, _) if is_about_object(&status.message) => Kind::Invalid,
                 (401 | 403, _) => Kind::Forbidden,
                 // Any other 409 too: two writers at one moment, of the object or of a quota's figures. Nothing was done,
@@ -488,6 +490,10 @@ mod tests {
         assert_eq!(kind(403, "Forbidden", "User \"x\" cannot create"), Kind::Forbidden);
         let rights = "pods \"q1\" is forbidden: User \"x\" cannot patch resource \"pods\" in API group \"\"";
         assert_eq!(kind(403, "Forbidden", rights), Kind::Forbidden);
+        let starting = "pods \"q1\" is forbidden: not yet ready to handle request";
+        assert_eq!(kind(403, "Forbidden", starting), Kind::Forbidden);
+        let new_quota = "pods \"q1\" is forbidden: status unknown for quota: rq, resources: pods";
+        assert_eq!(kind(403, "Forbidden", new_quota), Kind::ResourceQuota);
         let going =
             "pods \"q1\" is forbidden: unable to create new content in namespace r because it is being terminated";
         assert_eq!(kind(403, "Forbidden", going), Kind::Forbidden);

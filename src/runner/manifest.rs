@@ -33,7 +33,7 @@ use self::{
 use super::keys;
 use crate::{
     config::{ContainerMode, Proxy, RunnerCa, ScaleSet},
-    ids::{RunnerName, SetName, slug},
+    ids::{Maker, RunnerName, SetName, slug},
     plan::runner::{Meets, Purpose},
 };
 
@@ -170,10 +170,11 @@ impl Blueprint {
     }
 }
 
-/// Says which deployment has made the pod.
-pub fn belongs_to(pod: &mut Pod, lease: &str) {
+/// Says who has made the pod.
+pub fn belongs_to(pod: &mut Pod, maker: Maker) {
     let annotations = pod.metadata.annotations.get_or_insert_default();
-    annotations.insert(keys::LEASE.into(), lease.to_owned());
+    annotations.insert(keys::LEASE.into(), maker.lease);
+    annotations.insert(keys::GITHUB.into(), maker.github);
 }
 
 /// The container `runner`, out of its list: what is added to it is added to it alone.

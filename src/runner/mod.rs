@@ -27,6 +27,8 @@ pub mod keys {
     pub const MEETS: &str = "gharts-listener/meets-jobs-by";
     /// Namespace and name of the Lease of the deployment that made it.
     pub const LEASE: &str = "gharts-listener/lease";
+    /// `configUrl` of the set that it was made for.
+    pub const GITHUB: &str = "gharts-listener/github";
     // Set when the runner becomes busy; ids as labels too, full values as annotations only.
     pub const JOB_ID: &str = "gharts-listener/job-id";
     pub const RUN_ID: &str = "gharts-listener/workflow-run-id";

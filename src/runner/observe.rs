@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     http::redact,
-    ids::{RunnerName, SetName},
+    ids::{Maker, RunnerName, SetName},
     plan::{
         Moment,
         runner::{Adopted, Job, Kept, PodEnd, PodFacts, PodProgress, Purpose},
@@ -135,6 +135,8 @@ pub struct PodSeen {
     pub template: Option<String>,
     /// Of the deployment that made it; `None`: made by an older version.
     pub lease: Option<String>,
+    /// The same, with the place at GitHub.
+    pub maker: Option<Maker>,
     pub adopted: Adopted,
 }
 
@@ -166,6 +168,12 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
         },
         template: annotation(keys::TEMPLATE).map(str::to_owned),
         lease: annotation(keys::LEASE).map(str::to_owned),
+        maker: annotation(keys::LEASE)
+            .zip(annotation(keys::GITHUB))
+            .map(|(lease, github)| Maker {
+                lease: lease.to_owned(),
+                github: github.to_owned(),
+            }),
         adopted: Adopted {
             pod: PodFacts {
                 uid: pod.metadata.uid.clone().unwrap_or_default(),

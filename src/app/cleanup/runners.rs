@@ -72,6 +72,7 @@ impl Job<'_> {
             let own = OwnSet {
                 namer: &set.namer,
                 scale_set_id,
+                maker: set.maker(&self.lease),
             };
             let known_records = records.and_then(Option::as_deref).unwrap_or_default();
             let remains = remains_of(
@@ -301,6 +302,7 @@ fn trace(pod: &observe::WatchedPod) -> Option<(RunnerName, PodTrace)> {
         uid: seen.adopted.pod.uid,
         ended: matches!(seen.adopted.pod.progress, PodProgress::Ended(_)),
         job,
+        maker: seen.maker,
     };
     Some((seen.name, trace))
 }

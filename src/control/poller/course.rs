@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// A rise of the capacity interrupts the poll at most so often.
-pub(super) const RISE_FLOOR: Duration = Duration::from_secs(1);
+const RISE_FLOOR: Duration = Duration::from_secs(1);
+/// But where polls are begun anew again and again and none is answered, the next one comes to its end: what messages
+/// do not tell is proof of much. GitHub answers within 50 s.
+const POLL: Duration = Duration::from_secs(55);
 /// Beside the statistics a lower capacity is announced, but only so soon after an answer: every poll that is begun anew
 /// may hide that none is answered any more.
 const FALL_AFTER_ANSWER: Duration = Duration::from_secs(50);
@@ -143,6 +146,16 @@ impl Course {
     /// carry the statistics of that time.
     pub(super) fn may_have_come_before(&self, begun: Instant) -> bool {
         self.answered - begun < REPLAY_AT_ONCE && self.answered < self.replay_until
+    }
+
+    /// When the poll that begins now may be begun anew to announce more.
+    pub(super) fn may_announce_more(&self, now: Instant, session: &Session) -> Instant {
+        let waiting = session.statistics.is_some_and(|s| s.total_available_jobs > 0);
+        if now - self.answered > FALL_AFTER_ANSWER && !waiting {
+            now + POLL
+        } else {
+            self.last_rise + RISE_FLOOR
+        }
     }
 
     /// Whether a poll that is under way may be begun anew to announce less.

@@ -11,8 +11,11 @@ use crate::{
 
 /// Between two questions for offers that found no capacity when they were made.
 const OFFERS_EVERY: Duration = Duration::from_secs(1);
-/// The same where there were none: most tenants assign their jobs themselves and offer nothing.
-const NO_OFFERS: Duration = Duration::from_mins(1);
+/// The same where there were none: most tenants assign their jobs themselves and offer nothing. Each question begins the
+/// poll anew, and one that hangs must come to its deadline.
+const NO_OFFERS: Duration = Duration::from_mins(3);
+/// The same where the question failed: messages are heard meanwhile.
+const OFFERS_AGAIN: Duration = Duration::from_secs(10);
 
 /// A message, and the poll that it answered.
 pub(super) struct Heard {
@@ -89,7 +92,15 @@ impl Poller {
         if course.is_behind(now) {
             self.refresh(session, course).await?;
         }
-        let jobs = self.connection.acquirable_jobs(session.set_id).await?;
+        let jobs = match self.connection.acquirable_jobs(session.set_id).await {
+            Ok(jobs) => jobs,
+            Err(error) if error.is_transient() => {
+                tracing::warn!(set = %self.set, %error, "offers of before cannot be had; asking again");
+                course.next_offers = self.timeline.clock().instant() + OFFERS_AGAIN;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let ids: Vec<i64> = jobs
             .iter()
             .map(|job| job.runner_request_id)

@@ -31,6 +31,9 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// Sessions that are lost within so long, one after the other, are opened ever more rarely.
+const SHORT_LIFE: Duration = Duration::from_secs(30);
+
 /// What the loop wants announced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Announce {
@@ -83,7 +86,7 @@ pub(super) struct Poller {
     /// Outlives this task, should it panic.
     pub(super) held: Held,
     pub(super) mandate: Mandate,
-    /// The session that the last leader may have left open.
+    /// A session that the last leader may have left open, or one that could not be closed.
     pub(super) inherited: Option<SessionRef>,
     /// Something is wrong: until a session is open again its reason stands, whatever is being tried.
     pub(super) ailing: bool,
@@ -98,10 +101,10 @@ struct LoopGone;
 /// How a session came to its end.
 enum End {
     Stopped,
-    /// Open another one. `answered`: before, some poll of its was.
+    /// Open another one.
     Lost {
         error: Error,
-        answered: bool,
+        lived: Duration,
     },
     /// Look the set up again.
     SetGone,
@@ -163,6 +166,10 @@ impl Poller {
                 }
             }
         }
+        if self.inherited.is_some() {
+            self.close.cancelled().await;
+            self.close_inherited().await;
+        }
     }
 
     /// Registers the set and serves sessions until something is wrong with the set itself.
@@ -197,9 +204,9 @@ impl Poller {
         let mut lost = 0;
         loop {
             match self.session(id).await? {
-                End::Lost { error, answered } => {
+                End::Lost { error, lived } => {
                     tracing::warn!(set = %self.set, %error, "the session is lost; opening another");
-                    lost = if answered { 0 } else { lost + 1 };
+                    lost = if lived < SHORT_LIFE { lost + 1 } else { 0 };
                     if lost > 1 && self.rests_after_loss(&error, lost - 1).await {
                         return Ok(End::Stopped);
                     }
@@ -215,7 +222,7 @@ impl Poller {
         }
     }
 
-    /// Sessions are opened and lost again before they tell anything. True when told to stop meanwhile.
+    /// Sessions are opened and lost again at once. True when told to stop meanwhile.
     async fn rests_after_loss(&mut self, error: &Error, losses: u32) -> bool {
         let pause = trouble::passing(losses, &mut self.rng);
         let reason = trouble::reason(error, self.timeline.now(), pause);

@@ -55,7 +55,9 @@ impl Poller {
         self.mandate.tell(News::Opened(self.set.clone(), known)).await;
         let end = self.poll_until_end(&mut session).await;
         // Whatever the end: a session left open blocks the set for 60 to 92 s, also one that something in between called lost.
-        self.leave(&session).await;
+        if !self.leave(&session).await {
+            self.inherited = Some(SessionRef(set_id, session.id.clone()));
+        }
         self.held.put(None);
         end
     }
@@ -123,25 +125,13 @@ impl Poller {
         }
     }
 
-    /// The session that the last leader left open: it leads no more, and its session would block the set for 60 to
-    /// 92 s.
-    async fn close_inherited(&mut self) {
-        let Some(SessionRef(set, session)) = self.inherited.clone() else {
+    /// The session that the last leader left open, or that we could not close: it would block the set for 60 to 92 s.
+    pub(super) async fn close_inherited(&mut self) {
+        let Some(known) = self.inherited.clone() else {
             return;
         };
-        if !self.mandate.fence.is_open() {
-            return;
-        }
-        let close = self.connection.close_session(set, &session);
-        match tokio::time::timeout(CLOSE_DEADLINE, close).await {
-            Ok(Ok(())) => {
-                tracing::info!(set = %self.set, "the session of the last leader is closed");
-                self.inherited = None;
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(set = %self.set, %error, "the session of the last leader is not closed yet");
-            }
-            Err(_) => tracing::warn!(set = %self.set, "the session of the last leader is not closed in time"),
+        if self.mandate.fence.is_open() && self.close_known(known).await {
+            self.inherited = None;
         }
     }
 
@@ -159,19 +149,26 @@ impl Poller {
         None
     }
 
-    async fn leave(&self, session: &Session) {
+    /// Whether it is closed.
+    async fn leave(&self, session: &Session) -> bool {
         if self.stop.is_cancelled() {
             self.close.cancelled().await;
         }
-        let close = self.connection.close_session(session.set_id, &session.id);
+        self.close_known(SessionRef(session.set_id, session.id.clone())).await
+    }
+
+    async fn close_known(&self, known: SessionRef) -> bool {
+        let SessionRef(set_id, id) = &known;
+        let close = self.connection.close_session(*set_id, id);
         match tokio::time::timeout(CLOSE_DEADLINE, close).await {
             Ok(Ok(())) => {
                 tracing::info!(set = %self.set, "session closed");
-                let known = SessionRef(session.set_id, session.id.clone());
                 self.mandate.tell(News::Closed(self.set.clone(), known)).await;
+                return true;
             }
             Ok(Err(error)) => tracing::warn!(set = %self.set, %error, "session not closed"),
             Err(_) => tracing::warn!(set = %self.set, "session not closed in time"),
         }
+        false
     }
 }

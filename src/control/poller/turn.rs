@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{
-    Announce, End, LoopGone, Poller,
-    course::{Course, RISE_FLOOR},
-    messages::Heard,
-    wished,
-};
+use super::{Announce, End, LoopGone, Poller, course::Course, messages::Heard, wished};
 use crate::{
     control::{event::QueueEvent, trouble},
     plan::world,
@@ -62,7 +57,7 @@ impl Poller {
                         return Ok(End::Stopped);
                     }
                 }
-                Err(error) => return judge(error, course.answered > opened),
+                Err(error) => return judge(error, self.timeline.clock().instant() - opened),
             }
         }
     }
@@ -73,6 +68,7 @@ impl Poller {
         let began = self.timeline.now();
         let begun = self.timeline.clock().instant();
         let ask_at = course.next_offers.max(self.timeline.clock().instant() + OFFERS_AFTER);
+        let rise_at = course.may_announce_more(begun, session);
         let connection = self.connection.clone();
         let mut refreshed = false;
         let woken = {
@@ -89,7 +85,7 @@ impl Poller {
                     biased;
                     () = self.stop.cancelled() => break Woken::Stopped,
                     () = wished(&mut self.wish, course.rewrite) => break Woken::Wished,
-                    () = risen(&mut self.announce, announce, course.last_rise + RISE_FLOOR) => break Woken::Risen,
+                    () = risen(&mut self.announce, announce, rise_at) => break Woken::Risen,
                     () = tokio::time::sleep_until(ask_at), if course.has_offers(begun, session, announce.told, announce.capacity) => {
                         break Woken::Offers;
                     }
@@ -240,11 +236,9 @@ async fn risen(announce: &mut watch::Receiver<Announce>, said: Announce, earlies
 }
 
 /// What an error that repeating cannot cure means for the session.
-fn judge(error: Error, answered: bool) -> Result<End, Error> {
+fn judge(error: Error, lived: Duration) -> Result<End, Error> {
     match error {
-        Error::SessionLost(_) | Error::QueueTokenRefused(_) | Error::Conflict { .. } => {
-            Ok(End::Lost { error, answered })
-        }
+        Error::SessionLost(_) | Error::QueueTokenRefused(_) | Error::Conflict { .. } => Ok(End::Lost { error, lived }),
         Error::NotFound {
             what: Missing::ScaleSet,
             ..

@@ -313,21 +313,13 @@ impl Runner {
             return None;
         }
         match (sight, &self.state) {
-            (AgentSight::Online { busy: true }, State::Busy { .. }) => {
-                self.believed = false;
-                self.absent = 0;
-                None
-            }
-            (AgentSight::Absent, State::Busy { .. }) if !self.believed => None,
-            (AgentSight::Absent, State::Pending { .. } | State::Idle { .. } | State::Busy { .. }) => {
+            (AgentSight::Absent, State::Pending { .. } | State::Idle { .. }) => {
                 if self.pod_since.is_none_or(|since| since >= began) {
                     return None;
                 }
                 self.not_online = Some(began);
                 self.absent = self.absent.saturating_add(1);
                 if self.absent >= LISTS_TO_LOSE {
-                    // Where its set has moved while nobody looked, the id is somebody else's here: its name tells.
-                    self.agent_id = None;
                     return Some(self.fail(now, Failure::RegistrationLost));
                 }
                 None

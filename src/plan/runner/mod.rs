@@ -154,8 +154,6 @@ pub struct Runner {
     elsewhere: bool,
     /// Nobody can prove that it is idle: it stays until its own end.
     unprovable: bool,
-    /// Its pod says that it has a job, and nobody else has said so since we found it: the job may have ended before.
-    believed: bool,
     /// Its start (JIT, Pod, Secret) is still under way: nothing else may be called for it.
     starting: bool,
     /// GitHub counts as many running jobs of the set as its runners have: whatever this one has is among them.
@@ -208,7 +206,6 @@ impl Runner {
             listed: false,
             elsewhere: false,
             unprovable: false,
-            believed: false,
             starting: true,
             counted: false,
         }
@@ -233,7 +230,6 @@ impl Runner {
         };
         if found.job.is_some() {
             runner.mark_busy = Todo::Done;
-            runner.believed = true;
         }
         runner.job = found.job;
         if matches!(
@@ -419,7 +415,6 @@ impl Runner {
     pub fn is_unconfirmed(&self) -> bool {
         match self.state {
             State::Pending { .. } => self.pod_runs(),
-            State::Busy { .. } if self.believed => true,
             State::Idle { .. } | State::Busy { .. } | State::JobDone { .. } | State::Retiring { .. } => {
                 self.kind.meets == Meets::ByLabels
             }

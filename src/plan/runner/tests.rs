@@ -678,30 +678,6 @@ fn b32_a_pod_that_somebody_else_deletes_and_that_stays_is_no_capacity_once_its_j
 }
 
 #[test]
-fn b4_b32_what_a_pod_says_of_its_job_is_believed_after_a_restart_until_github_knows_nothing_of_it() {
-    let running = PodProgress::Running { since: at(-100) };
-    let mut life = Life::adopted(&running, Some(job()));
-    assert!(life.runner.is_unconfirmed());
-    life.listed(10, AgentSight::Online { busy: true });
-    assert!(!life.runner.is_unconfirmed(), "it has that job");
-    life.listed(20, AgentSight::Absent);
-    life.listed(40, AgentSight::Absent);
-    assert_eq!(life.state(), "busy", "lists are no proof");
-
-    let mut life = Life::adopted(&running, Some(job()));
-    assert_eq!(life.listed(10, AgentSight::Absent), None);
-    assert_eq!(life.state(), "busy");
-    assert_eq!(life.listed(25, AgentSight::Absent), failed(Failure::RegistrationLost));
-    assert_eq!(
-        life.due(25),
-        [Call::RemoveAgent],
-        "the pod goes only when GitHub says that it has no job"
-    );
-    life.call(25, Call::RemoveAgent, CallResult::Busy);
-    assert_eq!(life.state(), "busy");
-}
-
-#[test]
 fn b32_a_busy_runner_whose_pod_dies_stands_for_its_job_a_while_and_loses_its_registration() {
     for progress in [ended(Some(137), "OOMKilled"), ended(None, "Evicted")] {
         let mut life = Life::busy();

@@ -70,8 +70,11 @@ impl Run<'_> {
                 self.judge.breach(Invariant::JobsEnd, what);
             }
         }
+        // A pod that was made while something took runners may go still.
+        let taken = self.plan.faults.iter().any(|timed| timed.fault.takes_runners());
         for job in proofs.iter().filter_map(|job| self.world.github.job(&job.id)) {
-            if job.state == JobState::Finished && job.result.as_deref() != Some("succeeded") {
+            let lost = taken && job.runner_lost;
+            if job.state == JobState::Finished && job.result.as_deref() != Some("succeeded") && !lost {
                 let what = format!("a job of {:?}, queued when all was well: {:?}", job.set, job.result);
                 self.judge.breach(Invariant::JobsEnd, what);
             }
@@ -200,7 +203,9 @@ impl Run<'_> {
             let ours = self.plan.shape.sets.iter().any(|shape| shape.name == set.name) || set.name == LATE;
             // What a dead process left open of a set that the file names no more, GitHub ends within 92 s.
             let of_dead = killed && !text.sets.iter().any(|named| named.shape.name == set.name);
-            if ours && set.session.is_some() && !stolen && !of_dead {
+            // Of one whose opening was never answered nobody knows.
+            let known = set.session.as_ref().is_some_and(|id| self.judge.knows_session(id));
+            if ours && known && !stolen && !of_dead {
                 self.judge.breach(
                     Invariant::OrderlyEnd,
                     format!("the session of {} is left open", set.name),

@@ -212,6 +212,7 @@ impl Run<'_> {
 
     /// SIGSTOP and SIGCONT.
     pub(super) fn pause(&mut self, replica: usize, paused: bool) {
+        self.judge.sleeps(paused);
         let replica = self.replicas.get_mut(replica);
         if let Some(daemon) = replica.and_then(|replica| replica.daemon.as_mut()) {
             daemon.freeze.set(paused);

@@ -125,6 +125,8 @@ pub(super) struct Rules {
     stands: Option<Instant>,
     /// Every daemon that runs has read the newest.
     is_read: bool,
+    /// Daemons that stand still.
+    sleepers: usize,
 }
 
 impl Rules {
@@ -133,6 +135,7 @@ impl Rules {
             texts: VecDeque::from([(text, Instant::now())]),
             stands: Some(Instant::now()),
             is_read: true,
+            sleepers: 0,
         }
     }
 
@@ -161,9 +164,23 @@ impl Rules {
         }
     }
 
+    /// A daemon that stands still reads nothing, and what is wrong when it wakes tells it nothing.
+    pub(super) fn sleeps(&mut self, begins: bool) {
+        if begins {
+            self.trim(Instant::now());
+            self.sleepers += 1;
+        } else {
+            self.sleepers = self.sleepers.saturating_sub(1);
+            self.is_read = false;
+            // Whatever stands there now it has yet to see.
+            self.stands = self.stands.map(|_| Instant::now());
+            self.seen_late();
+        }
+    }
+
     fn trim(&mut self, now: Instant) {
-        self.is_read |= self.stands.is_some_and(|since| now - since >= LOOK);
-        if !self.is_read {
+        self.is_read |= self.sleepers == 0 && self.stands.is_some_and(|since| now - since >= LOOK);
+        if !self.is_read || self.sleepers > 0 {
             // What was there before counts still: the newest may be gone before anybody reads it.
             self.texts.iter_mut().for_each(|(_, until)| *until = now);
             return;

@@ -315,7 +315,7 @@ impl Run<'_> {
     fn begin(&mut self, index: usize) {
         let timed = &self.plan.faults[index];
         self.journal.say(|| format!("FAULT    {index} begins: {}", timed.fault));
-        self.judge.trouble(true);
+        self.judge.trouble(&timed.fault, true);
         // Nobody would know any more what it said.
         let unwatched = self.replicas.iter().all(|replica| replica.daemon.is_none());
         if timed.fault == Fault::LeaseDeleted && unwatched {
@@ -361,7 +361,7 @@ impl Run<'_> {
     }
 
     fn end(&mut self, index: usize) {
-        self.judge.trouble(false);
+        self.judge.trouble(&self.plan.faults[index].fault, false);
         self.waiting.retain(|other| *other != index);
         match &self.plan.faults[index].fault {
             Fault::Panic { call, .. } => self.make_panic(call, 0),

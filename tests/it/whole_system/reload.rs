@@ -344,7 +344,7 @@ async fn b46_pods_of_another_deployments_set_of_the_same_name_are_neither_ended_
         "metadata": {"name": theirs.as_str(), "namespace": RUNNER_NAMESPACE,
             "labels": {"app.kubernetes.io/managed-by": "gharts-listener", "app.kubernetes.io/component": "runner"},
             "annotations": {"gharts-listener/scale-set": "linux", "gharts-listener/lease": "gharts-listener/another",
-                BEHAVIOUR: "never-registers"}},
+                "gharts-listener/github": "https://github.com/somebody-else", BEHAVIOUR: "never-registers"}},
         "spec": {"containers": [{"name": "theirs", "image": "theirs"}]}});
     pods.create(&pod).unwrap();
     let queued = running.queue(&jobs("linux", 7)).await;
@@ -355,6 +355,23 @@ async fn b46_pods_of_another_deployments_set_of_the_same_name_are_neither_ended_
     assert!(pod["metadata"]["deletionTimestamp"].is_null());
     pods.delete("pods", RUNNER_NAMESPACE, theirs.as_str()).unwrap();
     running.end().await;
+}
+
+/// The file names another Lease now, and the daemon is started again.
+#[tokio::test(start_paused = true)]
+async fn b9_b47_with_another_lease_the_runners_of_before_are_known_all_the_same() {
+    let mut running = Running::start(with_provisioner(Provisioner::Gharts)).await;
+    let queued = running.queue(&jobs("linux", 5).lasting(10 * MINUTE)).await;
+    running
+        .until("at work", |_| running.count(&queued, JobState::Running) == 5)
+        .await;
+    running.stop().await;
+    running.edit_file(|text| text.replace("lease: { name: gharts-listener,", "lease: { name: another-one,"));
+    assert!(running.text().contains("another-one"));
+    running.start_again();
+    running.until_finished(&queued, 15 * MINUTE).await;
+    assert!(running.succeeded(&queued));
+    assert_eq!(running.end().await.counters.created(), 5);
 }
 
 fn with_two_sets() -> Options {

@@ -174,7 +174,7 @@ impl Judge {
     }
 
     /// Its runners come without a registration.
-    fn registers_itself(&self, set: &str) -> bool {
+    pub(super) fn registers_itself(&self, set: &str) -> bool {
         let sets = self.world.services.options.sets.iter();
         let mut set = sets.filter(|options| options.name == set);
         set.any(|options| options.binding == Binding::RegistrationToken)

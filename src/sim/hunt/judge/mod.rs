@@ -100,12 +100,32 @@ struct State {
     calls: BTreeMap<String, Calls>,
     digest: u64,
     jits: Vec<String>,
+    /// Sessions of which some daemon knows that it opened them.
+    sessions: HashSet<String>,
+    /// GitHub refuses a credential, or did so until then.
+    refuses: Refuses,
+}
+
+/// Whether a credential is refused.
+#[derive(Clone, Copy, Debug)]
+enum Refuses {
+    No,
+    Yes,
+    Until(Instant),
 }
 
 impl State {
     /// What was decided while its removal was under way may still come after the refusal.
     fn is_leaving(&self, name: &str) -> bool {
         let grace = self.weather.grace();
+        let cannot_be_asked_for = match self.refuses {
+            Refuses::No => false,
+            Refuses::Yes => true,
+            Refuses::Until(at) => Instant::now() < at,
+        };
+        if cannot_be_asked_for {
+            return true;
+        }
         let refused = self.leaving.get(name);
         refused.is_some_and(|refused| refused.is_none_or(|at| at.elapsed() < grace))
     }
@@ -159,6 +179,8 @@ impl Judge {
                 calls: BTreeMap::new(),
                 digest: 0,
                 jits: Vec::new(),
+                sessions: HashSet::new(),
+                refuses: Refuses::No,
             }),
             runaway: OnceLock::new(),
         }
@@ -188,8 +210,21 @@ impl Judge {
     }
 
     /// Something goes wrong from now on, or no longer.
-    pub(super) fn trouble(&self, begins: bool) {
-        self.lock().weather.trouble(begins);
+    pub(super) fn trouble(&self, fault: &Fault, begins: bool) {
+        let state = &mut *self.lock();
+        state.weather.trouble(begins);
+        if *fault == Fault::PatRefused {
+            state.refuses = if begins {
+                Refuses::Yes
+            } else {
+                Refuses::Until(Instant::now() + GRACE)
+            };
+        }
+    }
+
+    /// Whether some daemon knows that this session is open.
+    pub(super) fn knows_session(&self, id: &str) -> bool {
+        self.lock().sessions.contains(id)
     }
 
     /// Nothing goes wrong, and nothing has for a while.
@@ -200,6 +235,11 @@ impl Judge {
     /// A daemon has not run until now.
     pub(super) fn slept(&self) {
         self.lock().rules.seen_late();
+    }
+
+    /// A daemon stands still from now on, or no longer.
+    pub(super) fn sleeps(&self, begins: bool) {
+        self.lock().rules.sleeps(begins);
     }
 
     pub(super) fn breach(&self, invariant: Invariant, what: String) {

@@ -60,10 +60,12 @@ impl cable::Onlooker for Eye {
                 self.judge.breach(Invariant::Calm, what);
             }
         }
-        self.judge.asked(sent, request);
+        let leads = self.judge.lease_holder().as_deref() == Some(self.replica);
+        self.judge.asked(sent, request, leads);
         let opens = sent.line.starts_with("POST ") && sent.line.ends_with("/sessions");
         let asks = ["/runners/jit", "/runners/provision", "/generatejitconfig"];
-        if opens || asks.iter().any(|path| sent.line.ends_with(path)) {
+        let asks = asks.iter().any(|path| sent.line.ends_with(path));
+        if opens || (asks && !self.judge.goes_on(&sent.line)) {
             self.judge.may_lead(self.replica, &sent.line);
         }
     }
@@ -92,6 +94,15 @@ impl Judge {
         let id: u64 = id.parse().ok()?;
         let sets = self.world.github.sets();
         sets.into_iter().find(|set| set.id == id).map(|set| set.name)
+    }
+
+    /// It is the second half of a start: a token for it was asked for before.
+    fn goes_on(&self, line: &str) -> bool {
+        let set = line
+            .strip_suffix("/generatejitconfig")
+            .and_then(|path| path.rsplit('/').next());
+        let set = set.and_then(|id| self.set_named(id));
+        set.is_some_and(|set| self.registers_itself(&set))
     }
 
     /// Whoever does what only one may do holds the Lease.
@@ -164,10 +175,11 @@ impl Judge {
         agent.map(|agent| agent.name).or(record)
     }
 
-    fn asked(&self, sent: &Sent, request: &Request) {
+    fn asked(&self, sent: &Sent, request: &Request, leads: bool) {
         self.called(&sent.authority, &sent.line);
         let place = Place::of(&sent.line);
-        if let Some(place) = place.as_ref().filter(|_| sent.line.starts_with("GET ")) {
+        // One that has slept polls once more, in a session that is closed by now.
+        if let Some(place) = place.as_ref().filter(|_| leads && sent.line.starts_with("GET ")) {
             self.has_room(place, request);
         }
         let late = place.and_then(|place| self.lock().queues.answer(&place, request.body()));
@@ -228,6 +240,11 @@ impl Judge {
                 if place.has_news() {
                     queues.hear(&place, &name, answer.body(), Instant::now(), running);
                 }
+            }
+            if sent.line.starts_with("POST ") && sent.line.ends_with("/sessions") {
+                let opened = serde_json::from_slice::<Value>(answer.body()).ok();
+                let id = opened.and_then(|session| Some(session["sessionId"].as_str()?.to_owned()));
+                self.lock().sessions.extend(id);
             }
             let jit = serde_json::from_slice::<Value>(answer.body()).ok().and_then(|body| {
                 let jit = body["encodedJITConfig"]
