@@ -339,7 +339,8 @@ impl Control {
         let is_known = set.runners.contains_key(&seen.name);
         let place = &self.leadership.place;
         let ours = state.setup.parts.maker(place);
-        let elsewhere = seen.maker.is_some_and(|maker| maker.is_another(&ours));
+        let elsewhere = seen.maker.as_ref().is_some_and(|maker| maker.is_another(&ours));
+        let has_moved = seen.maker.as_ref().is_some_and(|maker| maker.github != ours.github);
         let taken_over = state.removed && seen.lease.is_some_and(|lease| lease != *place);
         if !is_known && (elsewhere || taken_over) {
             if state.of_others.insert(seen.name.clone()) {
@@ -352,7 +353,11 @@ impl Control {
         }
         let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
             tracing::info!(set = %seen.set, runner = %seen.name, "a running pod is adopted");
-            let adopted = seen.adopted.clone();
+            let mut adopted = seen.adopted.clone();
+            if has_moved {
+                // Where the set lives now that id is somebody else's.
+                adopted.agent_id = None;
+            }
             let mut runner = Runner::adopted(seen.name.clone(), seen.purpose, now, adopted, set.kind);
             runner.template.clone_from(&seen.template);
             runner

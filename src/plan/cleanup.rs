@@ -88,10 +88,10 @@ pub struct OwnSet<'a> {
 }
 
 impl OwnSet<'_> {
-    /// It looks like one of ours, and another deployment has made it.
-    fn is_of_another(&self, remains: &Remains) -> bool {
-        let maker = remains.pod.as_ref().and_then(|pod| pod.maker.as_ref());
-        maker.is_some_and(|maker| maker.is_another(&self.maker))
+    /// Its name looks like one of ours, and another deployment has made it.
+    pub fn is_of_another(&self, name: &RunnerName, pod: &PodTrace) -> bool {
+        let made_by_another = pod.maker.as_ref().is_some_and(|maker| maker.is_another(&self.maker));
+        made_by_another && self.namer.is_ours(name.as_str())
     }
 }
 
@@ -118,7 +118,7 @@ pub fn remains_of(
     for record in records.iter().filter(|record| set.namer.is_ours(&record.name)) {
         all.entry(RunnerName::new(&record.name)).or_default().record = Some(record.gharts_id.clone());
     }
-    all.retain(|_, remains| !set.is_of_another(remains));
+    all.retain(|name, remains| !remains.pod.as_ref().is_some_and(|pod| set.is_of_another(name, pod)));
     all
 }
 

@@ -90,6 +90,8 @@ impl Job<'_> {
             let mut findings = stream::iter(runners)
                 .map(|runner| async move { (self.runner(&runner).await, runner.name) })
                 .buffered(AT_ONCE);
+            let of_others = seen.pods.iter().filter(|(name, pod)| own.is_of_another(name, pod));
+            staying.extend(of_others.map(|(name, _)| name.clone()));
             let mut stays = agents.is_none() || records.is_some_and(Option::is_none);
             while let Some((finding, name)) = findings.next().await {
                 if matches!(finding.fate, Fate::Kept | Fate::Failed) {

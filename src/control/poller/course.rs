@@ -148,11 +148,11 @@ impl Course {
         self.answered - begun < REPLAY_AT_ONCE && self.answered < self.replay_until
     }
 
-    /// When the poll that begins now may be begun anew to announce more.
-    pub(super) fn may_announce_more(&self, now: Instant, session: &Session) -> Instant {
+    /// When a poll that was begun at `begun` and announces `capacity` may be begun anew to announce more.
+    pub(super) fn may_announce_more(&self, begun: Instant, session: &Session, capacity: u32) -> Instant {
         let waiting = session.statistics.is_some_and(|s| s.total_available_jobs > 0);
-        if now - self.answered > FALL_AFTER_ANSWER && !waiting {
-            now + POLL
+        if begun - self.answered > FALL_AFTER_ANSWER && !waiting && capacity > 0 {
+            begun + POLL
         } else {
             self.last_rise + RISE_FLOOR
         }

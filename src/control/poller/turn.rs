@@ -68,7 +68,6 @@ impl Poller {
         let began = self.timeline.now();
         let begun = self.timeline.clock().instant();
         let ask_at = course.next_offers.max(self.timeline.clock().instant() + OFFERS_AFTER);
-        let rise_at = course.may_announce_more(begun, session);
         let connection = self.connection.clone();
         let mut refreshed = false;
         let woken = {
@@ -80,6 +79,7 @@ impl Poller {
                 (polled, polling)
             });
             loop {
+                let rise_at = course.may_announce_more(begun, session, announce.capacity);
                 let refresh_at = course.refreshed + announce.listen_every.unwrap_or_default();
                 tokio::select! {
                     biased;
