@@ -198,6 +198,10 @@ impl Run<'_> {
         let text = self.text();
         let killed = |timed: &Timed| matches!(timed.fault, Fault::Killed { .. });
         let killed = self.plan.faults.iter().any(killed);
+        // Where whoever closes a session panics, and whoever closes it in his stead, GitHub ends it within 92 s.
+        let panics =
+            |timed: &Timed| matches!(&timed.fault, Fault::Panic { call, .. } if "/sessions".contains(call.as_str()));
+        let panics = self.plan.faults.iter().any(panics);
         for set in self.world.github.sets() {
             let stolen = set.session_owner.as_deref() == Some(THIEF);
             let ours = self.plan.shape.sets.iter().any(|shape| shape.name == set.name) || set.name == LATE;
@@ -205,7 +209,7 @@ impl Run<'_> {
             let of_dead = killed && !text.sets.iter().any(|named| named.shape.name == set.name);
             // Of one whose opening was never answered nobody knows.
             let known = set.session.as_ref().is_some_and(|id| self.judge.knows_session(id));
-            if ours && known && !stolen && !of_dead {
+            if ours && known && !stolen && !of_dead && !panics {
                 self.judge.breach(
                     Invariant::OrderlyEnd,
                     format!("the session of {} is left open", set.name),

@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+/// GitHub begins its answers with it.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 /// A daemon knows of a pod so long after it was made.
 const SEEN: Duration = Duration::from_secs(15);
 
@@ -242,7 +244,8 @@ impl Judge {
                 }
             }
             if sent.line.starts_with("POST ") && sent.line.ends_with("/sessions") {
-                let opened = serde_json::from_slice::<Value>(answer.body()).ok();
+                let body = answer.body().strip_prefix(BOM).unwrap_or(answer.body());
+                let opened = serde_json::from_slice::<Value>(body).ok();
                 let id = opened.and_then(|session| Some(session["sessionId"].as_str()?.to_owned()));
                 self.lock().sessions.extend(id);
             }
