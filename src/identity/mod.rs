@@ -95,7 +95,7 @@ impl TokenError {
         match self {
             Self::Unavailable { .. } => Duration::from_secs(5),
             Self::Refused { .. } => Duration::from_secs(15),
-            Self::Limited { wait, .. } => (*wait).clamp(Duration::from_secs(5), crate::plan::limits::RETRY_AFTER_MAX),
+            Self::Limited { wait, .. } => (*wait).clamp(Duration::from_secs(5), Duration::from_hours(1)),
             Self::Denied {
                 denial: Denial::Quota, ..
             } => Duration::from_secs(30),
