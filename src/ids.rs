@@ -130,15 +130,33 @@ fn base32(byte: u8) -> char {
 pub struct Maker {
     /// Namespace and name of the deployment's Lease.
     pub lease: String,
-    /// `configUrl` of the pod's set.
-    pub github: String,
+    /// `configUrl` of the pod's set; `None`: made by an older version.
+    pub github: Option<String>,
+}
+
+/// Whose a pod is whose name is one of ours: the name tells namespace and set, not the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Ours,
+    /// Ours, of the time when its set lived elsewhere at GitHub.
+    OursElsewhere,
+    Anothers,
 }
 
 impl Maker {
-    /// Another deployment in this namespace, whose set of the same name lives elsewhere at GitHub. Who differs in the Lease
-    /// alone had another one before; who differs in the place alone has moved.
-    pub fn is_another(&self, ours: &Self) -> bool {
-        self.lease != ours.lease && self.github != ours.github
+    /// `ours`: what we write on the pods of that set; `removed`: our file names the set no more.
+    pub fn whose(&self, ours: &Self, removed: bool) -> Whose {
+        let same_lease = self.lease == ours.lease;
+        let same_place = self.github.is_none() || self.github == ours.github;
+        match (same_lease, same_place) {
+            (true, true) => Whose::Ours,
+            (true, false) => Whose::OursElsewhere,
+            // A set of the same name, in another deployment of this namespace.
+            (false, false) => Whose::Anothers,
+            // The set is in another deployment's file now; or our Lease had another name.
+            (false, true) if removed => Whose::Anothers,
+            (false, true) => Whose::Ours,
+        }
     }
 }
 
@@ -169,5 +187,42 @@ mod tests {
         assert_eq!(slug("Linux_Large.x64"), "linux-large-x64");
         assert_eq!(slug("--a--"), "a");
         assert_eq!(slug("日本"), "");
+    }
+
+    #[test]
+    fn b9_b46_a_pod_with_one_of_our_names_is_ours_unless_lease_and_place_are_anothers() {
+        let maker = |lease: &str, github: Option<&str>| Maker {
+            lease: lease.to_owned(),
+            github: github.map(str::to_owned),
+        };
+        let ours = maker("ns/ours", Some("https://github.com/one"));
+        let cases = [
+            (
+                maker("ns/ours", Some("https://github.com/one")),
+                Whose::Ours,
+                Whose::Ours,
+            ),
+            (
+                maker("ns/ours", Some("https://github.com/two")),
+                Whose::OursElsewhere,
+                Whose::OursElsewhere,
+            ),
+            (
+                maker("ns/theirs", Some("https://github.com/two")),
+                Whose::Anothers,
+                Whose::Anothers,
+            ),
+            (
+                maker("ns/renamed", Some("https://github.com/one")),
+                Whose::Ours,
+                Whose::Anothers,
+            ),
+            (maker("ns/ours", None), Whose::Ours, Whose::Ours),
+            (maker("ns/renamed", None), Whose::Ours, Whose::Anothers),
+        ];
+        for (made_by, served, removed) in cases {
+            assert_eq!(made_by.whose(&ours, false), served, "{made_by:?}");
+            assert_eq!(made_by.whose(&ours, true), removed, "{made_by:?}, removed");
+        }
     }
 }

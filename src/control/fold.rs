@@ -9,7 +9,7 @@ use super::{
     trouble,
 };
 use crate::{
-    ids::{RunnerName, SetName},
+    ids::{RunnerName, SetName, Whose},
     plan::{
         Moment,
         blame::{self, Asked},
@@ -335,14 +335,12 @@ impl Control {
         if !state.setup.parts.namer.is_ours(seen.name.as_str()) {
             return Folded::default();
         }
-        // Another deployment in this namespace may serve a set of the same name, elsewhere at GitHub or once in our file.
         let is_known = set.runners.contains_key(&seen.name);
-        let place = &self.leadership.place;
-        let ours = state.setup.parts.maker(place);
-        let elsewhere = seen.maker.as_ref().is_some_and(|maker| maker.is_another(&ours));
-        let has_moved = seen.maker.as_ref().is_some_and(|maker| maker.github != ours.github);
-        let taken_over = state.removed && seen.lease.is_some_and(|lease| lease != *place);
-        if !is_known && (elsewhere || taken_over) {
+        let ours = state.setup.parts.maker(&self.leadership.place);
+        let whose = seen
+            .maker
+            .map_or(Whose::Ours, |maker| maker.whose(&ours, state.removed));
+        if !is_known && whose == Whose::Anothers {
             if state.of_others.insert(seen.name.clone()) {
                 tracing::info!(
                     set = %seen.set, runner = %seen.name,
@@ -354,7 +352,7 @@ impl Control {
         let runner = set.runners.entry(seen.name.clone()).or_insert_with(|| {
             tracing::info!(set = %seen.set, runner = %seen.name, "a running pod is adopted");
             let mut adopted = seen.adopted.clone();
-            if has_moved {
+            if whose == Whose::OursElsewhere {
                 // Where the set lives now that id is somebody else's.
                 adopted.agent_id = None;
             }

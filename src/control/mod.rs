@@ -3,6 +3,18 @@
 //!
 //! Acknowledgements go out after the plan that an event led to has been carried into capacity and calls: so a
 //! message is deleted at GitHub only when it has had its effect here.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `event`, `fold` | what the loop hears, and what it changes in its state |
+//! | `execute`, `service` | starts and calls about runners; GHARTS' or GitHub's side of one provisioner |
+//! | `queues`, `poller` | the task of each set's queue: kept alive; session, polls, messages |
+//! | `rounds`, `sweep`, `probe` | what is looked at every so often: agents, orphans, leftovers, the service |
+//! | `tenure` | leading and standing by; `leads` this term, `holds` until others may (10 s), the fence is `open` (7 s) |
+//! | `reconfigure` | the file has changed: sets come, change and go |
+//! | `report`, `trouble` | what is said: status, reasons, Events, and when GitHub is asked again |
+//! | `kept` | how much of all this is in memory |
+//! | `timeline` | the planner's moments and the clocks |
 
 mod event;
 mod execute;

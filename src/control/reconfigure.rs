@@ -34,7 +34,7 @@ impl SetParts {
     pub(crate) fn maker(&self, lease: &str) -> Maker {
         Maker {
             lease: lease.to_owned(),
-            github: self.connection.config_url().url.to_string(),
+            github: Some(self.connection.config_url().url.to_string()),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    ids::{Maker, Namer, RunnerName},
+    ids::{Maker, Namer, RunnerName, Whose},
     provision::Record,
     scaleset::Agent,
 };
@@ -90,8 +90,8 @@ pub struct OwnSet<'a> {
 impl OwnSet<'_> {
     /// Its name looks like one of ours, and another deployment has made it.
     pub fn is_of_another(&self, name: &RunnerName, pod: &PodTrace) -> bool {
-        let made_by_another = pod.maker.as_ref().is_some_and(|maker| maker.is_another(&self.maker));
-        made_by_another && self.namer.is_ours(name.as_str())
+        let whose = pod.maker.as_ref().map(|maker| maker.whose(&self.maker, false));
+        whose == Some(Whose::Anothers) && self.namer.is_ours(name.as_str())
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
         };
         let maker = |lease: &str, github: &str| Maker {
             lease: lease.to_owned(),
-            github: github.to_owned(),
+            github: Some(github.to_owned()),
         };
         let own = OwnSet {
             namer: &ours,

@@ -174,7 +174,7 @@ impl Blueprint {
 pub fn belongs_to(pod: &mut Pod, maker: Maker) {
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(keys::LEASE.into(), maker.lease);
-    annotations.insert(keys::GITHUB.into(), maker.github);
+    annotations.extend(maker.github.map(|github| (keys::GITHUB.to_owned(), github)));
 }
 
 /// The container `runner`, out of its list: what is added to it is added to it alone.

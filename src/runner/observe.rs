@@ -133,9 +133,7 @@ pub struct PodSeen {
     pub purpose: Purpose,
     /// Hash of the template that it was made of.
     pub template: Option<String>,
-    /// Of the deployment that made it; `None`: made by an older version.
-    pub lease: Option<String>,
-    /// The same, with the place at GitHub.
+    /// `None`: made by an older version.
     pub maker: Option<Maker>,
     pub adopted: Adopted,
 }
@@ -167,13 +165,10 @@ pub fn read(pod: &WatchedPod, moment: impl Fn(Timestamp) -> Moment) -> Option<Po
             Purpose::Demand
         },
         template: annotation(keys::TEMPLATE).map(str::to_owned),
-        lease: annotation(keys::LEASE).map(str::to_owned),
-        maker: annotation(keys::LEASE)
-            .zip(annotation(keys::GITHUB))
-            .map(|(lease, github)| Maker {
-                lease: lease.to_owned(),
-                github: github.to_owned(),
-            }),
+        maker: annotation(keys::LEASE).map(|lease| Maker {
+            lease: lease.to_owned(),
+            github: annotation(keys::GITHUB).map(str::to_owned),
+        }),
         adopted: Adopted {
             pod: PodFacts {
                 uid: pod.metadata.uid.clone().unwrap_or_default(),

@@ -14,7 +14,7 @@ const OFFERS_EVERY: Duration = Duration::from_secs(1);
 /// The same where there were none: most tenants assign their jobs themselves and offer nothing. Each question begins the
 /// poll anew, and one that hangs must come to its deadline.
 const NO_OFFERS: Duration = Duration::from_mins(3);
-/// The same where the question failed: messages are heard meanwhile.
+/// The same where the question failed.
 const OFFERS_AGAIN: Duration = Duration::from_secs(10);
 
 /// A message, and the poll that it answered.
@@ -88,7 +88,8 @@ impl Poller {
         capacity: u32,
     ) -> Result<(), Error> {
         let now = self.timeline.clock().instant();
-        course.next_offers = now + OFFERS_EVERY;
+        // Should it fail, messages are heard meanwhile.
+        course.next_offers = now + OFFERS_AGAIN;
         if course.is_behind(now) {
             self.refresh(session, course).await?;
         }
@@ -96,7 +97,6 @@ impl Poller {
             Ok(jobs) => jobs,
             Err(error) if error.is_transient() => {
                 tracing::warn!(set = %self.set, %error, "offers of before cannot be had; asking again");
-                course.next_offers = self.timeline.clock().instant() + OFFERS_AGAIN;
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -106,9 +106,7 @@ impl Poller {
             .map(|job| job.runner_request_id)
             .filter(|id| *id > 0)
             .collect();
-        if ids.is_empty() {
-            course.next_offers = now + NO_OFFERS;
-        }
+        course.next_offers = now + if ids.is_empty() { NO_OFFERS } else { OFFERS_EVERY };
         course.on_offer(&ids);
         self.acquire(session, course, &ids, capacity).await
     }

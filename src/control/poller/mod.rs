@@ -1,8 +1,11 @@
 //! The task of one scale set's queue: registers the set, holds its session, polls, acknowledges.
 //!
-//! It works while this replica leads, and waits while it does not. It decides nothing about runners: it tells the loop what it hears and announces the capacity that the loop
-//! worked out. It never exits on an error; it says what is wrong and tries again, later and later. A message is
-//! deleted only after the loop has taken it in: handle, then delete.
+//! It works while this replica leads, and waits while it does not. It decides nothing about runners: it tells the loop
+//! what it hears and announces the capacity that the loop worked out. It never exits on an error; it says what is wrong
+//! and tries again, later and later. A message is deleted only after the loop has taken it in: handle, then delete.
+//!
+//! Here it registers its set; [`session`] opens and closes, [`turn`] polls, [`messages`] takes in and acquires, [`course`]
+//! is what one session's polling remembers.
 
 mod course;
 mod messages;
