@@ -149,13 +149,13 @@ impl Maker {
         let same_lease = self.lease == ours.lease;
         let same_place = self.github.is_none() || self.github == ours.github;
         match (same_lease, same_place) {
-            (true, true) => Whose::Ours,
             (true, false) => Whose::OursElsewhere,
             // A set of the same name, in another deployment of this namespace.
             (false, false) => Whose::Anothers,
-            // The set is in another deployment's file now; or our Lease had another name.
+            // The set is in another deployment's file now.
             (false, true) if removed => Whose::Anothers,
-            (false, true) => Whose::Ours,
+            // Where the Lease differs, ours had another name before.
+            (_, true) => Whose::Ours,
         }
     }
 }
