@@ -197,13 +197,14 @@ impl Demand {
         if self.ghosts > 0 && self.ghosts_until <= now {
             self.count_ghosts_again(now);
         }
-        let heard = |at: &Moment| hearing.is_some_and(|heard| heard.last >= *at);
+        let waiting = self.without_runner(&reading, busy);
+        let heard = |at: &Moment| waiting > 0 && hearing.is_some_and(|heard| heard.last >= *at);
         if self
             .ghost_at(idle_since, hearing)
             .filter(heard)
             .is_some_and(|at| at <= now)
         {
-            self.ghosts = self.without_runner(&reading, busy);
+            self.ghosts = waiting;
             let (least, most) = GHOSTS_FOR;
             self.ghosts_for = (self.ghosts_for * 2).clamp(least, most);
             self.ghosts_until = now + self.ghosts_for;
@@ -520,6 +521,19 @@ mod tests {
         assert_eq!(demand.wake_at(at(3100), None, Some(always())), Some(at(3010 + 3600)));
         demand.job_assigned(at(3200), "a");
         assert_eq!(demand.to_create(busy(0)), 1, "what is assigned just now is no ghost");
+    }
+
+    #[test]
+    fn b14_jobs_that_all_have_a_runner_are_no_ghosts_and_do_not_put_the_next_try_off() {
+        let mut demand = Demand::default();
+        demand.read(at(0), at(0), assigned(2));
+        for secs in 700..720 {
+            demand.pass_time(at(secs), Some(at(5)), 2, Some(always()));
+        }
+        demand.pass_time(at(720), Some(at(5)), 1, Some(always()));
+        assert_eq!(demand.to_create(busy(1)), 1);
+        let again = demand.wake_at(at(721), None, Some(always()));
+        assert_eq!(again, Some(at(720 + 1800)), "half an hour, not four");
     }
 
     #[test]
