@@ -100,14 +100,16 @@ impl Watch {
             return;
         }
         let changed = now.changed_since(seen);
-        *seen = now;
         let taken = match config::load(&self.file.path, &self.file.environment) {
             Ok(new) => self.take(new, &changed).await,
             Err(problems) => Err(problems),
         };
         match taken {
-            // What the file names now is watched from here on.
-            Ok(()) => seen.add(self.contents()),
+            // What the file names now is watched from here on. What has changed is news until it is taken over.
+            Ok(()) => {
+                *seen = now;
+                seen.add(self.contents());
+            }
             Err(problems) => self.refuse(&problems),
         }
     }
@@ -151,8 +153,9 @@ impl Watch {
             (config.github.tls.clone(), config.github.proxy.clone(), gharts)
         };
         let bundles = [Some(&new.github.tls), new.gharts.as_ref().map(|gharts| &gharts.tls)];
-        let mut bundles = bundles.into_iter().flatten().filter_map(|tls| tls.ca_file.as_ref());
-        if way(new) == way(&self.config) && !bundles.any(|path| changed.contains(path)) {
+        let bundles = bundles.into_iter().flatten().filter_map(|tls| tls.ca_file.as_deref());
+        let mut files = bundles.chain(new.github.proxy.file());
+        if way(new) == way(&self.config) && !files.any(|path| changed.contains(path)) {
             return Ok(());
         }
         self.assembly
@@ -221,10 +224,12 @@ impl Watch {
 fn concerned(old: &Config, new: &Config, changed: &BTreeSet<PathBuf>) -> BTreeSet<SetName> {
     let has_changed = |file: Option<&Path>| file.is_some_and(|file| changed.contains(file));
     let gharts = new.gharts.as_ref();
+    let of_proxy = has_changed(new.github.proxy.file());
     let of_gharts =
         gharts.is_some_and(|gharts| has_changed(gharts.oidc.file()) || has_changed(gharts.tls.ca_file.as_deref()));
     let by_secret = |set: &&ScaleSet| {
-        has_changed(set.github.auth.file())
+        of_proxy
+            || has_changed(set.github.auth.file())
             || has_changed(set.github.tls.ca_file.as_deref())
             || (of_gharts && set.uses_gharts())
     };

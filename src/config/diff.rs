@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Config, GitHubAuth, Oidc, ProvisionerKind, ScaleSet, SecretRef, show::raw};
+use super::{Config, GitHubAuth, Oidc, ProvisionerKind, Proxy, ScaleSet, SecretRef, show::raw};
 use crate::ids::SetName;
 
 /// What a running daemon cannot change: its port, its cluster and namespace, its Lease, how it logs.
@@ -85,6 +85,7 @@ impl Config {
         for github in std::iter::once(&self.github).chain(self.scale_sets.iter().map(|set| &set.github)) {
             files.extend(github.auth.file().map(Path::to_owned));
             files.extend(github.tls.ca_file.clone());
+            files.extend(github.proxy.file().map(Path::to_owned));
         }
         if let Some(gharts) = &self.gharts {
             files.extend(gharts.oidc.file().map(Path::to_owned));
@@ -98,6 +99,13 @@ impl ScaleSet {
     /// Its runners, or its way to GitHub, are granted by GHARTS.
     pub fn uses_gharts(&self) -> bool {
         self.provisioner == ProvisionerKind::Gharts || self.github.auth == GitHubAuth::Gharts
+    }
+}
+
+impl Proxy {
+    /// Where its credentials stand, when that is a file.
+    pub fn file(&self) -> Option<&Path> {
+        self.credentials.as_ref()?.file()
     }
 }
 

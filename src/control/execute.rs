@@ -509,20 +509,25 @@ async fn remove_record(set: &SetParts, order: &CallOrder) -> Answered {
     }
 }
 
-/// Looks the agent up by name where its id is not known: so a lost answer is cured.
+/// Takes the registration back, by its id where that is known. What is not there under its id may be there under its
+/// name: an id may have been told wrongly, or not at all where an answer was lost.
 async fn remove_agent(set: &SetParts, order: &CallOrder) -> CallResult {
-    let id = match order.agent_id {
-        Some(id) => id,
-        None => match set.connection.agent_by_name(order.name.as_str()).await {
-            Ok(Some(agent)) => agent.id,
-            Ok(None) => return CallResult::Done,
+    let removed = match order.agent_id {
+        Some(id) => set.connection.delete_agent(id).await,
+        None => Ok(Removal::AlreadyGone),
+    };
+    let removed = match removed {
+        Ok(Removal::AlreadyGone) => match set.connection.agent_by_name(order.name.as_str()).await {
+            Ok(Some(agent)) if order.agent_id != Some(agent.id) => set.connection.delete_agent(agent.id).await,
+            Ok(_) => Ok(Removal::AlreadyGone),
             Err(error) => {
                 tracing::warn!(runner = %order.name, %error, "the registration cannot be looked up yet");
                 return CallResult::Failed;
             }
         },
+        other => other,
     };
-    match set.connection.delete_agent(id).await {
+    match removed {
         Ok(Removal::Removed | Removal::AlreadyGone) => CallResult::Done,
         Ok(Removal::Busy) => CallResult::Busy,
         Err(error) => {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::Resource as _;
+
 use super::{
     Control, LastError,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
@@ -251,7 +253,7 @@ impl Control {
                 set.demand.job_left_queue(&job.job_id);
                 let runner = set.runners.get_mut(runner.as_ref()?.name.as_str())?;
                 tracing::info!(set = %name, runner = %runner.name, job = job.job_id, result, "job completed");
-                runner.job_completed(now);
+                runner.job_completed(now, planner_job(job));
                 None
             }
             JobMessage::Available(_) => None,
@@ -305,6 +307,10 @@ impl Control {
     pub(super) fn fold_sighting(&mut self, now: Moment, sighting: Sighting) -> Folded {
         match sighting {
             Sighting::Pod(pod) => {
+                // Whatever somebody has done to its annotations, it is there.
+                if let (Some(listing), Some(name)) = (&mut self.listing, pod.meta().name.as_deref()) {
+                    listing.insert(RunnerName::new(name));
+                }
                 let timeline = self.timeline.clone();
                 match observe::read(&pod, |t| timeline.of(t)) {
                     Some(seen) => self.fold_pod(now, seen),
@@ -317,14 +323,14 @@ impl Control {
                 Folded::default()
             }
             Sighting::ListEnds => self.fold_list_end(now),
-            Sighting::Interrupted(_) => Folded::default(),
+            Sighting::Interrupted(why) => {
+                self.world.watch_fails(now, why);
+                Folded::default()
+            }
         }
     }
 
     fn fold_pod(&mut self, now: Moment, seen: observe::PodSeen) -> Folded {
-        if let Some(listing) = &mut self.listing {
-            listing.insert(seen.name.clone());
-        }
         // Pods of sets that are not ours belong to another deployment in the same namespace.
         let Some(set) = self.world.sets.get_mut(&seen.set) else {
             return Folded::default();
@@ -332,11 +338,13 @@ impl Control {
         let Some(state) = self.sets.get_mut(&seen.set) else {
             return Folded::default();
         };
-        if !state.setup.parts.namer.is_ours(seen.name.as_str()) {
+        let ours = state.setup.parts.maker(&self.leadership.place);
+        // Its name has another hash where the namespace was deleted and made again while a daemon ran.
+        let by_lease = seen.maker.as_ref().is_some_and(|maker| maker.lease == ours.lease);
+        if !by_lease && !state.setup.parts.namer.is_ours(seen.name.as_str()) {
             return Folded::default();
         }
         let is_known = set.runners.contains_key(&seen.name);
-        let ours = state.setup.parts.maker(&self.leadership.place);
         let whose = seen
             .maker
             .map_or(Whose::Ours, |maker| maker.whose(&ours, state.removed));
@@ -449,7 +457,11 @@ impl Control {
                 let service = self.sets.get(set).map(|s| &s.setup.parts.service);
                 service.map(|service| self.refused_by(set, service, refusal))
             }
-            Cause::Cluster(error) => Some(cluster_hurdle(set, error)),
+            Cause::Cluster(error) => {
+                let code = cluster_code(error);
+                let scope = blame::at_cluster(set, code);
+                Some((scope, Reason::new(code, error.to_string()), None))
+            }
             Cause::GivenUp => None,
             Cause::Panicked(panic) => {
                 let reason = Reason::new(Code::SetFailed, format!("the start of a runner panicked: {panic}"));
@@ -623,16 +635,14 @@ fn tell_news(set: &SetName, before: &[Note], now: &[Note]) {
 }
 
 /// What a refusal of the API server means to the planner.
-fn cluster_hurdle(set: &SetName, error: &ClusterError) -> (Scope, Reason, Option<std::time::Duration>) {
-    let code = match error.kind {
+fn cluster_code(error: &ClusterError) -> Code {
+    match error.kind {
         Kind::Invalid => Code::InvalidTemplate,
         Kind::Forbidden => Code::Forbidden,
         Kind::ResourceQuota => Code::ResourceQuota,
         Kind::Gone => Code::Configuration,
         Kind::Exists | Kind::Conflict | Kind::Unavailable => Code::ClusterUnavailable,
-    };
-    let scope = blame::at_cluster(set, code);
-    (scope, Reason::new(code, error.to_string()), None)
+    }
 }
 
 fn planner_job(job: &scaleset::Job) -> Job {

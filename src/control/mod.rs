@@ -339,6 +339,7 @@ fn set_world(setup: &SetSetup, session: Session) -> SetWorld {
         hearing: None,
         deaf: false,
         mismatched: None,
+        taken: None,
         lists_tell: false,
         worked: None,
         left: Default::default(),

@@ -250,8 +250,8 @@ impl Control {
     }
 
     fn has_unconfirmed(&self, set: &SetName) -> bool {
-        let mut runners = self.world.sets.get(set).into_iter().flat_map(|s| s.runners.values());
-        runners.any(Runner::is_unconfirmed)
+        let set = self.world.sets.get(set);
+        set.is_some_and(|set| set.runners.values().any(Runner::is_unconfirmed) || set.disagrees())
     }
 
     fn sweep(&self, now: Moment, subject: sweep::Subject, rounds: &mut Rounds) {

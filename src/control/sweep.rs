@@ -80,7 +80,7 @@ async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) ->
     let agents = list_agents(sets.first()?).await?;
     let ids = agents.iter().map(|agent| (agent.name.as_str(), agent.id.to_string()));
     let first_seen = first_seen(parts, sets, order, ids);
-    let views = views(parts, &first_seen, &agents);
+    let views = views(parts, order, &agents);
     for set in sets {
         remove_agents(parts, set, order, &views).await;
     }
@@ -120,17 +120,18 @@ fn first_seen<'a>(
         .collect()
 }
 
-/// Since its birth by the peer's clock, or since it was first seen: whichever is longer ago.
-fn age(parts: &Parts, first_seen: &FirstSeen, id: &str, told: Duration) -> Duration {
-    let now = parts.timeline.now();
-    told.max(first_seen.get(id).map(|at| now.since(*at)).unwrap_or_default())
+/// Since its birth by the peer's clock, or since it was first seen: whichever is longer ago. Whose first sight this is
+/// may have been begun after the order was given, whatever our clock makes of its birth.
+fn age(parts: &Parts, order: &Order, id: &str, told: Duration) -> Duration {
+    let seen_before = order.first_seen.get(id);
+    seen_before.map_or(Duration::ZERO, |at| told.max(parts.timeline.now().since(*at)))
 }
 
-fn views(parts: &Parts, first_seen: &FirstSeen, agents: &[Agent]) -> Vec<AgentView> {
+fn views(parts: &Parts, order: &Order, agents: &[Agent]) -> Vec<AgentView> {
     let age = |agent: &Agent| -> Duration {
         let told = agent.created_on.as_deref().and_then(|t| t.parse().ok());
         let told = told.map(|t| parts.timeline.clock().since(t)).unwrap_or_default();
-        age(parts, first_seen, &agent.id.to_string(), told)
+        age(parts, order, &agent.id.to_string(), told)
     };
     let view = |a: &Agent| AgentView {
         id: a.id,
@@ -158,6 +159,9 @@ fn owner<'a>(set: &'a SetParts, order: &'a Order) -> Owner<'a> {
 async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[AgentView]) {
     for agent in orphan_agents(&owner(set, order), agents) {
         let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+        if !parts.mandate.fence.holds() {
+            return;
+        }
         match set.connection.delete_agent(agent.id).await {
             Ok(what) => {
                 tracing::info!(runner = agent.name, outcome = ?what, "an orphaned registration at GitHub");
@@ -190,7 +194,7 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
     let ids = records.iter().map(|r| (r.name.as_str(), r.gharts_id.clone()));
     let first_seen = first_seen(parts, sets, order, ids);
     let view = |r: Record| RecordView {
-        age: age(parts, &first_seen, &r.gharts_id, r.age),
+        age: age(parts, order, &r.gharts_id, r.age),
         gharts_id: r.gharts_id,
         name: r.name,
     };
@@ -272,6 +276,9 @@ async fn remove_record(parts: &Parts, set: &SetParts, service: &Service, record:
         gharts_id: Some(record.gharts_id.clone()),
     };
     let _permit = service.gate.enter(Urgency::Remove, &set.name).await;
+    if !parts.mandate.fence.holds() {
+        return;
+    }
     match service.release(&registration).await {
         Ok(_) => {
             tracing::info!(runner = record.name, "an orphaned record at GHARTS is removed");

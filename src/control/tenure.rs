@@ -218,12 +218,18 @@ impl Leadership {
             (
                 None,
                 Standing::Following {
-                    trouble: Some(trouble), ..
+                    trouble: Some(trouble),
+                    leader,
                 },
             ) => Reason {
                 remedy: Some(NO_LEASE),
                 ..Reason::new(
-                    Code::NotLeader,
+                    // As far as we know nobody else leads.
+                    if self.is_of_another(leader.as_deref()) {
+                        Code::NotLeader
+                    } else {
+                        Code::ClusterUnavailable
+                    },
                     format!("the Lease {} cannot be had: {trouble}", self.place),
                 )
             },
@@ -232,7 +238,7 @@ impl Leadership {
                 Standing::Following {
                     leader: Some(leader), ..
                 },
-            ) if *leader != self.identity => Reason::new(
+            ) if self.is_of_another(Some(leader)) => Reason::new(
                 Code::NotLeader,
                 format!("{leader} leads, by the Lease {}; this replica stands by", self.place),
             ),
@@ -243,6 +249,11 @@ impl Leadership {
         };
         reason.remedy = reason.remedy.or(Some(STAND_BY));
         Some(reason)
+    }
+
+    /// Somebody else holds the Lease.
+    fn is_of_another(&self, leader: Option<&str>) -> bool {
+        leader.is_some_and(|leader| leader != self.identity)
     }
 
     pub(super) fn status(&self) -> LeaderStatus {
@@ -262,9 +273,11 @@ impl Leadership {
     pub(super) fn not_ready(&self) -> Option<String> {
         match &*self.standing.borrow() {
             Standing::Following {
-                leader: None,
+                leader,
                 trouble: Some(trouble),
-            } => Some(format!("the Lease {} cannot be had: {trouble}", self.place)),
+            } if !self.is_of_another(leader.as_deref()) => {
+                Some(format!("the Lease {} cannot be had: {trouble}", self.place))
+            }
             _ => None,
         }
     }

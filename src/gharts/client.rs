@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    http::{Request, Response, SharedTransport, TransportError, date, send},
+    http::{Request, Response, SharedTransport, TransportError, date, retry_after, send},
     identity::{Cached, TokenError},
 };
 
@@ -355,7 +355,7 @@ impl Client {
                 status: Some(status),
                 code,
                 message,
-                retry_after: self.retry_after(&response),
+                retry_after: retry_after(response.headers(), self.clock.now()),
             });
         }
     }
@@ -394,16 +394,6 @@ impl Client {
                 format!("gharts.baseUrl makes no valid address: {e}"),
             )
         })
-    }
-
-    /// Seconds or a date.
-    fn retry_after(&self, response: &Response) -> Option<Duration> {
-        let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-        if let Ok(seconds) = text.parse::<u64>() {
-            return Some(Duration::from_secs(seconds));
-        }
-        let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-        Some(Duration::try_from(at.duration_since(self.clock.now())).unwrap_or(Duration::ZERO))
     }
 }
 

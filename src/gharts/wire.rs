@@ -71,8 +71,11 @@ impl JitAnswer {
     /// The agent's id at GitHub: told by the extension, else read out of the configuration itself, whose file
     /// `.runner` names it.
     pub fn agent_id(&self) -> Option<i64> {
-        self.github_runner_id
-            .or_else(|| agent_id(self.encoded_jit_config.expose_secret()))
+        let told = self
+            .github_runner_id
+            .or_else(|| agent_id(self.encoded_jit_config.expose_secret()));
+        // 0 is nobody's id.
+        told.filter(|id| *id > 0)
     }
 }
 

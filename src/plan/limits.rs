@@ -215,7 +215,9 @@ impl Hurdle {
     /// somebody else holds, and images that fail, do not pass by themselves: the next try goes on where the last one ended.
     pub fn stale_at(&self) -> Option<Moment> {
         let code = self.reason.code;
-        let passes = steps(code) == Steps::BackOff || matches!(code, Code::ClockSkew | Code::Stalled);
+        // Runners that stay have shown by then that they do.
+        let passes =
+            steps(code) == Steps::BackOff || matches!(code, Code::ClockSkew | Code::Stalled | Code::RunnersLeave);
         passes.then(|| self.until + STALE)
     }
 

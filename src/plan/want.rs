@@ -104,6 +104,8 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
         ));
         stopped = true;
     }
+    // Runners are made all the same: their jobs' messages tell of them.
+    reasons.extend(world.blind.clone());
     if let Some(reason) = &world.held_back {
         reasons.push(reason.clone());
         stopped = true;

@@ -30,6 +30,10 @@ pub struct World {
     pub synced: bool,
     /// Why this replica may begin nothing new now: another one leads, or the Lease is not renewed.
     pub held_back: Option<Reason>,
+    /// The watch of pods was interrupted.
+    pub interrupted: Option<Interrupted>,
+    /// What pods do is not seen, and has not been for a while.
+    pub blind: Option<Reason>,
     /// Shutting down: nothing new is begun.
     pub draining: bool,
     /// Accounts that a service told the payer of: by the names that the file gives them.
@@ -54,7 +58,47 @@ pub const KEPT_MOST: usize = 5;
 /// One step in the life of a runner of a set.
 pub type Event = (SetName, RunnerName, Happening);
 
+/// An outage of the watch of pods, and the API server's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    first: Moment,
+    newest: Moment,
+    words: String,
+}
+
+/// What is taken away so long after another one has nothing to do with that.
+const TAKEN_AGAIN: Duration = Duration::from_mins(10);
+/// What mends it that runners come online, and go before they have a job.
+const TAKEN: &str = "look at the pods' Events for what takes runners away (evictions, taints, a device plugin, whoever deletes pods or \
+                     registrations) or keeps GitHub from hearing of them (network policies, proxies)";
+/// Between two failures of a watch that is tried again and again: the longest that one try takes, and a rest.
+const WATCH_TRIES: Duration = Duration::from_secs(45);
+/// An outage as long as this is told.
+const WATCH_OUTAGE: Duration = Duration::from_mins(1);
+
 impl World {
+    /// The watch of pods was interrupted.
+    pub fn watch_fails(&mut self, now: Moment, words: String) {
+        let before = self.interrupted.take();
+        let goes_on = before.filter(|outage| now.since(outage.newest) <= WATCH_TRIES);
+        self.interrupted = Some(Interrupted {
+            first: goes_on.map_or(now, |outage| outage.first),
+            newest: now,
+            words,
+        });
+    }
+
+    fn is_blind(&self, now: Moment) -> Option<Reason> {
+        let outage = self.interrupted.as_ref()?;
+        let told = now.since(outage.newest) <= WATCH_TRIES && outage.newest.since(outage.first) >= WATCH_OUTAGE;
+        told.then(|| {
+            Reason::new(
+                Code::ClusterUnavailable,
+                format!("the pods cannot be watched: {}", outage.words),
+            )
+        })
+    }
+
     /// Lets time pass: deadlines, what is over, hurdles that have fallen. Idempotent.
     pub fn advance(&mut self, now: Moment) -> Vec<Event> {
         let (mut events, mut at_work) = (Vec::new(), Vec::new());
@@ -62,7 +106,11 @@ impl World {
             let doubt = set.doubt(now);
             let busy = i64::from(Tally::of(set).busy.all);
             let counted = set.demand.reading().is_some_and(|reading| reading.running >= busy);
-            set.lists_tell |= set.kind.meets == Meets::ByLabels && set.runners.values().any(Runner::was_listed);
+            set.lists_tell |= set.kind.meets == Meets::ByLabels
+                && set
+                    .runners
+                    .values()
+                    .any(|runner| runner.meets() == Meets::ByLabels && runner.was_listed());
             set.runners.retain(|name, runner| {
                 runner.hears(set.hearing);
                 runner.is_counted(counted);
@@ -93,6 +141,7 @@ impl World {
             self.passed(now, &Scope::Set(set), |code| code == Code::RunnersLeave);
         }
         self.drop_what_stops_nobody(now);
+        self.blind = self.is_blind(now);
         events
     }
 
@@ -327,12 +376,15 @@ impl World {
 
     /// A runner failed; its set backs off where the next one would fail too.
     pub fn runner_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, failure: Failure, jitter: f64) {
-        if !failure.speaks_against_set() {
+        let early = self.runner(set, name).is_some_and(|runner| runner.failed_early());
+        if !failure.speaks_against_set(early) || (failure.is_taken_away() && !self.is_taken_again(now, set, name)) {
             return;
         }
         let code = match failure {
             Failure::Deprecated => Code::RunnerDeprecated,
             Failure::ExitedWithoutJob => Code::RunnersLeave,
+            // That the next one comes online proves nothing: a job would.
+            lost if lost.is_taken_away() || lost == Failure::WentOffline => Code::RunnersLeave,
             _ => Code::PodsFailing,
         };
         let runner = self.runner(set, name);
@@ -341,7 +393,28 @@ impl World {
             .and_then(|r| r.said().map(|said| format!(" ({said})")))
             .unwrap_or_default();
         let reason = Reason::new(code, format!("runner {name} failed: {}{said}", failure.as_str()));
+        let reason = if code == Code::RunnersLeave && failure != Failure::ExitedWithoutJob {
+            Reason {
+                remedy: Some(TAKEN),
+                ..reason
+            }
+        } else {
+            reason
+        };
         self.refused(now, began, Scope::Set(set.clone()), reason, jitter, None);
+    }
+
+    /// One that is taken away may be chance; the one that was made in its place is not.
+    fn is_taken_again(&mut self, now: Moment, set: &SetName, name: &RunnerName) -> bool {
+        let made = self.runner(set, name).map_or(now, |runner| runner.created);
+        let Some(set) = self.sets.get_mut(set) else {
+            return false;
+        };
+        let again = set.taken.is_some_and(|at| at <= made && now.since(at) < TAKEN_AGAIN);
+        if again || set.taken.is_none_or(|at| now.since(at) >= TAKEN_AGAIN) {
+            set.taken = Some(now);
+        }
+        again
     }
 
     /// One of our own places behind `scope` was given back: it is tried for at once.
@@ -399,6 +472,21 @@ impl World {
     }
 }
 
+impl SetWorld {
+    /// What GitHub counts and what the set's runners seem to do do not go together: jobs wait beside idle runners, which
+    /// may be idle no more or never get one, or fewer jobs run than runners are busy. For a moment that is nothing; an
+    /// agents list tells.
+    pub fn disagrees(&self) -> bool {
+        let tally = Tally::of(self);
+        let busy = tally.busy;
+        let waits = tally.idle_since.is_some() && self.demand.to_create(busy) > busy.all;
+        let running = self.demand.reading().map(|reading| reading.running);
+        // Of jobs that have started since it was read it cannot know.
+        let known = i64::from(busy.all.saturating_sub(busy.news));
+        waits || running.is_some_and(|running| running < known)
+    }
+}
+
 /// Lets go of the failed pods that are too many.
 fn keep_few(set: &mut SetWorld, now: Moment) {
     let mut kept: Vec<(Moment, RunnerName)> = set
@@ -450,6 +538,8 @@ pub struct SetWorld {
     pub runners: BTreeMap<RunnerName, Runner>,
     /// Agents lists have shown ordinary runners of its.
     pub lists_tell: bool,
+    /// When a runner of its was taken away that had hardly begun.
+    pub taken: Option<Moment>,
     /// When one of its runners was last seen to work.
     pub worked: Option<Moment>,
     /// How many of its ordinary runners have left in a row without a job that was seen, since one found a runner at that

@@ -30,6 +30,7 @@ use crate::{
         Client, Deleted, Failure, Trouble,
         wire::{self, JitAnswer, Me, ScaleSetFields},
     },
+    http::redact,
 };
 
 /// What every self-hosted runner is called.
@@ -107,7 +108,7 @@ impl GhartsProvisioner {
                 *self.known() = Some(Known { binds: true, ..known });
                 Ok(Granted {
                     jit_config: answer.encoded_jit_config,
-                    agent_id: answer.github_runner_id,
+                    agent_id: answer.github_runner_id.filter(|id| *id > 0),
                     gharts_id: Some(answer.runner_id),
                     status: Some(answer.status),
                 })
@@ -132,13 +133,30 @@ impl GhartsProvisioner {
             runner_group_id,
             scale_set,
         };
-        self.client.jit(&wire).await.map_err(|failure| {
+        let answer = self.client.jit(&wire).await.map_err(|failure| {
             // A team may have been renamed or changed hands; ask anew before the next try.
             if matches!(failure.trouble, Trouble::NotAuthorized | Trouble::Configuration) {
                 *self.known() = None;
             }
             refused_jit(failure, request)
-        })
+        })?;
+        match answer.runner_name.as_deref() {
+            // GitHub would tell of its jobs by a name that nobody here knows.
+            Some(other) if other != request.name.as_str() => {
+                let undone = self.undo(&answer.runner_id).await;
+                let what = format!(
+                    "GHARTS registered {} under the name {:?} ({})",
+                    request.name,
+                    redact(other),
+                    fate(&undone)
+                );
+                Err(Refusal {
+                    left_behind: undone.is_err(),
+                    ..refusal(Class::Configuration, what)
+                })
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// Undoes the registration of a runner that no job of the set could reach.

@@ -6,8 +6,9 @@ use futures::future::BoxFuture;
 
 use super::{Class, Granted, JitRequest, Provisioner, Record, Refusal, Registration, ReleaseError, Released};
 use crate::{
+    http::redact,
     identity::{Denial, TokenError},
-    scaleset::{Connection, Error},
+    scaleset::{Connection, Error, Jit},
 };
 
 /// Asks generatejitconfig through one credential's connection.
@@ -25,14 +26,10 @@ impl ScaleSetProvisioner {
 impl Provisioner for ScaleSetProvisioner {
     fn provision<'a>(&'a self, request: &'a JitRequest) -> BoxFuture<'a, Result<Granted, Refusal>> {
         Box::pin(async move {
-            let jit = self
-                .connection
-                .generate_jit_config(request.scale_set_id, request.name.as_str(), &request.work_folder)
-                .await
-                .map_err(|error| refusal(&error))?;
+            let jit = register(&self.connection, request).await?;
             Ok(Granted {
                 jit_config: jit.config,
-                agent_id: Some(jit.agent_id),
+                agent_id: known_id(jit.agent_id),
                 gharts_id: None,
                 status: None,
             })
@@ -46,6 +43,41 @@ impl Provisioner for ScaleSetProvisioner {
     fn records(&self) -> BoxFuture<'_, Result<Option<Vec<Record>>, Refusal>> {
         Box::pin(async { Ok(None) })
     }
+}
+
+/// Registers the runner. One that came under another name would get jobs of which nobody here could tell whose they
+/// are, and is taken back.
+pub(super) async fn register(connection: &Connection, request: &JitRequest) -> Result<Jit, Refusal> {
+    let jit = connection
+        .generate_jit_config(request.scale_set_id, request.name.as_str(), &request.work_folder)
+        .await
+        .map_err(|error| refusal(&error))?;
+    if jit.name.is_empty() || jit.name == request.name.as_str() {
+        return Ok(jit);
+    }
+    let undone = connection.delete_agent(jit.agent_id).await;
+    let fate = match &undone {
+        Ok(_) => "it was taken back".to_owned(),
+        Err(error) => format!("it could not be taken back yet: {error}"),
+    };
+    Err(Refusal {
+        class: Class::Configuration,
+        status: None,
+        code: None,
+        message: format!(
+            "GitHub registered {} under the name {:?} ({fate})",
+            request.name,
+            redact(&jit.name)
+        ),
+        retry_after: None,
+        by_github: false,
+        left_behind: undone.is_err(),
+    })
+}
+
+/// 0 is nobody's id.
+pub(super) fn known_id(id: i64) -> Option<i64> {
+    (id > 0).then_some(id)
 }
 
 /// GitHub's error as a refusal.

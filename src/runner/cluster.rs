@@ -419,6 +419,11 @@ where
 /// What a 403 of the admission of quotas says.
 const QUOTA: [&str; 3] = ["exceeded quota", "failed quota", "status unknown for quota"];
 
+fn names_object(status: &kube::core::Status) -> bool {
+    let named = status.details.as_ref().is_some_and(|details| !details.name.is_empty());
+    named || status.message.contains("\" not found")
+}
+
 /// Whether a 403 is an admission's word on one object, not on what we may do: `pods "NAME" is forbidden: violates
 /// PodSecurity ...`, `... no PriorityClass with name ...`, `admission webhook "NAME" denied the request: ...`. Rights
 /// that we lack, and a namespace that goes, are about all.
@@ -434,7 +439,9 @@ pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
     let (kind, message) = match error {
         kube::Error::Api(status) => {
             let kind = match (status.code, status.reason.as_str()) {
-                (404 | 410, _) => Kind::Gone,
+                // Only what names the object is an answer about it: other 404s come of a proxy, or of an API server that
+                // does not know the path, and 410 of a list that is too old.
+                (404, _) if names_object(status) => Kind::Gone,
                 (409, "AlreadyExists") => Kind::Exists,
                 (409, _) if status.message.contains("UID in the precondition") => Kind::Conflict,
                 (400 | 422, _) => Kind::Invalid,
@@ -499,6 +506,13 @@ mod tests {
         assert_eq!(kind(403, "Forbidden", going), Kind::Forbidden);
         assert_eq!(kind(401, "Unauthorized", "Unauthorized"), Kind::Forbidden);
         assert_eq!(kind(404, "NotFound", "pods \"p\" not found"), Kind::Gone);
+        let no_path = "the server could not find the requested resource";
+        assert_eq!(kind(404, "NotFound", no_path), Kind::Unavailable);
+        assert_eq!(
+            kind(404, "Failed to parse error data", "404 page not found"),
+            Kind::Unavailable
+        );
+        assert_eq!(kind(410, "Expired", "too old resource version"), Kind::Unavailable);
         assert_eq!(kind(429, "TooManyRequests", "slow down"), Kind::Unavailable);
         assert_eq!(kind(503, "ServiceUnavailable", ""), Kind::Unavailable);
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     connection::{Call, Connection, decode, escape},
     error::{About, Error, Missing},
-    wire::{Agent, JitAnswer, List, RunnerGroup, ScaleSet},
+    wire::{Agent, JitAnswer, List, RunnerGroup, ScaleSet, WholeList},
 };
 
 const SETS: &str = "_apis/runtime/runnerscalesets";
@@ -157,8 +157,17 @@ impl Connection {
     pub async fn agents(&self) -> Result<Vec<Agent>, Error> {
         const OPERATION: &str = "list runners";
         let call = get(OPERATION, About::Agent, AGENTS.to_owned(), &[]);
-        let agents: List<Agent> = decode(OPERATION, &self.call(call).await?)?;
-        Ok(agents.value)
+        // One that is missing is no longer registered: an answer without a list must not pass for an empty one, nor one
+        // entry of a stranger's hide all others.
+        let agents: WholeList = decode(OPERATION, &self.call(call).await?)?;
+        let read = agents.value.into_iter().filter_map(|agent| {
+            let read = serde_json::from_value(agent);
+            if let Err(error) = &read {
+                tracing::warn!(%error, "an entry of GitHub's list of runners cannot be read");
+            }
+            read.ok()
+        });
+        Ok(read.collect())
     }
 
     pub async fn agent_by_name(&self, name: &str) -> Result<Option<Agent>, Error> {

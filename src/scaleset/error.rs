@@ -235,9 +235,10 @@ pub(super) fn classify(operation: &'static str, about: About, response: &Respons
         };
     }
     let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    let page = text.trim_start().starts_with('<');
+    // The service says nothing, or an object.
+    let page = !text.trim().is_empty() && serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(&text).is_err();
     match status {
-        // A web page from something in between: it proves neither that a runner is gone nor that its set is.
+        // A web page, or a line of text, from something in between: it proves neither that a runner is gone nor that its set is.
         _ if gone && page && !matches!(about, About::Rest | About::Queue | About::Session) => Error::Server {
             retry_after: None,
             details,

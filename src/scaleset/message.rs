@@ -137,7 +137,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Option<Message>, serde_json::Error> 
     };
     match envelope.statistics {
         Value::Null => {}
-        statistics => match read_statistics(&statistics) {
+        statistics => match Statistics::read(&statistics) {
             Some(read) => message.statistics = Some(read),
             None => message.undecodable.push(redact(&format!("statistics: {statistics}"))),
         },
@@ -155,13 +155,6 @@ pub(super) fn decode(body: &[u8]) -> Result<Option<Message>, serde_json::Error> 
         });
     }
     Ok(Some(message))
-}
-
-/// An array would be taken for one of no fields, and all zeros for news.
-fn read_statistics(statistics: &Value) -> Option<Statistics> {
-    statistics
-        .as_object()
-        .and_then(|_| Statistics::deserialize(statistics).ok())
 }
 
 impl Message {

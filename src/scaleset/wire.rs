@@ -19,6 +19,12 @@ pub(super) struct List<T> {
     pub(super) value: Vec<T>,
 }
 
+/// The same, where nothing in it has a meaning: the list must be there. Its entries are read one by one.
+#[derive(Deserialize)]
+pub(super) struct WholeList {
+    pub(super) value: Vec<Value>,
+}
+
 /// A list whose entries are read one by one, by whoever knows what an unreadable one means.
 pub(super) type RawList = List<Value>;
 
@@ -53,7 +59,7 @@ pub struct ScaleSet {
         deserialize_with = "disable_update"
     )]
     pub disable_update: Option<bool>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "statistics")]
     pub statistics: Option<Statistics>,
     /// `online` or `offline`: whether GitHub sees a listener; not always told.
     #[serde(default)]
@@ -99,6 +105,18 @@ pub struct Statistics {
     pub total_busy_runners: i64,
     #[serde(deserialize_with = "or_zero")]
     pub total_idle_runners: i64,
+}
+
+impl Statistics {
+    /// An array would be taken for one of no fields, and all zeros for news.
+    pub(super) fn read(value: &Value) -> Option<Self> {
+        value.as_object().and_then(|_| Self::deserialize(value).ok())
+    }
+}
+
+/// Nonsense is no news, and no reason to do without what it came with.
+fn statistics<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Statistics>, D::Error> {
+    Ok(Statistics::read(&Value::deserialize(d)?))
 }
 
 impl From<Statistics> for DemandStatus {
@@ -167,7 +185,7 @@ pub(super) struct SessionAnswer {
     pub(super) owner_name: String,
     pub(super) message_queue_url: String,
     pub(super) message_queue_access_token: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "statistics")]
     pub(super) statistics: Option<Statistics>,
     #[serde(default)]
     pub(super) runner_scale_set: Option<ScaleSet>,
@@ -189,8 +207,30 @@ mod tests {
         )
         .unwrap();
         assert_eq!((set.labels, set.disable_update), (vec!["a".to_owned()], Some(true)));
+        for nonsense in [
+            "[]",
+            "7",
+            r#"{"totalAssignedJobs":"many"}"#,
+            r#"{"totalAssignedJobs":1.5}"#,
+        ] {
+            let set: ScaleSet = serde_json::from_str(&format!(r#"{{"id":3,"statistics":{nonsense}}}"#)).unwrap();
+            assert_eq!(set.statistics, None, "{nonsense}");
+            let session = format!(
+                r#"{{"sessionId":"s","messageQueueUrl":"u","messageQueueAccessToken":"t","statistics":{nonsense}}}"#
+            );
+            let session: SessionAnswer = serde_json::from_str(&session).unwrap();
+            assert_eq!(session.statistics, None, "{nonsense}");
+        }
         let agent: Agent = serde_json::from_str(r#"{"id":1,"runnerScaleSetId":0,"status":"Online"}"#).unwrap();
         assert_eq!((agent.runner_scale_set_id, agent.is_online()), (None, true));
+    }
+
+    #[test]
+    fn b46_no_list_is_not_an_empty_one() {
+        assert!(serde_json::from_str::<WholeList>(r#"{"count":0,"value":[]}"#).is_ok());
+        for nothing in ["{}", r#"{"count":0,"value":null}"#, r#"{"message":"ok"}"#] {
+            assert!(serde_json::from_str::<WholeList>(nothing).is_err(), "{nothing}");
+        }
     }
 
     #[test]

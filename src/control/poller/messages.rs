@@ -1,6 +1,6 @@
 //! What a message brings: taken in, what it offers acquired, then deleted.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Poller, course::Course};
 use crate::{
@@ -151,14 +151,30 @@ impl Poller {
 
 /// Request ids on offer, each once.
 fn offers(entries: &[JobMessage]) -> Vec<i64> {
-    let mut ids: Vec<i64> = entries
+    let mut seen = BTreeSet::new();
+    entries
         .iter()
         .filter_map(|entry| match entry {
             JobMessage::Available(job) => Some(job.runner_request_id),
             _ => None,
         })
-        .filter(|id| *id > 0)
-        .collect();
-    ids.dedup();
-    ids
+        .filter(|id| *id > 0 && seen.insert(*id))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scaleset::Job;
+
+    #[test]
+    fn what_is_offered_twice_is_one_offer() {
+        let offer = |id| {
+            JobMessage::Available(Job {
+                runner_request_id: id,
+                ..Job::default()
+            })
+        };
+        assert_eq!(offers(&[7, 8, 0, 7].map(offer)), [7, 8]);
+    }
 }

@@ -109,8 +109,8 @@ enum End {
         error: Error,
         lived: Duration,
     },
-    /// Look the set up again.
-    SetGone,
+    /// Look the set up again. What GitHub says, where it says so.
+    SetGone(Option<Error>),
     /// The file has it elsewhere now.
     Moved,
     Gone(LoopGone),
@@ -154,15 +154,26 @@ impl Poller {
     }
 
     async fn run_in(&mut self, tenure: &Tenure) {
-        let mut failures = 0;
+        let (mut failures, mut gone) = (0, 0);
         self.inherited = tenure.inherited(&self.set);
         while !self.stop.is_cancelled() {
+            let began = self.timeline.clock().instant();
             let result = self.serve().await;
             match result {
                 Ok(End::Stopped | End::Gone(_)) => break,
-                Ok(End::Lost { .. } | End::SetGone | End::Moved) => failures = 0,
+                Ok(End::SetGone(error)) => {
+                    // It may be there, and only its sessions not to be had.
+                    let short = self.timeline.clock().instant() - began < SHORT_LIFE;
+                    (failures, gone) = (0, if short { gone + 1 } else { 0 });
+                    if let Some(error) = error.filter(|_| gone > 1)
+                        && self.rests_after_loss(&error, gone - 1).await
+                    {
+                        break;
+                    }
+                }
+                Ok(End::Lost { .. } | End::Moved) => (failures, gone) = (0, 0),
                 Err(error) => {
-                    failures += 1;
+                    (failures, gone) = (failures + 1, 0);
                     if self.failed(&error, failures).await.is_err() {
                         break;
                     }
@@ -214,26 +225,36 @@ impl Poller {
                         return Ok(End::Stopped);
                     }
                 }
-                End::SetGone => {
+                End::SetGone(error) => {
                     tracing::warn!(set = %self.set, id, "the scale set is gone at GitHub; creating it again");
                     self.spec.known_id = None;
                     self.gone = true;
-                    return Ok(End::SetGone);
+                    return Ok(End::SetGone(error));
                 }
                 end => return Ok(end),
             }
         }
     }
 
-    /// Sessions are opened and lost again at once. True when told to stop meanwhile.
+    /// Sessions are opened and lost again at once, or not to be had. True when told to stop meanwhile.
     async fn rests_after_loss(&mut self, error: &Error, losses: u32) -> bool {
         let pause = trouble::passing(losses, &mut self.rng);
         let reason = trouble::reason(error, self.timeline.now(), pause);
         self.ailing = true;
-        self.tell(QueueEvent::Session(world::Session::Failed(reason)))
+        if self
+            .tell(QueueEvent::Session(world::Session::Failed(reason)))
             .await
             .is_err()
-            || self.stopped_during(pause).await
+        {
+            return true;
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => true,
+            // It may have been looked for in the wrong place.
+            () = wished(&mut self.wish, None) => false,
+            () = tokio::time::sleep(pause) => false,
+        }
     }
 
     /// Takes over what the file says now.

@@ -105,9 +105,9 @@ impl Poller {
                         return Ok(Err(gone.into()));
                     }
                     let pause = self.jitter(match self.inherited {
-                        Some(_) => KNOWN_PAUSE,
+                        Some(_) if self.timeline.now().since(asked) < LEFT_OPEN => KNOWN_PAUSE,
                         None if self.timeline.now().since(asked) < LEFT_OPEN => LEFT_OPEN_PAUSE,
-                        None => CONFLICT_PAUSE,
+                        _ => CONFLICT_PAUSE,
                     });
                     if self.stopped_during(pause).await {
                         return Ok(Err(End::Stopped));
@@ -116,10 +116,12 @@ impl Poller {
                         return Ok(Err(End::Moved));
                     }
                 }
-                Err(Error::NotFound {
-                    what: Missing::ScaleSet,
-                    ..
-                }) => return Ok(Err(End::SetGone)),
+                Err(
+                    error @ Error::NotFound {
+                        what: Missing::ScaleSet,
+                        ..
+                    },
+                ) => return Ok(Err(End::SetGone(Some(error)))),
                 Err(error) => return Err(error),
             }
         }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{Announce, End, LoopGone, Poller, course::Course, messages::Heard, wished};
 use crate::{
     control::{event::QueueEvent, trouble},
-    plan::world,
+    plan::{Moment, world},
     scaleset::{Error, Message, Missing, Note, NoteKind, Session, ensure},
 };
 
@@ -144,6 +144,8 @@ impl Poller {
             } else if !again {
                 self.refresh(session, course).await?;
             }
+            // The service gives again what was deleted.
+            let again_at_once = course.last_message_id == Some(message.id);
             let heard = Heard {
                 message,
                 replayed,
@@ -151,6 +153,9 @@ impl Poller {
                 capacity: announce.capacity,
             };
             self.handle(session, course, heard).await?;
+            if again_at_once && self.rests_out_floor(began).await {
+                return Ok(Some(End::Stopped));
+            }
             return Ok(self.heard(course).await.err().map(End::from));
         }
         if let Err(gone) = self.heard(course).await {
@@ -162,9 +167,13 @@ impl Poller {
         if let Err(gone) = self.tell(QueueEvent::Polled).await {
             return Ok(Some(gone.into()));
         }
+        Ok(self.rests_out_floor(began).await.then_some(End::Stopped))
+    }
+
+    /// True when told to stop meanwhile.
+    async fn rests_out_floor(&self, began: Moment) -> bool {
         let elapsed = self.timeline.now().since(began);
-        let stopped = self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await;
-        Ok(stopped.then_some(End::Stopped))
+        self.stopped_during(POLL_FLOOR.saturating_sub(elapsed)).await
     }
 
     /// Makes the set at GitHub what the file says now, beside its open session: that is kept, also where GitHub does
@@ -181,7 +190,7 @@ impl Poller {
             registered = ensure(&self.connection, &self.spec) => registered,
         };
         let notes = match registered {
-            Ok(registered) if registered.scale_set.id != session.set_id => return Some(End::SetGone),
+            Ok(registered) if registered.scale_set.id != session.set_id => return Some(End::SetGone(None)),
             Ok(registered) => {
                 for change in &registered.changes {
                     tracing::info!(set = %self.set, change, "scale set at GitHub");
@@ -242,7 +251,7 @@ fn judge(error: Error, lived: Duration) -> Result<End, Error> {
         Error::NotFound {
             what: Missing::ScaleSet,
             ..
-        } => Ok(End::SetGone),
+        } => Ok(End::SetGone(Some(error))),
         error => Err(error),
     }
 }

@@ -109,6 +109,8 @@ async fn b17_where_no_token_can_be_had_the_service_is_not_asked() {
 #[tokio::test(start_paused = true)]
 async fn b20_nothing_but_a_401_is_repeated_and_retry_after_is_handed_on() {
     let seconds = [("content-type", "application/json"), ("retry-after", "17")];
+    let [days, never] =
+        ["864000", "18446744073709551615"].map(|wait| [("content-type", "application/json"), ("retry-after", wait)]);
     let date = [
         ("content-type", "text/html"),
         ("retry-after", "Mon, 23 Nov 2026 04:01:00 GMT"),
@@ -121,6 +123,9 @@ async fn b20_nothing_but_a_401_is_repeated_and_retry_after_is_handed_on() {
         ),
         (answer(JIT, 503, &date, "<html>"), Trouble::UnknownOutcome, Some(60)),
         (html(JIT, 502), Trouble::UnknownOutcome, None),
+        // For ten days; and more seconds than any clock has.
+        (answer(JIT, 429, &days, "{}"), Trouble::RateLimited, Some(3_600)),
+        (answer(JIT, 429, &never, "{}"), Trouble::RateLimited, Some(3_600)),
         (
             refused(500, "Failed to provision JIT runner: "),
             Trouble::UnknownOutcome,

@@ -1,10 +1,15 @@
 //! What time does to a runner: deadlines that pass, calls that fall due, and when to look again.
 
+use std::time::Duration;
+
 use super::{
     super::Moment, Call, Failure, Happening, Meets, PENDING_TOTAL, PROVISIONING, PodProgress, RETIRING, Runner, State,
     Todo, VERDICT,
 };
 use crate::config::Timeouts;
+
+/// A watch that is well shows within so long that a pod is being deleted.
+const DELETION_SHOWS: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Copy)]
 enum Deadline {
@@ -13,6 +18,7 @@ enum Deadline {
     RetryRemoval,
     Verdict,
     Elsewhere,
+    DeleteAgain,
 }
 
 impl Runner {
@@ -27,6 +33,10 @@ impl Runner {
             Deadline::AfterJob => {
                 self.delete_pod.demand(now);
                 self.remove_agent.demand(now);
+                if self.over_by_lists {
+                    let proof = self.proof();
+                    self.todo(proof).demand(now);
+                }
             }
             Deadline::RetryRemoval => {
                 if let State::Retiring { since, .. } = &mut self.state {
@@ -36,6 +46,10 @@ impl Runner {
                 self.todo(proof).hurry(now);
             }
             Deadline::Elsewhere => self.elsewhere = true,
+            Deadline::DeleteAgain => {
+                self.deletion_asked = None;
+                self.delete_pod.renew(now);
+            }
             Deadline::Verdict => {
                 self.covers = false;
                 if std::mem::take(&mut self.suspect) && self.kind.meets == Meets::InSet {
@@ -47,17 +61,37 @@ impl Runner {
     }
 
     fn deadline(&self, t: &Timeouts) -> Option<(Moment, Deadline)> {
+        let by_state = self.state_deadline(t);
+        by_state
+            .into_iter()
+            .chain(self.delete_again())
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// An accepted deletion of whose effect nothing is seen, nor of the pod's end.
+    fn delete_again(&self) -> Option<(Moment, Deadline)> {
+        let stays = self.delete_pod == Todo::Done && self.pod.as_ref().is_some_and(|pod| !pod.deleting);
+        let asked = self.deletion_asked.filter(|_| stays)?;
+        Some((asked + DELETION_SHOWS, Deadline::DeleteAgain))
+    }
+
+    fn state_deadline(&self, t: &Timeouts) -> Option<(Moment, Deadline)> {
         let fail = |at, failure| Some((at, Deadline::Fail(failure)));
         match self.state {
             State::Provisioning { since, .. } => fail(since + PROVISIONING, Failure::JitTimeout),
+            // It stays until its own end.
+            State::Pending { .. } if self.unprovable => None,
             State::Pending { since } => {
                 let (at, failure) = self.pending_deadline(since, t);
                 fail(at, failure)
             }
             State::Busy { since } => {
-                let total = t
-                    .total
-                    .map(|d| (self.created + d, Deadline::Fail(Failure::TotalLifetime)));
+                let total = t.total.map(|d| {
+                    (
+                        self.created.max(self.known_since) + d,
+                        Deadline::Fail(Failure::TotalLifetime),
+                    )
+                });
                 let elsewhere = self.elsewhere_at(since).map(|at| (at, Deadline::Elsewhere));
                 total.into_iter().chain(elsewhere).min_by_key(|(at, _)| *at)
             }
@@ -95,7 +129,7 @@ impl Runner {
         match self.pod.as_ref().map(|p| &p.progress) {
             Some(PodProgress::Running { since }) => {
                 let at = known(*since) + t.registration;
-                if self.not_online.is_some_and(|listed| listed >= at) {
+                if self.lists_would_show() && self.not_online.is_some_and(|listed| listed >= at) {
                     total.min((at, Failure::Registration))
                 } else {
                     total
@@ -111,9 +145,18 @@ impl Runner {
     fn proof_first(&self) -> bool {
         match self.state {
             State::Retiring { .. } => true,
-            State::Failed { failure, .. } => failure != Failure::TotalLifetime && self.pod_runs(),
+            // Only lists say so.
+            State::JobDone { .. } => self.over_by_lists,
+            State::Failed { failure, .. } => {
+                failure != Failure::TotalLifetime && (self.pod_runs() || self.may_run_unseen(failure))
+            }
             _ => false,
         }
+    }
+
+    /// It was waited for so long that it may well run, and no watch has shown its pod.
+    fn may_run_unseen(&self, failure: Failure) -> bool {
+        !self.watched && matches!(failure, Failure::Scheduling | Failure::PendingTotal)
     }
 
     /// The calls to make now, in the order in which they matter.

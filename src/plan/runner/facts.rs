@@ -19,6 +19,10 @@ pub enum Failure {
     Registration,
     PendingTotal,
     RegistrationLost,
+    /// It was online and waited for a job, and GitHub heard of it no more.
+    WentOffline,
+    /// Its pod failed before its container `runner` began.
+    NotStarted,
     CrashedBeforeJob,
     OutOfMemory,
     Evicted,
@@ -29,6 +33,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// It was none of the runner's own doing.
+    pub fn is_taken_away(self) -> bool {
+        matches!(self, Self::Evicted | Self::PodDeleted | Self::RegistrationLost)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::JitTimeout => "jit_timeout",
@@ -43,6 +52,8 @@ impl Failure {
             Self::Registration => "registration_timeout",
             Self::PendingTotal => "pending_timeout",
             Self::RegistrationLost => "registration_lost",
+            Self::WentOffline => "went_offline",
+            Self::NotStarted => "failed_to_start",
             Self::CrashedBeforeJob => "crashed_before_job",
             Self::OutOfMemory => "out_of_memory",
             Self::Evicted => "evicted",
@@ -54,19 +65,22 @@ impl Failure {
     }
 
     /// Whether the set's template or image is likely at fault, so that the next runner would fail too: such
-    /// failures make the set back off.
-    pub fn speaks_against_set(self) -> bool {
-        matches!(
-            self,
-            Self::Scheduling
-                | Self::ImagePull
-                | Self::Registration
-                | Self::PendingTotal
-                | Self::CrashedBeforeJob
-                | Self::OutOfMemory
-                | Self::Deprecated
-                | Self::ExitedWithoutJob
-        )
+    /// failures make the set back off. `early`: the runner was hardly there.
+    pub fn speaks_against_set(self, early: bool) -> bool {
+        (early && self.is_taken_away())
+            || matches!(
+                self,
+                Self::Scheduling
+                    | Self::ImagePull
+                    | Self::Registration
+                    | Self::PendingTotal
+                    | Self::WentOffline
+                    | Self::NotStarted
+                    | Self::CrashedBeforeJob
+                    | Self::OutOfMemory
+                    | Self::Deprecated
+                    | Self::ExitedWithoutJob
+            )
     }
 }
 
@@ -165,6 +179,13 @@ pub struct Job {
     pub display_name: String,
     pub workflow_ref: String,
     pub workflow_run_id: i64,
+}
+
+impl Job {
+    /// Both are known, and not the same.
+    pub(super) fn is_another(&self, than: &Self) -> bool {
+        !self.id.is_empty() && !than.id.is_empty() && self.id != than.id
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,8 @@ use super::{
     LISTS_TO_LOSE, Meets, NEWS, PodEnd, PodFacts, PodProgress, Purpose, Runner, SHORT_JOB, State, Todo, VERDICT,
 };
 
+/// What is taken away sooner than this was hardly taken away by chance.
+const YOUNG: Duration = Duration::from_mins(1);
 /// Kubernetes' word for a container that the kernel killed for its memory.
 const OOM_KILLED: &str = "OOMKilled";
 
@@ -117,6 +119,7 @@ impl Runner {
         self.pod = None;
         self.vanished = true;
         self.delete_pod = Todo::Done;
+        self.deletion_asked = Some(now);
         self.forget_kept();
         let end = PodEnd {
             exit_code: None,
@@ -187,6 +190,8 @@ impl Runner {
     }
 
     pub(super) fn fail(&mut self, now: Moment, failure: Failure) -> Happening {
+        let unseen = matches!(self.state, State::Provisioning { .. } | State::Pending { .. });
+        self.failed_early = unseen || self.pod_since.is_none_or(|since| now.since(since) < YOUNG);
         self.state = State::Failed { at: now, failure };
         self.covers = false;
         self.remove_agent.demand(now);
@@ -201,12 +206,16 @@ impl Runner {
 
     pub fn job_started(&mut self, now: Moment, job: Job) -> Option<Happening> {
         let first = self.job.is_none();
+        if self.job.as_ref().is_some_and(|known| known.is_another(&job)) {
+            return self.another_job_started(now, job);
+        }
         self.job.get_or_insert(job);
         self.acquit(now);
         self.elsewhere = false;
         match self.state {
             State::Provisioning { .. } | State::Pending { .. } | State::Idle { .. } => {
                 self.state = State::Busy { since: now };
+                self.absent = 0;
             }
             State::Retiring { .. } | State::Failed { .. } if first && self.may_still_work() => self.work_on(now),
             _ => {}
@@ -215,6 +224,21 @@ impl Runner {
             self.mark_busy.renew(now + self.mark_after());
         }
         first.then_some(Happening::JobStarted)
+    }
+
+    /// What it was given first was taken back before it began.
+    fn another_job_started(&mut self, now: Moment, job: Job) -> Option<Happening> {
+        let lives = matches!(
+            self.state,
+            State::Pending { .. } | State::Idle { .. } | State::Busy { .. } | State::JobDone { .. }
+        );
+        if !lives || self.delete_pod.begun() {
+            return None;
+        }
+        self.job = Some(job);
+        self.work_on(now);
+        self.mark_busy.renew(now + self.mark_after());
+        None
     }
 
     /// A spare runner's pod is safe to evict until it is marked; that of any other was never.
@@ -233,12 +257,16 @@ impl Runner {
         }
     }
 
-    /// `JobCompleted` named this runner.
-    pub fn job_completed(&mut self, now: Moment) {
+    /// `JobCompleted` named this runner, and this job.
+    pub fn job_completed(&mut self, now: Moment, job: Job) {
+        if self.job.as_ref().is_some_and(|known| known.is_another(&job)) {
+            // One that was taken back before this one began.
+            return;
+        }
         self.job_completed = true;
         self.covers = false;
         self.acquit(now);
-        self.job.get_or_insert_default();
+        self.job.get_or_insert(job);
         match self.state {
             State::Retiring { .. } if !self.may_still_work() => {}
             State::Provisioning { .. }
@@ -263,17 +291,27 @@ impl Runner {
     fn may_still_work(&self) -> bool {
         let runs = match self.state {
             State::Retiring { .. } => self.pod.is_some(),
+            State::JobDone { .. } => self.over_by_lists && self.pod.is_some(),
             State::Failed { failure, .. } => {
                 !matches!(failure, Failure::TotalLifetime | Failure::Deprecated) && self.pod_runs()
             }
             _ => false,
         };
-        runs && !self.delete_pod.begun() && !self.keep_pod.begun()
+        let taken = matches!(
+            self.state,
+            State::Failed {
+                failure: Failure::PodDeleted,
+                ..
+            }
+        );
+        // Whom somebody else's deletion gives time may work for all of it.
+        runs && (taken || !self.delete_pod.begun()) && !self.keep_pod.begun()
     }
 
     /// Busy after all.
     fn work_on(&mut self, now: Moment) {
         self.state = State::Busy { since: now };
+        (self.absent, self.job_completed, self.over_by_lists) = (0, false, false);
         self.give_up_removal();
     }
 
@@ -295,9 +333,14 @@ impl Runner {
 
     /// An agents list whose request began at `began` shows this runner so.
     pub fn agent_seen(&mut self, now: Moment, began: Moment, sight: AgentSight, id: Option<i64>) -> Option<Happening> {
-        self.agent_id = self.agent_id.or(id);
+        // The list shows it by its name: no other answer knows better.
+        self.agent_id = id.or(self.agent_id);
         self.idle_lists = match sight {
             AgentSight::Online { busy: false } => Some((self.idle_lists.map_or(began, |(first, _)| first), began)),
+            _ => None,
+        };
+        self.silent_lists = match sight {
+            AgentSight::Offline => Some((self.silent_lists.map_or(began, |(first, _)| first), began)),
             _ => None,
         };
         self.listed |= sight != AgentSight::Absent;
@@ -309,7 +352,9 @@ impl Runner {
             return None;
         }
         // Whether this list shows ordinary runners of ours at all is known only once it has shown one.
-        if sight == AgentSight::Absent && self.kind.meets == Meets::ByLabels && !self.listed {
+        let ordinary_unseen = sight == AgentSight::Absent && self.kind.meets == Meets::ByLabels && !self.listed;
+        if ordinary_unseen && !self.lists_tell {
+            self.not_online = Some(began);
             return None;
         }
         match (sight, &self.state) {
@@ -319,15 +364,28 @@ impl Runner {
                 }
                 self.not_online = Some(began);
                 self.absent = self.absent.saturating_add(1);
+                if self.absent < LISTS_TO_LOSE {
+                    return None;
+                }
+                if ordinary_unseen && self.pod_runs() {
+                    // Its registration has come and gone between two lists, and most likely with a job.
+                    self.job_is_over_by_lists(now);
+                    return None;
+                }
+                Some(self.fail(now, Failure::RegistrationLost))
+            }
+            (AgentSight::Absent, State::Busy { .. }) if self.pod_since.is_some_and(|since| since < began) => {
+                self.absent = self.absent.saturating_add(1);
                 if self.absent >= LISTS_TO_LOSE {
-                    return Some(self.fail(now, Failure::RegistrationLost));
+                    self.job_is_over_by_lists(now);
                 }
                 None
             }
-            (AgentSight::Offline, _) => {
+            (AgentSight::Offline, state) => {
                 self.absent = 0;
                 self.not_online = Some(began);
-                None
+                let silent = matches!(state, State::Idle { .. }) && self.is_seen_silent();
+                silent.then(|| self.fail(now, Failure::WentOffline))
             }
             (AgentSight::Online { busy }, State::Pending { .. } | State::Idle { .. }) => {
                 self.absent = 0;
@@ -347,15 +405,25 @@ impl Runner {
             }
             // Two lists were wrong about its end.
             (AgentSight::Online { busy: true }, State::JobDone { .. })
-                if self.kind.meets == Meets::ByLabels && !self.delete_pod.begun() =>
+                if (self.kind.meets == Meets::ByLabels || self.over_by_lists) && !self.delete_pod.begun() =>
             {
-                self.job_completed = false;
-                self.absent = 0;
                 self.found_busy(now);
+                None
+            }
+            (AgentSight::Online { .. }, _) => {
+                self.absent = 0;
                 None
             }
             _ => None,
         }
+    }
+
+    /// GitHub has no registration of it any more, which goes with its job: nobody told of the job's end, or that was
+    /// before a restart. Its pod is not ended without proof.
+    fn job_is_over_by_lists(&mut self, now: Moment) {
+        let job = self.job.clone().unwrap_or_default();
+        self.job_completed(now, job);
+        self.over_by_lists = matches!(self.state, State::JobDone { .. });
     }
 
     /// Of an ordinary runner's job nothing but the list tells: neither its start nor its end.
@@ -364,7 +432,7 @@ impl Runner {
             AgentSight::Absent if self.listed && self.pod_since.is_some_and(|since| since < began) => {
                 self.absent = self.absent.saturating_add(1);
                 if self.absent >= LISTS_TO_LOSE {
-                    self.job_completed(now);
+                    self.job_is_over_by_lists(now);
                 }
             }
             AgentSight::Online { busy: false } if self.is_seen_idle() => {
@@ -440,7 +508,7 @@ impl Runner {
                     return Some(self.fail(now, Failure::LostSecret));
                 }
             }
-            CallResult::Gone if matches!(self.state, State::Retiring { .. }) && self.proof() == call => {
+            CallResult::Gone if self.proof() == call && self.may_still_work_without_record() => {
                 *self.todo(call) = Todo::Done;
                 self.keep_to_its_end(now);
             }
@@ -454,19 +522,29 @@ impl Runner {
         None
     }
 
-    /// It may execute a job, and nobody can tell: it is not surplus any more.
-    fn keep_to_its_end(&mut self, now: Moment) {
-        self.unprovable = true;
-        if let State::Retiring { online, .. } = self.state {
-            self.state = if online {
-                State::Idle { since: now }
-            } else {
-                State::Pending { since: now }
-            };
+    /// Whoever was to prove that it runs no job knows nothing of it.
+    fn may_still_work_without_record(&self) -> bool {
+        match self.state {
+            State::Retiring { .. } => true,
+            State::Failed { .. } => self.kind.meets == Meets::ByLabels && self.may_still_work(),
+            _ => false,
         }
     }
 
+    /// It may execute a job, and nobody can tell: it is not surplus any more.
+    fn keep_to_its_end(&mut self, now: Moment) {
+        self.unprovable = true;
+        self.state = match self.state {
+            State::Retiring { online: true, .. } => State::Idle { since: now },
+            _ => State::Pending { since: now },
+        };
+        self.give_up_removal();
+    }
+
     fn done(&mut self, now: Moment, call: Call) {
+        if call == Call::DeletePod {
+            self.deletion_asked = Some(now);
+        }
         match (call, &self.state) {
             // Its provisioner has removed the registration at GitHub, too.
             (Call::RemoveRecord, State::Retiring { .. }) if self.proof() == call => {
@@ -496,12 +574,25 @@ fn died_of(end: &PodEnd) -> Died {
     }
 }
 
+/// Words of Kubernetes for pods that it took away itself.
+const TAKEN_AWAY: [&str; 7] = [
+    "Evicted",
+    "Preempting",
+    "NodeLost",
+    "NodeShutdown",
+    "NodeAffinity",
+    "Shutdown",
+    "Terminated",
+];
+
 fn failure_of(end: &PodEnd, deleted: bool) -> Failure {
     match end.exit_code {
         _ if deleted => Failure::PodDeleted,
         Some(EXIT_DEPRECATED) => Failure::Deprecated,
         Some(_) if end.reason == OOM_KILLED => Failure::OutOfMemory,
         Some(_) => Failure::CrashedBeforeJob,
-        None => Failure::Evicted,
+        None if TAKEN_AWAY.contains(&end.reason.as_str()) => Failure::Evicted,
+        // An init container failed, or the kubelet refused the pod.
+        None => Failure::NotStarted,
     }
 }

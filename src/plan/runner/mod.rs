@@ -135,6 +135,8 @@ pub struct Runner {
     not_online: Option<Moment>,
     /// The newest that Kubernetes said of its pod's trouble.
     said: Option<String>,
+    /// Failed runners only: nothing had shown it online by then, or its pod was hardly there.
+    failed_early: bool,
     /// Ended runners only: its pod died under its job.
     died: Option<Died>,
     /// Its pod failed and is kept.
@@ -148,6 +150,12 @@ pub struct Runner {
     kind: Kind,
     /// [`Meets::ByLabels`]: the first and the newest agents list of an unbroken row that showed it idle.
     idle_lists: Option<(Moment, Moment)>,
+    /// The first and the newest agents list of an unbroken row that showed it offline.
+    silent_lists: Option<(Moment, Moment)>,
+    /// Done with its job by what lists do not show: no proof that nothing runs.
+    over_by_lists: bool,
+    /// When the deletion of its pod was last accepted, or its end seen.
+    deletion_asked: Option<Moment>,
     /// Some agents list has shown it.
     listed: bool,
     /// Busy with a job that no set's queue tells of.
@@ -193,6 +201,7 @@ impl Runner {
             absent: 0,
             not_online: None,
             said: None,
+            failed_early: false,
             died: None,
             kept: None,
             remove_agent: Todo::No,
@@ -203,6 +212,9 @@ impl Runner {
             check_secret: Todo::No,
             kind,
             idle_lists: None,
+            silent_lists: None,
+            over_by_lists: false,
+            deletion_asked: None,
             listed: false,
             elsewhere: false,
             unprovable: false,
@@ -258,6 +270,11 @@ impl Runner {
     pub fn doubt(&mut self, doubt: Doubt, lists_tell: bool) {
         self.doubt = doubt;
         self.lists_tell = lists_tell;
+    }
+
+    /// It failed before it was seen online, or soon after. A pod that is taken away by then, each time, is no accident.
+    pub fn failed_early(&self) -> bool {
+        self.failed_early
     }
 
     /// It ended well by itself, and until then nothing told of a job.
@@ -391,6 +408,12 @@ impl Runner {
         self.elsewhere && self.is_busy()
     }
 
+    /// Lists show it if it is registered: whether they show ordinary runners at all is known only once they have shown
+    /// one. Of one that was there before us its removal will tell.
+    fn lists_would_show(&self) -> bool {
+        self.kind.meets == Meets::InSet || self.listed || self.lists_tell || self.adopted
+    }
+
     /// To be retired as soon as that can be done.
     pub fn must_go(&self) -> bool {
         self.displaced && self.may_leave().is_some()
@@ -399,6 +422,12 @@ impl Runner {
     /// Two lists, far enough apart, have shown it idle, and none in between busy.
     fn is_seen_idle(&self) -> bool {
         self.idle_lists
+            .is_some_and(|(first, newest)| newest.since(first) >= IDLE_CONFIRMATION)
+    }
+
+    /// Two lists, far enough apart, have shown it offline, and none in between otherwise.
+    fn is_seen_silent(&self) -> bool {
+        self.silent_lists
             .is_some_and(|(first, newest)| newest.since(first) >= IDLE_CONFIRMATION)
     }
 
@@ -485,6 +514,7 @@ impl Runner {
     fn proof(&self) -> Call {
         match (self.kind.meets, &self.state) {
             (Meets::ByLabels, State::Retiring { .. } | State::Failed { .. }) => Call::RemoveRecord,
+            (Meets::ByLabels, State::JobDone { .. }) if self.over_by_lists => Call::RemoveRecord,
             _ => Call::RemoveAgent,
         }
     }

@@ -496,7 +496,7 @@ fn b12_only_a_total_lifetime_ends_a_busy_runner_and_redelivery_does_not_save_it(
 #[test]
 fn b12_a_runner_that_does_not_end_after_its_job_goes_after_a_while() {
     let mut life = Life::busy();
-    life.runner.job_completed(at(100));
+    life.runner.job_completed(at(100), job());
     assert_eq!((life.state(), life.counts()), ("jobDone", LIVE_WITHOUT_JOB));
     life.is_quiet(100, 399);
     assert_eq!(life.due(399), []);
@@ -519,7 +519,7 @@ fn b12_a_runner_that_does_not_end_after_its_job_goes_after_a_while() {
 #[test]
 fn b28_after_a_job_one_delete_ends_it_and_the_record_goes() {
     let mut life = Life::busy();
-    life.runner.job_completed(at(100));
+    life.runner.job_completed(at(100), job());
     assert_eq!(life.exits(101, 0, "Completed"), Some(Happening::Ended));
     assert_eq!(life.counts(), OVER);
     assert_eq!(
@@ -546,7 +546,7 @@ fn b13_an_ended_runner_stands_for_its_job_until_the_news_of_its_end() {
         life
     };
     let mut life = end();
-    life.runner.job_completed(at(101));
+    life.runner.job_completed(at(101), job());
     assert_eq!(life.counts(), OVER);
 
     let mut life = end();
@@ -592,14 +592,14 @@ fn b33_a_job_that_started_or_completed_after_the_pods_end_is_no_failure() {
 
     let mut life = Life::idle();
     life.exits(100, 0, "Completed");
-    life.runner.job_completed(at(130));
+    life.runner.job_completed(at(130), job());
     assert_eq!((life.counts(), life.passes(160)), (OVER, None));
 }
 
 #[test]
 fn a_completion_without_a_start_is_a_job_done() {
     let mut life = Life::idle();
-    life.runner.job_completed(at(30));
+    life.runner.job_completed(at(30), job());
     assert_eq!(life.state(), "jobDone");
     assert_eq!(life.job_starts(31), None, "an older message");
     assert_eq!((life.state(), life.due(31)), ("jobDone", vec![]));
@@ -615,6 +615,97 @@ fn b33_what_ended_before_a_restart_is_not_judged_by_what_was_heard_after_it() {
     assert_eq!(life.counts(), OVER);
 }
 
+/// What it was given first was taken back before it began.
+#[test]
+fn b33_a_second_job_of_one_runner_is_its_own() {
+    let other = || Job {
+        id: "another".to_owned(),
+        ..job()
+    };
+    let mut life = Life::busy();
+    life.runner.job_completed(at(40), job());
+    assert_eq!(life.state(), "jobDone");
+    assert_eq!(life.runner.job_started(at(50), other()), None);
+    assert_eq!((life.state(), life.counts()), ("busy", LIVE));
+    life.runner.job_completed(at(60), job());
+    assert_eq!(life.state(), "busy", "the first one's end, once more");
+    assert_eq!(life.passes(2000), None);
+    life.runner.job_completed(at(2000), other());
+    assert_eq!(life.state(), "jobDone");
+
+    let mut life = Life::idle();
+    life.runner.job_started(at(30), other());
+    life.runner.job_completed(at(31), job());
+    assert_eq!(life.state(), "busy", "the other's end came late");
+}
+
+/// Whose job has ended while nobody listened, and whose process hangs.
+#[test]
+fn b33_a_busy_runner_that_is_registered_no_more_is_done_and_its_pod_goes_after_proof() {
+    let mut life = Life::adopted(&PodProgress::Running { since: at(-10_000) }, Some(job()));
+    assert_eq!(life.state(), "busy");
+    life.listed(100, AgentSight::Absent);
+    life.listed(115, AgentSight::Online { busy: true });
+    life.listed(130, AgentSight::Absent);
+    assert_eq!(life.state(), "busy");
+    life.listed(145, AgentSight::Absent);
+    assert_eq!((life.state(), life.counts()), ("jobDone", (true, false)));
+    assert_eq!(life.passes(445), None);
+    assert_eq!(life.due(445), [Call::RemoveAgent], "two lists are no proof");
+    life.call(446, Call::RemoveAgent, CallResult::Busy);
+    assert_eq!(life.state(), "busy");
+    life.listed(500, AgentSight::Absent);
+    life.listed(515, AgentSight::Absent);
+    life.passes(815);
+    life.call(815, Call::RemoveAgent, CallResult::Done);
+    assert_eq!(life.due(815), [Call::DeletePod]);
+}
+
+#[test]
+fn b12_an_idle_runner_that_goes_offline_is_let_go_after_proof() {
+    let mut life = Life::idle();
+    assert_eq!(life.listed(100, AgentSight::Offline), None);
+    assert_eq!(life.listed(115, AgentSight::Online { busy: false }), None);
+    assert_eq!(life.listed(130, AgentSight::Offline), None);
+    assert_eq!(life.listed(145, AgentSight::Offline), None);
+    assert_eq!(life.listed(160, AgentSight::Offline), failed(Failure::WentOffline));
+    assert_eq!((life.counts(), life.due(160)), (OVER, vec![Call::RemoveAgent]));
+    life.call(160, Call::RemoveAgent, CallResult::Busy);
+    assert_eq!((life.state(), life.counts()), ("busy", LIVE));
+}
+
+#[test]
+fn b32_a_deletion_of_which_nothing_shows_is_asked_for_again() {
+    let mut life = Life::busy();
+    life.exits(50, 0, "Completed");
+    life.call(55, Call::DeletePod, CallResult::Done);
+    assert_eq!(life.passes(114), None);
+    assert!(!life.due(114).contains(&Call::DeletePod));
+    life.passes(115);
+    assert!(life.due(115).contains(&Call::DeletePod));
+    life.call(115, Call::DeletePod, CallResult::Done);
+    life.sees_deletion(116);
+    life.passes(500);
+    assert!(!life.due(500).contains(&Call::DeletePod));
+}
+
+#[test]
+fn b12_a_pod_that_no_watch_has_shown_is_not_ended_without_proof() {
+    let mut life = Life::pending();
+    assert_eq!(life.passes(602), failed(Failure::Scheduling));
+    assert_eq!(life.due(602), [Call::RemoveAgent]);
+    life.call(602, Call::RemoveAgent, CallResult::Done);
+    assert!(life.due(602).contains(&Call::DeletePod));
+}
+
+#[test]
+fn b30_a_clock_far_ahead_ends_no_runner_at_its_adoption() {
+    let mut life = Life::adopted(&PodProgress::Running { since: at(-10_000) }, Some(job()));
+    life.timeouts.total = Some(Duration::from_secs(6_000));
+    assert_eq!(life.passes(5_999), None);
+    assert_eq!(life.passes(6_000), failed(Failure::TotalLifetime));
+}
+
 // ---- Ends before any job --------------------------------------------------------------------------------
 
 #[test]
@@ -626,12 +717,16 @@ fn b32_b33_each_end_before_a_job_has_its_own_reason() {
         (ended(Some(137), "Error"), Failure::CrashedBeforeJob, true),
         (ended(None, "Evicted"), Failure::Evicted, false),
         (ended(None, "NodeLost"), Failure::Evicted, false),
+        // An init container failed; the kubelet refused it.
+        (ended(None, "Failed"), Failure::NotStarted, true),
+        (ended(None, "UnexpectedAdmissionError"), Failure::NotStarted, true),
     ];
     for (progress, failure, speaks) in cases {
         for mut life in [Life::running(), Life::idle()] {
             assert_eq!(life.sees(100, progress.clone()), failed(failure), "{progress:?}");
             assert_eq!(life.counts(), OVER);
-            assert_eq!(failure.speaks_against_set(), speaks, "{failure:?}");
+            assert_eq!(failure.speaks_against_set(false), speaks, "{failure:?}");
+            assert!(failure.speaks_against_set(true), "{failure:?} of each new one");
             assert_eq!(life.due(100), [Call::DeletePod, Call::RemoveAgent, Call::RemoveRecord]);
         }
     }
@@ -641,7 +736,7 @@ fn b32_b33_each_end_before_a_job_has_its_own_reason() {
 fn b32_a_pod_deleted_by_hand_speaks_against_nobody() {
     let mut life = Life::idle();
     assert_eq!(life.sees_deletion(50), failed(Failure::PodDeleted));
-    assert!(!Failure::PodDeleted.speaks_against_set());
+    assert!(!Failure::PodDeleted.speaks_against_set(false));
     assert_eq!(life.due(50), [Call::RemoveAgent], "its runner process may have a job");
     life.call(50, Call::RemoveAgent, CallResult::Done);
     assert_eq!(life.due(50), [Call::RemoveRecord], "it is being deleted already");
@@ -661,18 +756,35 @@ fn b32_a_pod_deleted_by_hand_speaks_against_nobody() {
     assert_eq!(life.runner.pod_seen(at(50), killed), failed(Failure::PodDeleted));
 }
 
+/// A drain gives it time, and GitHub a job.
+#[test]
+fn b32_a_runner_that_works_while_its_pod_is_deleted_counts_until_its_end() {
+    let mut life = Life::idle();
+    assert_eq!(life.sees_deletion(50), failed(Failure::PodDeleted));
+    assert_eq!(life.counts(), OVER);
+    assert_eq!(life.job_starts(51), Some(Happening::JobStarted));
+    assert_eq!((life.state(), life.counts()), ("busy", LIVE));
+
+    let mut life = Life::idle();
+    life.sees_deletion(50);
+    life.call(51, Call::RemoveAgent, CallResult::Busy);
+    assert_eq!((life.state(), life.counts()), ("busy", LIVE));
+    life.runner.pod_gone(at(80));
+    assert_eq!(life.state(), "ended");
+}
+
 /// Its node is lost, and nobody lets go of the pod.
 #[test]
 fn b32_a_pod_that_somebody_else_deletes_and_that_stays_is_no_capacity_once_its_job_is_over() {
     let mut life = Life::busy();
     assert_eq!(life.sees_deletion(100), None);
     assert_eq!(life.counts(), (true, true), "its job may still come to an end");
-    life.runner.job_completed(at(700));
+    life.runner.job_completed(at(700), job());
     assert_eq!(life.counts(), OVER);
     assert!(life.due(700).contains(&Call::RemoveAgent));
 
     let mut life = Life::busy();
-    life.runner.job_completed(at(90));
+    life.runner.job_completed(at(90), job());
     assert_eq!(life.sees_deletion(100), None);
     assert_eq!(life.counts(), OVER);
 }

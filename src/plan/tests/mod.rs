@@ -58,6 +58,7 @@ pub(super) fn set(name: &str) -> SetWorld {
         hearing: Some(Hearing::default()),
         deaf: false,
         mismatched: None,
+        taken: None,
         lists_tell: false,
         worked: None,
         left: Default::default(),

@@ -98,13 +98,12 @@ impl GhartsProvisioner {
             authority,
             github.seed,
         );
-        let jit = connection
-            .generate_jit_config(request.scale_set_id, request.name.as_str(), &request.work_folder)
+        let jit = scale_set::register(&connection, request)
             .await
-            .map_err(|error| refused_by_github(scale_set::refusal(&error)))?;
+            .map_err(refused_by_github)?;
         Ok(Granted {
             jit_config: jit.config,
-            agent_id: Some(jit.agent_id),
+            agent_id: scale_set::known_id(jit.agent_id),
             gharts_id: Some(answer.runner_id.clone()),
             status: Some(answer.status),
         })

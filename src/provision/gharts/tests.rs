@@ -58,9 +58,13 @@ fn openapi(field: &str) -> Line {
 }
 
 fn granted(echo: Option<i64>) -> Line {
-    let body = json!({"runner_id": "r1", "runner_name": request().name.as_str(), "encoded_jit_config": "Y29uZg==",
+    granted_as(request().name.as_str(), 1057, echo)
+}
+
+fn granted_as(name: &str, agent_id: i64, echo: Option<i64>) -> Line {
+    let body = json!({"runner_id": "r1", "runner_name": name, "encoded_jit_config": "Y29uZg==",
         "labels": [], "expires_at": "2026-11-23T08:29:00.123456", "run_command": "./run.sh",
-        "runner_scale_set_id": echo, "github_runner_id": 1057});
+        "runner_scale_set_id": echo, "github_runner_id": agent_id});
     reply(JIT, 201, &body.to_string())
 }
 
@@ -160,6 +164,22 @@ async fn b43_a_runner_bound_to_another_set_is_given_back() {
         refusal.left_behind && refusal.message.contains("could not be given back yet"),
         "{refusal}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_a_runner_under_another_name_is_given_back_and_nobodys_id_is_none() {
+    let script = Script::of([aware(), granted_as("shortened", 1057, Some(42)), given_back()]);
+    let refusal = refused(&provisioner(&script, None)).await;
+    assert_eq!(refusal.class, Class::Configuration);
+    assert!(
+        refusal.message.contains("\"shortened\" (it was given back)"),
+        "{refusal}"
+    );
+    script.assert_finished();
+
+    let script = Script::of([aware(), granted_as(request().name.as_str(), 0, Some(42))]);
+    let granted = provisioner(&script, None).provision(&request()).await.unwrap();
+    assert_eq!(granted.agent_id, None);
 }
 
 #[tokio::test(start_paused = true)]

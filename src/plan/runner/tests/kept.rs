@@ -84,6 +84,7 @@ fn b57_a_runner_that_proves_busy_after_all_is_not_ended() {
 #[test]
 fn b57_a_pod_without_a_node_has_nothing_to_show() {
     let mut life = keeping(Life::pending());
+    life.sees(3, PodProgress::Unscheduled);
     assert_eq!(life.passes(602), failed(Failure::Scheduling));
     assert!(life.due(602).contains(&Call::DeletePod));
 }

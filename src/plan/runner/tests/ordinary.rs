@@ -83,6 +83,18 @@ fn b33_an_ordinary_runner_that_ends_well_had_a_job_of_which_nobody_tells() {
     assert_eq!((life.state(), life.counts()), ("ended", OVER));
 }
 
+/// GHARTS knows nothing of it, and GitHub's list may not show such runners at all.
+#[test]
+fn b12_an_ordinary_runner_whose_record_is_gone_stays_until_its_own_end() {
+    let mut life = ordinary();
+    life.listed(200, AgentSight::Offline);
+    assert_eq!(life.listed(240, AgentSight::Offline), failed(Failure::WentOffline));
+    life.call(240, Call::RemoveRecord, CallResult::Gone);
+    assert_eq!((life.state(), life.counts()), ("pending", LIVE));
+    assert_eq!((life.passes(100_000), life.due(100_000)), (None, vec![]));
+    assert_eq!(life.exits(100_001, 0, "Completed"), Some(Happening::Ended));
+}
+
 #[test]
 fn b43_of_a_busy_ordinary_runner_the_lists_tell_the_end_of_its_job() {
     let mut life = ordinary();
@@ -92,11 +104,11 @@ fn b43_of_a_busy_ordinary_runner_the_lists_tell_the_end_of_its_job() {
     life.listed(65, AgentSight::Absent);
     assert_eq!((life.state(), life.counts()), ("jobDone", (true, false)));
     assert!(life.runner.is_unconfirmed(), "the lists go on being asked for");
-    life.passes(65 + 5 * 60);
-    assert!(
-        life.due(65 + 5 * 60).contains(&Call::DeletePod),
-        "it hangs after its job"
-    );
+    let hangs = 65 + 5 * 60;
+    life.passes(hangs);
+    assert_eq!(life.due(hangs), [Call::RemoveRecord], "two lists are no proof");
+    life.call(hangs, Call::RemoveRecord, CallResult::Done);
+    assert!(life.due(hangs).contains(&Call::DeletePod), "it hangs after its job");
 
     let mut life = ordinary();
     life.listed(35, AgentSight::Online { busy: true });

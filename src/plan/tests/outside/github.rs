@@ -106,7 +106,7 @@ impl Outside {
             News::Completed(job, name) => {
                 world.demand.job_left_queue(&job.to_string());
                 if let Some(runner) = world.runners.get_mut(name) {
-                    runner.job_completed(now);
+                    runner.job_completed(now, Job::default());
                 }
             }
         }
