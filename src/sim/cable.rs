@@ -42,7 +42,7 @@ pub struct Cable {
     spoiler: Spoiler,
     looking: Looking,
     without_cluster: Arc<AtomicBool>,
-    fatal: Arc<Mutex<Option<&'static str>>>,
+    fatal: Arc<Mutex<(String, u32)>>,
 }
 
 /// Sees every request over HTTP as it leaves the daemon, and its answer as it arrives.
@@ -176,14 +176,19 @@ impl Cable {
         self.without_cluster.store(lost, Ordering::Relaxed);
     }
 
-    /// From now on whoever asks the API server for a path with this in it panics.
-    pub fn make_fatal(&self, path: Option<&'static str>) {
-        *lock(&self.fatal) = path;
+    /// From now on, so often, whoever asks the API server for a path with this in it panics.
+    pub fn make_fatal(&self, path: &str, times: u32) {
+        *lock(&self.fatal) = (path.to_owned(), times);
     }
 
     fn panic_at<B>(&self, request: &http::Request<B>) {
-        let fatal = *lock(&self.fatal);
-        if fatal.is_some_and(|path| request.uri().path().contains(path)) {
+        let is_met = {
+            let (path, left) = &mut *lock(&self.fatal);
+            let is_met = *left > 0 && request.uri().path().contains(path.as_str());
+            *left -= u32::from(is_met);
+            is_met
+        };
+        if is_met {
             // No words on standard error: it is what was asked for.
             std::panic::resume_unwind(Box::new("as the test wants it"));
         }

@@ -23,16 +23,27 @@ pub enum Behaviour {
     Crashes(i32),
     /// It registers, and ends with code 0 when it has waited for a job this long.
     Leaves(Duration),
+    /// It registers, and then neither takes a job nor ends: its process hangs.
+    FallsSilent,
+    /// It runs its job, and does not end before the rule changes.
+    HangsAfterJob,
+    /// An init container fails.
+    InitFails,
+    /// The kubelet refuses it.
+    Rejected,
     /// The node evicts it this long after its start.
     Evicted(Duration),
     /// The kernel kills it this long after its start.
     OutOfMemory(Duration),
+    /// A runner like any other, but another container of its pod never ends.
+    SidecarStays,
     /// Its node is lost this long after its start: nothing is heard of it any more.
     NodeLost(Duration),
 }
 
 impl Behaviour {
-    /// `ordinary`, `unschedulable`, `image-pull-fails`, `never-registers`, `crashes:CODE`, `leaves:SECONDS`,
+    /// `ordinary`, `unschedulable`, `image-pull-fails`, `never-registers`, `crashes:CODE`, `leaves:SECONDS`, `sidecar-stays`, `falls-silent`,
+    /// `hangs-after-job`, `init-fails`, `rejected`,
     /// `evicted:SECONDS`, `out-of-memory:SECONDS`, `node-lost:SECONDS`.
     pub fn parse(text: &str) -> Option<Self> {
         let (word, number) = text.split_once(':').unwrap_or((text, ""));
@@ -41,6 +52,11 @@ impl Behaviour {
             "ordinary" => Some(Self::Ordinary),
             "unschedulable" => Some(Self::Unschedulable),
             "image-pull-fails" => Some(Self::ImagePullFails),
+            "falls-silent" => Some(Self::FallsSilent),
+            "hangs-after-job" => Some(Self::HangsAfterJob),
+            "init-fails" => Some(Self::InitFails),
+            "rejected" => Some(Self::Rejected),
+            "sidecar-stays" => Some(Self::SidecarStays),
             "never-registers" => Some(Self::NeverRegisters),
             "crashes" => number.parse().ok().map(Self::Crashes),
             "leaves" => seconds().map(Self::Leaves),

@@ -1,6 +1,14 @@
 //! One pod's life: scheduler and kubelet in one.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::{
@@ -8,7 +16,10 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     FleetSettings,
@@ -72,6 +83,8 @@ pub(super) struct Kubelet {
     pub(super) struck: watch::Receiver<HashMap<String, Behaviour>>,
     /// How long a pod that is being deleted stays.
     pub(super) lingering: watch::Receiver<Duration>,
+    /// Until when nothing passes between a pod's node and the API server.
+    pub(super) cut_off: watch::Receiver<HashMap<String, Instant>>,
     pub(super) settings: FleetSettings,
 }
 
@@ -83,6 +96,8 @@ struct End {
     exit_code: i32,
     reason: &'static str,
     evicted: bool,
+    /// The pod does, by its other containers.
+    goes_on: bool,
 }
 
 impl Kubelet {
@@ -92,25 +107,44 @@ impl Kubelet {
             kubelet: &self,
             name: pod.metadata.name.clone().unwrap_or_default(),
             process: None,
+            begun: Arc::default(),
             lost: false,
             rng,
             pod,
         };
-        {
-            let overdue = {
-                let mut news = pin!(told.wait_for(|told| *told > Told::Live));
+        let overdue = {
+            let (kubelet, name, begun) = (&self, life.name.clone(), life.begun.clone());
+            let mut living = pin!(life.live());
+            let news = {
+                let mut news = pin!(async {
+                    let news = told.wait_for(|told| *told > Told::Live).await.map(|told| *told);
+                    kubelet.is_connected(&name).await;
+                    news
+                });
                 tokio::select! {
                     biased;
                     // An error says that the pod is gone.
-                    news = &mut news => news.is_ok_and(|told| *told == Told::Overdue),
-                    _ = life.live() => false,
+                    news = &mut news => news.ok(),
+                    _ = &mut living => None,
                 }
             };
-            if overdue {
-                let _ = life.overdue().await;
+            if news == Some(Told::Deleting) && begun.load(Ordering::Relaxed) {
+                // The shell that is asked to end tells the runner nothing: that works on, and may even get a job.
+                let gone = told.wait_for(|_| false);
+                tokio::select! {
+                    biased;
+                    _ = gone => {}
+                    () = tokio::time::sleep(self.settings.grace) => {}
+                    _ = living => {}
+                }
             }
-            let _ = told.wait_for(|told| *told == Told::Deleting).await;
+            news == Some(Told::Overdue)
+        };
+        if overdue {
+            let _ = life.overdue().await;
         }
+        let _ = told.wait_for(|told| *told == Told::Deleting).await;
+        life.is_connected().await;
         if let Some(secret) = jit_source(&life.pod) {
             self.secrets.forget(&secret.0);
         }
@@ -122,6 +156,18 @@ impl Kubelet {
             tokio::time::sleep(lingers).await;
             // Gone already, or about to be.
             let _ = life.release().await;
+        }
+    }
+
+    /// Waits until the pod's node hears of the API server.
+    async fn is_connected(&self, pod: &str) {
+        let mut cut_off = self.cut_off.clone();
+        loop {
+            let until = cut_off.borrow_and_update().get(pod).copied();
+            let Some(until) = until.filter(|until| *until > Instant::now()) else {
+                return;
+            };
+            tokio::time::sleep_until(until).await;
         }
     }
 
@@ -137,7 +183,10 @@ impl Kubelet {
             drop(permit);
             let result = result.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())));
             match result {
-                Err(kube::Error::Api(status)) if !(status.code >= 500 || matches!(status.code, 401 | 429)) => {
+                // It is gone, or another one by now. Whatever else is said, a kubelet asks again.
+                Err(kube::Error::Api(status))
+                    if status.code == 409 || (status.code == 404 && status.message.contains("\" not found")) =>
+                {
                     return Err(kube::Error::Api(status));
                 }
                 Err(error) => {
@@ -157,6 +206,8 @@ struct Life<'a> {
     name: String,
     pod: Pod,
     process: Option<Arc<Process>>,
+    /// Its process has.
+    begun: Arc<AtomicBool>,
     /// Its node is gone: nobody says anything more, not even at its deletion.
     lost: bool,
     rng: fastrand::Rng,
@@ -172,6 +223,9 @@ impl Life<'_> {
             _ => {}
         }
         let behaviour = self.settle().await?;
+        if let Some(status) = refused_status(behaviour) {
+            return self.patch(status).await;
+        }
         let delay = self.stretched(self.kubelet.settings.start_delay);
         tokio::time::sleep(delay).await;
         let jit = match jit_source(&self.pod) {
@@ -179,6 +233,7 @@ impl Life<'_> {
             None => None,
         };
         let started = self.now();
+        self.begun.store(true, Ordering::Relaxed);
         let (running, end) = {
             let process = jit.as_deref().and_then(Identity::decode).map(|identity| {
                 let (github, clock) = (self.kubelet.github.clone(), self.kubelet.clock.clone());
@@ -190,7 +245,7 @@ impl Life<'_> {
             tokio::join!(self.patch(status), async {
                 let end = tokio::select! {
                     biased;
-                    end = run(process.as_deref(), behaviour) => end,
+                    end = run(process.as_deref(), behaviour, self.kubelet) => end,
                     end = self.struck() => end,
                 };
                 tokio::time::sleep(exit_delay).await;
@@ -300,7 +355,12 @@ impl Life<'_> {
         self.patch(ended_status(&self.pod, end, started, &self.now())).await
     }
 
+    async fn is_connected(&self) {
+        self.kubelet.is_connected(&self.name).await;
+    }
+
     async fn patch(&self, status: Value) -> Result<(), Gone> {
+        self.is_connected().await;
         let patch = Patch::Merge(json!({"metadata": {"uid": self.pod.metadata.uid}, "status": status}));
         let params = PatchParams::default();
         let pods = &self.kubelet.pods;
@@ -339,24 +399,49 @@ impl Life<'_> {
 }
 
 /// Runs the runner's process as `behaviour` has it. `None`: nothing is heard of it any more.
-async fn run(process: Option<&Process>, behaviour: Behaviour) -> Option<End> {
+async fn run(process: Option<&Process>, behaviour: Behaviour, kubelet: &Kubelet) -> Option<End> {
+    let (mut rule, refused) = (kubelet.rule.clone(), kubelet.settings.refused);
+    rule.borrow_and_update();
     let leaves_after = match behaviour {
         Behaviour::Leaves(after) => Some(after),
         _ => None,
     };
     let ordinary = async {
         match process {
-            Some(process) => process.run(leaves_after).await,
+            Some(process) => process.run(leaves_after).await.unwrap_or(refused),
             None => BAD_CONFIGURATION,
         }
     };
     let (after, cut) = match behaviour {
         Behaviour::NeverRegisters => return std::future::pending().await,
+        Behaviour::FallsSilent => {
+            if let Some(process) = process {
+                process.fall_silent().await;
+            }
+            return std::future::pending().await;
+        }
+        Behaviour::HangsAfterJob => {
+            let code = ordinary.await;
+            // Until pods behave otherwise.
+            let _ = rule.changed().await;
+            return Some(End::code(code));
+        }
         Behaviour::Crashes(code) => return Some(End::code(code)),
         Behaviour::Evicted(after) => (after, Some(End::evicted())),
         Behaviour::OutOfMemory(after) => (after, Some(End::out_of_memory())),
         Behaviour::NodeLost(after) => (after, None),
-        Behaviour::Ordinary | Behaviour::Unschedulable | Behaviour::ImagePullFails | Behaviour::Leaves(_) => {
+        Behaviour::SidecarStays => {
+            return Some(End {
+                goes_on: true,
+                ..End::code(ordinary.await)
+            });
+        }
+        Behaviour::Ordinary
+        | Behaviour::Unschedulable
+        | Behaviour::ImagePullFails
+        | Behaviour::InitFails
+        | Behaviour::Rejected
+        | Behaviour::Leaves(_) => {
             return Some(End::code(ordinary.await));
         }
     };
@@ -372,6 +457,7 @@ impl End {
             exit_code,
             reason: if exit_code == 0 { "Completed" } else { "Error" },
             evicted: false,
+            goes_on: false,
         }
     }
 
@@ -435,6 +521,20 @@ fn waiting_status(pod: &Pod, (reason, message): (&str, &str), now: &str) -> Valu
         "containerStatuses": container_statuses(pod, false, &state)})
 }
 
+/// Of a pod whose container `runner` never begins.
+fn refused_status(behaviour: Behaviour) -> Option<Value> {
+    match behaviour {
+        Behaviour::InitFails => Some(
+            json!({"phase": "Failed", "initContainerStatuses": [{"name": "init", "image": "",
+            "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}),
+        ),
+        Behaviour::Rejected => Some(json!({"phase": "Failed", "reason": "UnexpectedAdmissionError",
+            "message": "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices"})),
+        _ => None,
+    }
+}
+
 fn running_status(pod: &Pod, now: &str) -> Value {
     let state = json!({"running": {"startedAt": now}});
     json!({"phase": "Running", "startTime": now, "conditions": conditions(true, now),
@@ -444,7 +544,11 @@ fn running_status(pod: &Pod, now: &str) -> Value {
 fn ended_status(pod: &Pod, end: &End, started: &str, now: &str) -> Value {
     let state = json!({"terminated": {"exitCode": end.exit_code, "reason": end.reason, "startedAt": started,
         "finishedAt": now}});
-    let phase = if end.exit_code == 0 { "Succeeded" } else { "Failed" };
+    let phase = match end.exit_code {
+        _ if end.goes_on => "Running",
+        0 => "Succeeded",
+        _ => "Failed",
+    };
     let mut status = json!({"phase": phase, "conditions": conditions(false, now),
         "containerStatuses": container_statuses(pod, false, &state)});
     if end.evicted {

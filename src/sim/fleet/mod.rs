@@ -31,7 +31,10 @@ use kube::{
     Api,
     runtime::watcher::{self, watcher},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 pub use self::behaviour::{BEHAVIOUR, Behaviour};
 use self::{
@@ -56,6 +59,10 @@ pub struct FleetSettings {
     pub start_delay: Duration,
     /// From the end of the job to the end of the process.
     pub exit_delay: Duration,
+    /// How long a process goes on that is asked to end, as a runner does whose shell passes no signal on.
+    pub grace: Duration,
+    /// The exit code of a runner whose registration or job is gone, or whose configuration was used before.
+    pub refused: i32,
     /// Both delays are stretched by up to this share of themselves, at random.
     pub jitter: f64,
     /// Calls to the API server at one time.
@@ -69,6 +76,8 @@ impl Default for FleetSettings {
             node: "simulated-node".to_owned(),
             start_delay: Duration::ZERO,
             exit_delay: Duration::ZERO,
+            grace: Duration::ZERO,
+            refused: 1,
             jitter: 0.0,
             calls_in_flight: 64,
         }
@@ -81,6 +90,7 @@ pub struct Fleet {
     rule: watch::Sender<Rule>,
     blows: watch::Sender<HashMap<String, Behaviour>>,
     lingers: watch::Sender<Duration>,
+    cuts: watch::Sender<HashMap<String, Instant>>,
 }
 
 impl fmt::Debug for Fleet {
@@ -102,6 +112,7 @@ impl Fleet {
         let (rule, ruled) = watch::channel(behaviour::ordinary());
         let (blows, struck) = watch::channel(HashMap::new());
         let (lingers, lingering) = watch::channel(Duration::ZERO);
+        let (cuts, cut_off) = watch::channel(HashMap::new());
         let secrets = Arc::new(Secrets::new(Api::namespaced(client.clone(), namespace)));
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let kubelet = Arc::new(Kubelet {
@@ -113,6 +124,7 @@ impl Fleet {
             rule: ruled,
             struck,
             lingering,
+            cut_off,
             settings,
         });
         let secrets_api: Api<Secret> = Api::namespaced(client.clone(), namespace);
@@ -131,7 +143,12 @@ impl Fleet {
             })
             .await;
         });
-        Self { rule, blows, lingers }
+        Self {
+            rule,
+            blows,
+            lingers,
+            cuts,
+        }
     }
 
     /// How pods behave from now on, where their own annotation does not say. Pods that wait for a node or an
@@ -145,6 +162,13 @@ impl Fleet {
     pub fn strike(&self, pod: &str, blow: Behaviour) {
         self.blows.send_modify(|all| {
             all.insert(pod.to_owned(), blow);
+        });
+    }
+
+    /// The pod's node and the API server hear nothing of each other for so long; its process goes on.
+    pub fn cut_off(&self, pod: &str, time: Duration) {
+        self.cuts.send_modify(|all| {
+            all.insert(pod.to_owned(), Instant::now() + time);
         });
     }
 

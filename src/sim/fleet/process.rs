@@ -22,9 +22,6 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// Rest after an answer that makes no sense, or none.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How a process ends whose registration or job is gone, or whose configuration was used before.
-const REFUSED: i32 = 1;
-
 /// Who the runner is, from its JIT configuration.
 #[derive(Clone)]
 pub(super) struct Identity {
@@ -84,9 +81,16 @@ impl Process {
         }
     }
 
-    /// Connects, runs one job, says with what code the process ends. Without a job it leaves after so long, if at all.
-    pub(super) async fn run(&self, leaves_after: Option<Duration>) -> i32 {
-        self.live(leaves_after).await.unwrap_or(REFUSED)
+    /// Connects, runs one job, says with what code the process ends; `None`: its registration or job is gone, or its
+    /// configuration was used before. Without a job it leaves after so long, if at all.
+    pub(super) async fn run(&self, leaves_after: Option<Duration>) -> Option<i32> {
+        self.live(leaves_after).await.ok()
+    }
+
+    /// It connects, and GitHub never hears of it again.
+    pub(super) async fn fall_silent(&self) {
+        // Refused or not, it goes on.
+        let _ = self.call(Method::POST, "/connect", Bytes::new()).await;
     }
 
     /// What a runner does when it is asked to end: an idle one says good-bye, a busy one has no time for it.

@@ -4,8 +4,8 @@
 use fastrand::Rng;
 
 use super::plan::{
-    ApiTrouble, Arrival, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, Moment, Peer, Plan, PodTrouble, SetShape,
-    Shape, Timed,
+    ApiTrouble, Arrival, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, LEASES, Moment, Peer, Plan, PodTrouble,
+    SetShape, Shape, Timed,
 };
 use crate::sim::{
     gharts::Flavour,
@@ -99,6 +99,10 @@ fn shape(rng: &mut Rng) -> Shape {
         api_latency_ms: pick(rng, &[0, 0, 20, 200, 1_000]),
         events_late_ms: pick(rng, &[0, 0, 50, 500, 3_000]),
         narrow_gharts: rng.u32(..5) == 0,
+        second_file_late_ms: pick(rng, &[0, 0, 15_000, 70_000]),
+        refused_ends_well: rng.bool(),
+        grace_ms: pick(rng, &[0, 0, 30_000]),
+        tokens_live_s: pick(rng, &[None, None, Some(400)]),
     }
 }
 
@@ -250,8 +254,8 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
         2 => Fault::ResetAfter { peer, call, times },
         3 => Fault::ClientError {
             peer,
+            status: pick(rng, statuses_of(&call)),
             call,
-            status: pick(rng, &[400, 401, 403, 408, 409, 422]),
             times,
         },
         4 => Fault::ServerError {
@@ -276,6 +280,13 @@ fn on_the_way(rng: &mut Rng, uses_gharts: bool, sets: usize) -> Fault {
         8 => Fault::Hang { peer, call, times },
         _ => Fault::Absent { peer },
     }
+}
+
+/// Which refusals may come of such a call. 404 of what is to be removed says that it is gone, and is believed.
+fn statuses_of(call: &str) -> &'static [u16] {
+    const ALL: [u16; 8] = [400, 401, 403, 408, 409, 422, 404, 410];
+    let removes = call.is_empty() || call.starts_with("DELETE") || call.ends_with("/agents");
+    if removes { &ALL[..6] } else { &ALL }
 }
 
 fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
@@ -307,8 +318,9 @@ fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
 }
 
 fn of_kubernetes(rng: &mut Rng) -> Fault {
-    match rng.u32(..10) {
+    match rng.u32(..11) {
         0 => Fault::WatchCut,
+        10 => Fault::LeaseTaken,
         5 | 9 => Fault::LeaseDeleted,
         4 => Fault::RightsLost,
         1 => Fault::HistoryCompacted,
@@ -335,6 +347,9 @@ fn api_trouble(rng: &mut Rng) -> Fault {
             ApiTrouble::Silent,
             ApiTrouble::Conflict,
             ApiTrouble::Invalid,
+            ApiTrouble::Denied,
+            ApiTrouble::NotFound,
+            ApiTrouble::Expired,
         ],
     );
     // Who neither hears what its creations came to nor sees any pod can know of none.
@@ -362,6 +377,11 @@ fn of_pods(rng: &mut Rng) -> Fault {
                     PodTrouble::EndsWell,
                     PodTrouble::Leaves,
                     PodTrouble::Deprecated,
+                    PodTrouble::SidecarStays,
+                    PodTrouble::FallsSilent,
+                    PodTrouble::HangsAfterJob,
+                    PodTrouble::InitFails,
+                    PodTrouble::Rejected,
                 ],
             ),
             percent: pick(rng, &[30, 100, 100]),
@@ -376,6 +396,7 @@ fn of_pods(rng: &mut Rng) -> Fault {
                     Blow::Evicted,
                     Blow::OutOfMemory,
                     Blow::NodeLost,
+                    Blow::NodeAway,
                     Blow::DeletedByHand,
                     Blow::SecretDeleted,
                     Blow::Unregistered,
@@ -461,7 +482,20 @@ fn of_the_process(rng: &mut Rng, shape: &Shape) -> Fault {
         4 => Fault::Paused { replica },
         5 => Fault::ClusterLost { replica },
         _ => Fault::Panic {
-            call: pick(rng, &["", "/messages", "/sessions", "jit", "/agents", "DELETE /"]).to_owned(),
+            call: pick(
+                rng,
+                &[
+                    "",
+                    "/messages",
+                    "/sessions",
+                    "jit",
+                    "/agents",
+                    "DELETE /",
+                    "/pods",
+                    LEASES,
+                ],
+            )
+            .to_owned(),
             times: pick(rng, &[1, 3]),
         },
     }

@@ -1,6 +1,8 @@
 //! The daemon's processes during a run: their starts, their deaths, and what can be seen of them from outside.
 
 use std::{
+    fs, io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -13,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     judge::{Eye, Invariant},
-    plan::{Fault, Moment, Shape},
+    plan::{Fault, LEASES, Moment, Shape, Timed},
     run::{ORDERLY_END, Run, TICK},
     subject::{Glance, Launch},
 };
@@ -57,9 +59,24 @@ pub(super) struct Death {
     reborn: Option<Instant>,
 }
 
+impl Death {
+    /// It has ended, and is started again.
+    fn by_itself(skew: i64) -> Self {
+        Self {
+            at_the_latest: Instant::now(),
+            down: START_AGAIN,
+            skew,
+            reborn: None,
+        }
+    }
+}
+
 /// One of the deployment's replicas.
 pub(super) struct Replica {
     name: &'static str,
+    pub(super) file: PathBuf,
+    /// It says what no daemon takes over.
+    pub(super) is_file_wrong: bool,
     skew: i64,
     /// So far somebody has set its machine's clock forward.
     stepped: i64,
@@ -70,10 +87,12 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn all(shape: &Shape) -> Vec<Self> {
+    pub(super) fn all(shape: &Shape, dir: &Path) -> Vec<Self> {
         let skews = [Some(shape.skew_seconds), shape.second_replica];
         let replica = |(name, skew)| Self {
             name,
+            file: dir.join(name).with_extension("yaml"),
+            is_file_wrong: false,
             skew,
             stepped: 0,
             daemon: None,
@@ -85,6 +104,13 @@ impl Replica {
             .zip(skews.into_iter().flatten())
             .map(replica)
             .collect()
+    }
+
+    /// From now on its file says this: all at once, as a ConfigMap changes.
+    pub(super) fn has_file(&self, text: &str) -> io::Result<()> {
+        let next = self.file.with_extension("next");
+        fs::write(&next, text)?;
+        fs::rename(&next, &self.file)
     }
 
     /// It can act: not killed, not told to end, not stopped.
@@ -115,7 +141,7 @@ impl Run<'_> {
         cable.look_on(Arc::new(Eye::of(&self.judge, name)));
         let transport = self.world.services.transport();
         let launch = Launch {
-            file: self.file,
+            file: &self.replicas[index].file,
             github: cable.transport(transport.clone()),
             gharts: cable.transport(transport),
             kubernetes: cable.client(&self.world.daemon_client(), RUNNER_NAMESPACE),
@@ -143,13 +169,11 @@ impl Run<'_> {
                 });
             }
             // Whoever started it starts it again.
-            Err(error) if self.text().is_wrong => {
+            Err(error) if self.replicas[index].is_file_wrong => {
                 self.journal.say(|| format!("process  {name} does not start: {error}"));
                 self.replicas[index].death = Some(Death {
-                    at_the_latest: Instant::now(),
-                    down: START_AGAIN,
-                    skew,
                     reborn: Some(Instant::now() + START_AGAIN),
+                    ..Death::by_itself(skew)
                 });
             }
             Err(error) => self
@@ -199,6 +223,9 @@ impl Run<'_> {
     /// From now on, so often, whatever sends such a call panics.
     pub(super) fn make_panic(&self, call: &str, times: u32) {
         for daemon in self.living() {
+            if call.starts_with('/') {
+                daemon.cable.make_fatal(call, times);
+            }
             let (call, left) = (call.to_owned(), AtomicU32::new(times));
             daemon.cable.spoil(Arc::new(move |request| {
                 let line = format!("{} {}", request.method(), request.uri().path());
@@ -356,11 +383,18 @@ impl Run<'_> {
         let mut reasons = Vec::new();
         let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE).len();
         let calm = self.judge.is_calm();
+        // Where the keeper of the Lease panics, the process ends, and whoever started it starts it again.
+        let panics = |timed: &Timed| matches!(&timed.fault, Fault::Panic { call, .. } if *call == LEASES);
+        let ends_process = self.plan.faults.iter().any(panics);
         for replica in &mut self.replicas {
             let Some(daemon) = replica.acts() else { continue };
             let name = replica.name;
             if daemon.task.is_finished() {
-                self.judge.breach(Invariant::Alive, format!("{name} ended by itself"));
+                if ends_process {
+                    replica.death = replica.death.take().or(Some(Death::by_itself(replica.skew)));
+                } else {
+                    self.judge.breach(Invariant::Alive, format!("{name} ended by itself"));
+                }
                 continue;
             }
             let glance = (daemon.glance)();

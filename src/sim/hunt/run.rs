@@ -1,7 +1,7 @@
 //! One plan, carried out from the first moment to the last, and what came of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::Path,
     sync::{Arc, mpsc},
     thread,
@@ -75,7 +75,14 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
     let world = World::start(options(plan), clock, &tasks).await?;
     let told_late = Duration::from_millis(plan.shape.told_late_ms);
     let latency = Duration::from_millis(plan.shape.latency_ms);
+    let tokens_live = plan
+        .shape
+        .tokens_live_s
+        .map(|seconds| Duration::from_secs(seconds.into()));
     world.github.configure(|settings| {
+        if let Some(ttl) = tokens_live {
+            (settings.admin_token_ttl, settings.queue_token_ttl) = (ttl, ttl);
+        }
         settings.told_after = told_late;
         settings.answer_latency = latency;
     });
@@ -92,12 +99,14 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
             judge.sees(request);
         }
     }));
-    let file = dir.join("config.yaml");
     let text = world.config(dir)?;
-    std::fs::write(&file, text).map_err(|source| WorldError::File {
-        path: file.display().to_string(),
-        source,
-    })?;
+    let replicas = Replica::all(&plan.shape, dir);
+    for replica in &replicas {
+        replica.has_file(&text).map_err(|source| WorldError::File {
+            path: replica.file.display().to_string(),
+            source,
+        })?;
+    }
     let mut run = Run {
         plan,
         subject,
@@ -105,9 +114,10 @@ pub async fn run(plan: &Plan, subject: &dyn Subject, journal: &Journal, dir: &Pa
         judge,
         world: &world,
         tasks: &tasks,
-        file: &file,
+        dir,
         lives: 0,
-        replicas: Replica::all(&plan.shape),
+        replicas,
+        second_file: VecDeque::new(),
         at_work: Vec::new(),
         waiting: Vec::new(),
         edits: Vec::new(),
@@ -164,6 +174,8 @@ fn options(plan: &Plan) -> Options {
             seed: plan.seed,
             start_delay: Duration::from_millis(shape.start_ms),
             exit_delay: Duration::from_millis(shape.exit_ms),
+            grace: Duration::from_millis(shape.grace_ms),
+            refused: i32::from(!shape.refused_ends_well),
             jitter: 0.5,
             ..FleetSettings::default()
         }),
@@ -178,9 +190,12 @@ pub(super) struct Run<'a> {
     pub(super) judge: Arc<Judge>,
     pub(super) world: &'a World,
     pub(super) tasks: &'a Tasks,
-    pub(super) file: &'a Path,
+    /// Where the daemons' files are.
+    pub(super) dir: &'a Path,
     pub(super) lives: u64,
     pub(super) replicas: Vec<Replica>,
+    /// What the second replica's file has yet to say, and when.
+    second_file: VecDeque<(Instant, FileText)>,
     /// With the index of each in the plan.
     pub(super) at_work: Vec<(usize, AtWork)>,
     /// Those that have found nothing to happen to so far.
@@ -195,6 +210,13 @@ pub(super) struct Run<'a> {
     pub(super) said: String,
     pub(super) secrets: BTreeSet<String>,
     pub(super) outcome: Outcome,
+}
+
+/// What stands in a daemon's file.
+struct FileText {
+    text: String,
+    /// No daemon takes it over.
+    is_wrong: bool,
 }
 
 /// Ends a run that stands still.
@@ -279,6 +301,7 @@ impl Run<'_> {
     pub(super) async fn pass_until(&mut self, at: Instant) {
         loop {
             self.pass_deaths().await;
+            self.follow_with_second_file();
             self.try_waiting();
             self.look();
             let next = at.min(Instant::now() + TICK);
@@ -344,7 +367,7 @@ impl Run<'_> {
             world: self.world,
             plan: self.plan,
             tasks: self.tasks,
-            dir: self.file.parent().unwrap_or(self.file),
+            dir: self.dir,
         }
     }
 
@@ -403,18 +426,36 @@ impl Run<'_> {
             max_runners: text.max_runners,
             ..Options::clone(&services.options)
         };
-        let dir = self.file.parent().unwrap_or(self.file);
-        let written = services.config_of(&options, dir, &Place::default()) + text.ending();
-        // As a ConfigMap changes: all at once.
-        let next = self.file.with_extension("next");
-        let swapped = std::fs::write(&next, written).and_then(|()| std::fs::rename(&next, self.file));
-        if let Err(error) = swapped {
-            self.judge.breach(
-                Invariant::Alive,
-                format!("the hunt cannot write {}: {error}", next.display()),
-            );
-        }
+        let written = FileText {
+            text: services.config_of(&options, self.dir, &Place::default()) + text.ending(),
+            is_wrong: text.is_wrong,
+        };
+        self.write_file(0, &written);
         self.judge.file_says(text);
+        if self.replicas.len() > 1 {
+            // Whose file is behind reads nothing new so far.
+            self.judge.sleeps(true);
+            let late = Duration::from_millis(self.plan.shape.second_file_late_ms);
+            self.second_file.push_back((Instant::now() + late, written));
+            self.follow_with_second_file();
+        }
+    }
+
+    fn follow_with_second_file(&mut self) {
+        while let Some((_, written)) = self.second_file.pop_front_if(|(at, _)| *at <= Instant::now()) {
+            self.journal.say(|| "file     the second replica's too".to_owned());
+            self.write_file(1, &written);
+            self.judge.sleeps(false);
+        }
+    }
+
+    fn write_file(&mut self, replica: usize, written: &FileText) {
+        let replica = &mut self.replicas[replica];
+        replica.is_file_wrong = written.is_wrong;
+        if let Err(error) = replica.has_file(&written.text) {
+            let what = format!("the hunt cannot write {}: {error}", replica.file.display());
+            self.judge.breach(Invariant::Alive, what);
+        }
     }
 
     /// What the file says now.

@@ -33,6 +33,12 @@ pub enum Trouble {
     Invalid,
     /// 409: somebody else wrote the object at the same moment.
     Conflict,
+    /// 403: an admission refuses the object.
+    Denied,
+    /// 404: somebody says that it is not there.
+    NotFound,
+    /// 410: what was asked for is too old.
+    Expired,
 }
 
 /// Which requests meet which trouble, and how often.

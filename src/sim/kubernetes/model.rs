@@ -19,6 +19,7 @@ use super::{
     metadata::{field, uuid},
     onlooker::{Onlooker, Request},
     operations::{Operations, Target, WriteOptions, home, stamp},
+    patch::PatchKind,
     refusal::{Cause, Refusal},
     resource::{Resource, find, of_object},
     store::{Object, Store},
@@ -162,6 +163,16 @@ impl Model {
         let now = self.now();
         let mut state = self.state();
         let written = state.operations.create(target, object, WriteOptions::default(), now)?;
+        Ok(Arc::new(written.object))
+    }
+
+    /// Changes an object as an administrator would, by a merge patch.
+    pub fn change(&self, plural: &str, namespace: &str, name: &str, patch: &Value) -> Result<Object, Refusal> {
+        let resource = resource(plural).ok_or_else(Refusal::no_such_resource)?;
+        let now = self.now();
+        let target = target(resource, namespace, name);
+        let (kind, options) = (PatchKind::Merge, WriteOptions::default());
+        let written = self.state().operations.patch(target, kind, patch, options, now)?;
         Ok(Arc::new(written.object))
     }
 

@@ -132,6 +132,12 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
             let why = "admission webhook \"policy.example.com\" denied the request";
             return respond(Err(Refusal::new(422, "Invalid", why)));
         }
+        Some(Trouble::Denied) => {
+            let why = "admission webhook \"policy.example.com\" denied the request: no such pods here";
+            return respond(Err(Refusal::new(403, "Forbidden", why)));
+        }
+        Some(Trouble::NotFound) => return respond(Err(Refusal::no_such_resource())),
+        Some(Trouble::Expired) => return respond(Err(Refusal::expired("too old resource version: 1 (2)"))),
         Some(Trouble::Conflict) => {
             let name = path.as_ref().map_or("", |path| &path.name);
             let why = "the object has been modified; please apply your changes to the latest version and try again";

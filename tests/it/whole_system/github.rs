@@ -367,3 +367,48 @@ async fn b8_sets_that_hang_or_are_refused_leave_the_others_alone() {
     running.until_finished(&late, 5 * MINUTE).await;
     running.end().await;
 }
+
+/// The set is there by its own account, and no session is to be had.
+#[tokio::test(start_paused = true)]
+async fn b1_b15_sessions_that_are_not_found_are_asked_for_ever_more_rarely_and_said() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let gone = json!({"message": "there is none"}).to_string();
+    let refused = running.world.network.disturb(
+        GITHUB,
+        "/sessions",
+        Trouble::Answered(StatusCode::NOT_FOUND, gone.clone()),
+    );
+    running.world.github.lose_session("linux");
+    running.until_reason("linux", "configuration").await;
+    running.pass(10 * MINUTE).await;
+    let asked = refused.met();
+    assert!((5..=60).contains(&asked), "asked {asked} times in ten minutes");
+    refused.end();
+    let queued = running.queue(&jobs("linux", 3)).await;
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.end().await;
+}
+
+/// The service answers each deletion, and gives the message again.
+#[tokio::test(start_paused = true)]
+async fn b2_a_message_that_comes_again_after_its_deletion_makes_no_storm() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    running
+        .until("a session", |world| {
+            world.github.set("linux").is_some_and(|s| s.polling)
+        })
+        .await;
+    // What comes at once after the session's opening may be a repetition, and is rested from for that.
+    running.pass(MINUTE).await;
+    let kept = running
+        .world
+        .network
+        .disturb(GITHUB, "DELETE /", Trouble::Answered(StatusCode::OK, "{}".to_owned()));
+    let queued = running.queue(&jobs("linux", 1).lasting(10 * MINUTE)).await;
+    running.pass(5 * MINUTE).await;
+    let calls = kept.met();
+    assert!((2..=310).contains(&calls), "{calls} deletions in five minutes");
+    kept.end();
+    running.until_finished(&queued, 20 * MINUTE).await;
+    running.end().await;
+}

@@ -6,7 +6,7 @@ use gharts_listener::sim::{
     fleet::Behaviour,
     github::{JobHandle, JobState, NewJobs},
     kubernetes::{Fault, Trouble},
-    world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, World, install},
+    world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, World, install},
 };
 use serde_json::json;
 
@@ -80,17 +80,83 @@ async fn b31_a_runner_that_crashes_before_it_registers_makes_its_set_back_off() 
 
 #[tokio::test(start_paused = true)]
 async fn b31_crashing_pods_are_not_made_by_the_hundred() {
+    not_by_the_hundred(Behaviour::Crashes(1)).await;
+}
+
+/// An ill device plugin, a template whose init container fails.
+#[tokio::test(start_paused = true)]
+async fn b31_pods_that_never_begin_are_not_made_by_the_hundred() {
+    for behaviour in [Behaviour::Rejected, Behaviour::InitFails] {
+        not_by_the_hundred(behaviour).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b31_an_init_container_that_fails_has_its_own_reason() {
+    failing_then_cured(Behaviour::InitFails, "failed_to_start", 10 * MINUTE).await;
+}
+
+/// Its process hangs, GitHub sees it no more, and gives it no job.
+#[tokio::test(start_paused = true)]
+async fn b12_b14_a_job_does_not_wait_for_an_idle_runner_that_has_fallen_silent() {
+    let running = Running::start(Options {
+        sets: vec![SetOptions {
+            min_runners: 1,
+            ..SetOptions::new("linux", Provisioner::ScaleSet, 5)
+        }],
+        ..Options::default()
+    })
+    .await;
+    fleet(&running).behave(|_| Behaviour::FallsSilent);
+    running
+        .until("a spare runner", |world| {
+            world.github.runners().iter().any(|runner| runner.online)
+        })
+        .await;
+    running.pass(30 * SECOND).await;
+    fleet(&running).behave(|_| Behaviour::Ordinary);
+    let jobs = running.queue(&jobs(1)).await;
+    running.until_ended(&jobs, 4 * MINUTE).await;
+    running.end_with_spares(1).await;
+}
+
+/// Its process hangs after its job, and the daemon is started again before it has removed the pod.
+#[tokio::test(start_paused = true)]
+async fn b34_a_pod_whose_job_is_long_over_is_not_taken_for_busy_after_a_restart() {
+    let mut running = Running::start(Options {
+        sets: vec![SetOptions::new("linux", Provisioner::ScaleSet, 1)],
+        ..Options::default()
+    })
+    .await;
+    fleet(&running).behave(|_| Behaviour::HangsAfterJob);
+    let first = running.queue(&jobs(1)).await;
+    running.until_ended(&first, 2 * MINUTE).await;
+    running.pass(10 * SECOND).await;
+    running.kill();
+    running.start_again();
+    let second = running.queue(&jobs(1)).await;
+    running
+        .until_within("the old pod's end", 10 * MINUTE, |world| {
+            world.github.job(&second[0].id).is_some_and(|job| job.runner.is_some())
+        })
+        .await;
+    fleet(&running).behave(|_| Behaviour::Ordinary);
+    running.until_ended(&second, 2 * MINUTE).await;
+    running.end().await;
+}
+
+async fn not_by_the_hundred(behaviour: Behaviour) {
     let running = Running::start(scale_set()).await;
-    fleet(&running).behave(|_| Behaviour::Crashes(1));
+    fleet(&running).behave(move |_| behaviour);
     running.queue(&jobs(10)).await;
     tokio::time::sleep(10 * MINUTE).await;
     let made = running.world.counters.created();
-    assert!((3..=30).contains(&made), "{made} pods in ten minutes");
+    assert!((3..=30).contains(&made), "{behaviour:?}: {made} pods in ten minutes");
     tokio::time::sleep(10 * MINUTE).await;
     let more = running.world.counters.created() - made;
     assert!(
         (1..=made / 2).contains(&more),
-        "{made} pods in ten minutes, {more} in the next ten: ever more rarely"
+        "{behaviour:?}: {made} pods in ten minutes, {more} in the next ten: ever more rarely"
     );
 }
 

@@ -191,9 +191,48 @@ async fn b38_a_ca_bundle_makes_new_connections_and_a_broken_one_keeps_the_old() 
         })
         .await;
     assert_eq!(dialled(), 2);
+    // It changes while the file is wrong.
+    let right = fs::read_to_string(&running.file).unwrap();
+    swap(&running.file, "scaleSetz: []\n");
+    running
+        .until_within("the refusal", SEEN, |_| {
+            !running.status().configuration.problems.is_empty()
+        })
+        .await;
+    swap(&bundle, &ca("four"));
+    running.pass(11 * SECOND).await;
+    swap(&running.file, &right);
+    running
+        .until_within("no problem", SEEN, |_| {
+            running.status().configuration.problems.is_empty()
+        })
+        .await;
+    assert_eq!(dialled(), 3);
     running.until_finished(&queued, 10 * MINUTE).await;
     assert!(running.succeeded(&queued));
     assert_eq!(running.sessions_opened(), 1);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b38_b52_a_proxys_password_makes_new_connections() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxy-{}", std::process::id()));
+    fs::write(&file, "user:one").unwrap();
+    let running = Stage::set_with(with_provisioner(Provisioner::ScaleSet), |text| {
+        let proxy = format!(
+            "  proxy: {{ https: \"http://proxy.test:3128\", credentialsFile: {}, runnersSecret: proxy }}\n  auth:\n",
+            file.display()
+        );
+        text.replace("  auth:\n", &proxy)
+    })
+    .await
+    .start();
+    let dialled = || running.daemon.dialled.load(std::sync::atomic::Ordering::Relaxed);
+    running.pass(20 * SECOND).await;
+    assert_eq!(dialled(), 0);
+    swap(&file, "user:two");
+    running.pass(11 * SECOND).await;
+    assert_eq!(dialled(), 1);
     running.end().await;
 }
 

@@ -34,7 +34,7 @@ async fn b7_the_death_of_the_leases_keeper_closes_the_sessions_and_ends_the_proc
     running
         .until("jobs at work", |_| running.count(&queued, JobState::Running) == 10)
         .await;
-    running.daemon.cable.make_fatal(Some("/leases/"));
+    running.daemon.cable.make_fatal("/leases/", u32::MAX);
     let ended = tokio::time::timeout(MINUTE, &mut running.daemon.task).await;
     let error = ended.expect("it ends").unwrap().unwrap_err();
     assert!(matches!(error, app::Error::Core(_)), "{error}");
@@ -125,12 +125,12 @@ async fn b8_calls_and_watches_of_pods_that_panic_begin_anew_and_nothing_is_lost(
     running
         .until("jobs at work", |_| running.count(&before, JobState::Running) == 5)
         .await;
-    running.daemon.cable.make_fatal(Some("/pods"));
+    running.daemon.cable.make_fatal("/pods", u32::MAX);
     let meanwhile = running.queue(&jobs("linux", 5).lasting(MINUTE)).await;
     running.until_reason("linux", "set_failed").await;
     running.pass(5 * MINUTE).await;
     assert_eq!(running.count(&meanwhile, JobState::Finished), 0);
-    running.daemon.cable.make_fatal(None);
+    running.daemon.cable.make_fatal("/pods", 0);
     running.until_finished(&meanwhile, 10 * MINUTE).await;
     running.until_finished(&before, MINUTE).await;
     running.until_no_reason("linux", "set_failed").await;

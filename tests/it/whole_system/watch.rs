@@ -51,6 +51,35 @@ async fn watch_meets(trouble: Trouble, within: Duration) {
     running.end().await;
 }
 
+/// Somebody has taken the right to watch away; pods are made all the same, and no runner dies of it.
+#[tokio::test(start_paused = true)]
+async fn b12_b15_pods_that_cannot_be_watched_are_said_and_not_ended_without_proof() {
+    let running = Running::start(two_runners()).await;
+    running.queue(&jobs(1)).await;
+    running.until("a runner", |world| world.counters.live() == 1).await;
+    running.pass(2 * MINUTE).await;
+    let kubernetes = &running.world.kubernetes;
+    for verb in ["watch", "list"] {
+        kubernetes.add_fault(
+            Fault::new(Trouble::NotFound)
+                .verb(verb)
+                .resource("pods")
+                .user(&account_name()),
+        );
+    }
+    kubernetes.cut_watches();
+    let long = running.queue(&jobs(2).lasting(20 * MINUTE)).await;
+    let reason = running.until_reason("linux", "cluster_unavailable").await;
+    assert!(reason.message.contains("cannot be watched"), "{}", reason.message);
+    running.pass(15 * MINUTE).await;
+    kubernetes.clear_faults();
+    running.until_finished(&long, 30 * MINUTE).await;
+    for job in &long {
+        assert!(!running.world.github.job(&job.id).unwrap().runner_lost);
+    }
+    running.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn b36_a_watch_that_is_never_answered_is_asked_for_again_within_a_minute() {
     watch_meets(Trouble::Hang, 3 * MINUTE).await;

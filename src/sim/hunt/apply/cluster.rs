@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{AtWork, Stage};
 use crate::sim::{
     fleet::Behaviour,
-    hunt::plan::{ApiTrouble, Blow, Fault, PodTrouble},
+    hunt::plan::{ApiTrouble, Blow, Fault, PodTrouble, Timed, USURPER},
     kubernetes,
     world::{DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE, account_name},
 };
@@ -88,6 +88,10 @@ impl Stage<'_> {
                 AtWork::new(end, move || met)
             }
             Fault::LeaseDeleted => AtWork::done(model.delete("leases", DAEMON_NAMESPACE, LEASE).is_ok()),
+            Fault::LeaseTaken => {
+                let taken = json!({"spec": {"holderIdentity": USURPER, "leaseDurationSeconds": 15}});
+                AtWork::done(model.change("leases", DAEMON_NAMESPACE, LEASE, &taken).is_ok())
+            }
             Fault::ResourceQuota { pods } => {
                 const NAME: &str = "few-pods";
                 let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota",
@@ -104,9 +108,9 @@ impl Stage<'_> {
         })
     }
 
-    pub(super) fn of_pods(&self, fault: &Fault) -> Option<AtWork> {
+    pub(super) fn of_pods(&self, timed: &Timed) -> Option<AtWork> {
         let fleet = self.world.fleet.clone()?;
-        Some(match fault {
+        Some(match &timed.fault {
             Fault::PodsFail { how, percent } => {
                 let met = Arc::new(AtomicBool::new(false));
                 let (seen, how, percent) = (met.clone(), pod_trouble(*how), u64::from(*percent));
@@ -125,7 +129,7 @@ impl Stage<'_> {
                     move || met.load(Ordering::SeqCst),
                 )
             }
-            Fault::PodStruck { how, nth } => AtWork::done(self.strike(*how, *nth)),
+            Fault::PodStruck { how, nth } => AtWork::done(self.strike(*how, *nth, Duration::from_millis(timed.for_ms))),
             Fault::PodsStuckTerminating { ms } => {
                 fleet.linger(Duration::from_millis(*ms));
                 AtWork::new(move || fleet.linger(Duration::ZERO), || true)
@@ -135,7 +139,7 @@ impl Stage<'_> {
     }
 
     /// Strikes one of the daemon's pods that are there. False: there is none.
-    fn strike(&self, how: Blow, nth: usize) -> bool {
+    fn strike(&self, how: Blow, nth: usize, lasting: Duration) -> bool {
         let (Some(fleet), model) = (&self.world.fleet, self.world.kubernetes.clone()) else {
             return false;
         };
@@ -162,6 +166,15 @@ impl Stage<'_> {
                     let _ = model.purge("pods", RUNNER_NAMESPACE, &name);
                 });
             }
+            Blow::NodeAway => {
+                fleet.cut_off(&name, lasting);
+                self.tasks.spawn("node controller", async move {
+                    if lasting > NODE_GIVEN_UP {
+                        tokio::time::sleep(NODE_GIVEN_UP).await;
+                        let _ = model.delete("pods", RUNNER_NAMESPACE, &name);
+                    }
+                });
+            }
             Blow::DeletedByHand => return model.delete("pods", RUNNER_NAMESPACE, &name).is_ok(),
             Blow::SecretDeleted => return model.delete("secrets", RUNNER_NAMESPACE, &name).is_ok(),
             Blow::Unregistered => return self.world.github.remove_runner(&name),
@@ -182,6 +195,9 @@ fn api_trouble(how: ApiTrouble) -> kubernetes::Trouble {
         ApiTrouble::Silent => kubernetes::Trouble::Silent,
         ApiTrouble::Conflict => kubernetes::Trouble::Conflict,
         ApiTrouble::Invalid => kubernetes::Trouble::Invalid,
+        ApiTrouble::Denied => kubernetes::Trouble::Denied,
+        ApiTrouble::NotFound => kubernetes::Trouble::NotFound,
+        ApiTrouble::Expired => kubernetes::Trouble::Expired,
     }
 }
 
@@ -194,5 +210,10 @@ fn pod_trouble(how: PodTrouble) -> Behaviour {
         PodTrouble::EndsWell => Behaviour::Crashes(0),
         PodTrouble::Leaves => Behaviour::Leaves(LEAVES_AFTER),
         PodTrouble::Deprecated => Behaviour::Crashes(7),
+        PodTrouble::SidecarStays => Behaviour::SidecarStays,
+        PodTrouble::FallsSilent => Behaviour::FallsSilent,
+        PodTrouble::HangsAfterJob => Behaviour::HangsAfterJob,
+        PodTrouble::InitFails => Behaviour::InitFails,
+        PodTrouble::Rejected => Behaviour::Rejected,
     }
 }

@@ -52,7 +52,7 @@ impl Stage<'_> {
         self.on_the_way(fault)
             .or_else(|| self.of_github(timed))
             .or_else(|| self.of_kubernetes(fault))
-            .or_else(|| self.of_pods(fault))
+            .or_else(|| self.of_pods(timed))
             .or_else(|| self.of_gharts(timed))
     }
 

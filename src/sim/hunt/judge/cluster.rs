@@ -165,7 +165,7 @@ impl Judge {
             state.queues.most(&set, Instant::now(), grace)
         };
         let wanted = min as usize + told;
-        if covering > wanted {
+        if covering > wanted && !self.removals_queue {
             self.breach(
                 Invariant::Demand,
                 format!("{name}: {covering} runners of {set} for {wanted} (minRunners {min} and {told} jobs)"),
@@ -224,7 +224,7 @@ fn set_of(pod: &Object) -> String {
         .to_owned()
 }
 
-fn has_ended(pod: &Object) -> bool {
+pub(super) fn has_ended(pod: &Object) -> bool {
     let ended = |status: &Value| status["name"] == "runner" && !status["state"]["terminated"].is_null();
     let containers = pod["status"]["containerStatuses"].as_array();
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))

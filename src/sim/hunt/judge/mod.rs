@@ -97,6 +97,8 @@ struct State {
     leaving: HashMap<String, Option<Instant>>,
     /// Who held the Lease when it was last there.
     holder: Option<String>,
+    /// Who held it when somebody took it, and when that was seen.
+    robbed: Option<(String, Instant)>,
     calls: BTreeMap<String, Calls>,
     digest: u64,
     jits: Vec<String>,
@@ -139,6 +141,8 @@ pub(super) struct Judge {
     daemon: String,
     /// The file changes the limit over all sets: what was announced under another one stands for a while.
     total_changes: bool,
+    /// A set goes and comes back where one call at a time goes to GHARTS: its old runners wait long for theirs.
+    removals_queue: bool,
     /// How often the plan makes a daemon forget what was refused, at most.
     begins_anew: usize,
     state: Mutex<State>,
@@ -162,6 +166,15 @@ impl Judge {
                     }
                 )
             }),
+            removals_queue: plan.shape.narrow_gharts
+                && plan.faults.iter().any(|timed| {
+                    matches!(
+                        timed.fault,
+                        Fault::FileChanged {
+                            how: Edit::SetRemoved { .. }
+                        }
+                    )
+                }),
             begins_anew: plan.faults.iter().filter(|timed| timed.fault.begins_anew()).count(),
             state: Mutex::new(State {
                 breaches: Vec::new(),
@@ -176,6 +189,7 @@ impl Judge {
                 asked_to_go: HashMap::new(),
                 leaving: HashMap::new(),
                 holder: None,
+                robbed: None,
                 calls: BTreeMap::new(),
                 digest: 0,
                 jits: Vec::new(),

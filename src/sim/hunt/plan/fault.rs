@@ -29,6 +29,12 @@ pub enum ApiTrouble {
     Silent,
     Conflict,
     Invalid,
+    /// 403: an admission refuses this one object.
+    Denied,
+    /// 404, in JSON.
+    NotFound,
+    /// 410, likewise.
+    Expired,
 }
 
 /// What becomes of pods.
@@ -44,6 +50,15 @@ pub enum PodTrouble {
     /// It waits for a job for a while, and then ends with exit code 0.
     Leaves,
     Deprecated,
+    /// Its runner is ordinary; another container of its pod goes on when that has ended.
+    SidecarStays,
+    /// It registers and then hangs, before any job.
+    FallsSilent,
+    /// It runs its job, and its process does not end.
+    HangsAfterJob,
+    /// It fails before its container `runner` begins.
+    InitFails,
+    Rejected,
 }
 
 /// What strikes one pod.
@@ -53,6 +68,8 @@ pub enum Blow {
     Evicted,
     OutOfMemory,
     NodeLost,
+    /// Its node is cut off from the API server, and comes back at the end.
+    NodeAway,
     DeletedByHand,
     SecretDeleted,
     /// Its registration is removed by an administrator.
@@ -243,6 +260,8 @@ pub enum Fault {
     },
     RightsLost,
     LeaseDeleted,
+    /// Somebody writes another holder into it, who never renews it.
+    LeaseTaken,
     // Pods and nodes.
     PodsFail {
         how: PodTrouble,
@@ -320,13 +339,17 @@ pub enum Fault {
 
 /// Who steals sessions.
 pub(in crate::sim::hunt) const THIEF: &str = "a thief";
+/// In the path of every call about it.
+pub(in crate::sim::hunt) const LEASES: &str = "/leases/";
+/// Who takes the Lease.
+pub(in crate::sim::hunt) const USURPER: &str = "somebody-else";
 
 fn ok() -> u16 {
     200
 }
 
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 52] = [
+pub const KINDS: [&str; 53] = [
     "latency",
     "resetBefore",
     "resetAfter",
@@ -358,6 +381,7 @@ pub const KINDS: [&str; 52] = [
     "resourceQuota",
     "rightsLost",
     "leaseDeleted",
+    "leaseTaken",
     "podsFail",
     "podStruck",
     "podsStuckTerminating",

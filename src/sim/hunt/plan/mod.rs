@@ -3,8 +3,8 @@
 
 mod fault;
 
-pub(in crate::sim::hunt) use fault::THIEF;
 pub use fault::{ApiTrouble, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, KINDS, Moment, Peer, PodTrouble};
+pub(in crate::sim::hunt) use fault::{LEASES, THIEF, USURPER};
 
 use std::fmt;
 
@@ -67,6 +67,18 @@ pub struct Shape {
     /// From a change to what watches tell of it, at most.
     #[serde(default)]
     pub events_late_ms: u64,
+    /// The second replica's file changes so much later than the first one's, as ConfigMaps do from node to node.
+    #[serde(default)]
+    pub second_file_late_ms: u64,
+    /// A runner that GitHub refuses ends with 0, as its usual wrapper has it, and not with 1.
+    #[serde(default)]
+    pub refused_ends_well: bool,
+    /// Runners go on for so long when their pods are deleted.
+    #[serde(default)]
+    pub grace_ms: u64,
+    /// GitHub's tokens are good for so long; `None`: for an hour.
+    #[serde(default)]
+    pub tokens_live_s: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +195,24 @@ impl fmt::Display for Plan {
             )?;
         }
         if let Some(skew) = shape.second_replica {
-            writeln!(f, "  a second replica, its clock {skew} s ahead of everybody's")?;
+            writeln!(
+                f,
+                "  a second replica, its clock {skew} s ahead of everybody's, its file {} s behind",
+                seconds(shape.second_file_late_ms)
+            )?;
+        }
+        if shape.refused_ends_well {
+            writeln!(f, "  runners whom GitHub refuses end with exit code 0")?;
+        }
+        if shape.grace_ms > 0 {
+            writeln!(
+                f,
+                "  runners go on for {} s when their pods are deleted",
+                seconds(shape.grace_ms)
+            )?;
+        }
+        if let Some(seconds) = shape.tokens_live_s {
+            writeln!(f, "  GitHub's tokens are good for {seconds} s")?;
         }
         for (index, set) in shape.sets.iter().enumerate() {
             writeln!(
