@@ -439,6 +439,7 @@ fn set_setup(
             labels: set.labels.clone(),
             disable_update: true,
             known_id: None,
+            inherited_id: None,
         },
         min_runners: set.min_runners,
         max_runners: set.max_runners,

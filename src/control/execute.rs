@@ -15,6 +15,7 @@ use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     event::{Cause, Event, StartError, StartEvent},
@@ -25,7 +26,7 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
-    admission::gate::{Gate, Urgency},
+    admission::gate::{Gate, Permit, Urgency},
     gharts::classify,
     http::redact,
     ids::{Namer, RunnerName, SetName},
@@ -95,6 +96,8 @@ pub(super) struct Parts {
     pub(super) mandate: Mandate,
     /// The deployment's, on every pod: so it is known whose it is.
     pub(super) lease: String,
+    /// The process ends: what waits for its turn is not begun any more. The next one will begin it.
+    pub(super) draining: CancellationToken,
 }
 
 /// One runner to start.
@@ -161,6 +164,11 @@ impl Executor {
         Self { parts, tasks, looks }
     }
 
+    /// What waits for its turn is not begun any more.
+    pub(super) fn begin_no_more(&self) {
+        self.parts.draining.cancel();
+    }
+
     pub(super) fn start(&self, start: Start) {
         let parts = self.parts.clone();
         self.tasks.spawn("start", async move {
@@ -221,7 +229,9 @@ impl Executor {
         let parts = self.parts.clone();
         let github = set.github.clone();
         self.tasks.spawn("agents", async move {
-            let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+            let Some(permit) = parts.turn(&set.github_gate, Urgency::Remove, &set.name).await else {
+                return;
+            };
             let began = parts.timeline.now();
             let listed = survive(set.connection.agents()).await;
             let agents = match listed.map(|listed| listed.map_err(|error| error.to_string())) {
@@ -241,7 +251,9 @@ impl Executor {
         let parts = self.parts.clone();
         let github = set.github.clone();
         self.tasks.spawn("groups", async move {
-            let permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+            let Some(permit) = parts.turn(&set.github_gate, Urgency::Remove, &set.name).await else {
+                return;
+            };
             let groups: Vec<String> = groups.into_iter().collect();
             let asked = survive(set.connection.group_access(&groups)).await;
             let access = match asked.map(|asked| asked.map_err(|error| error.to_string())) {
@@ -292,6 +304,11 @@ impl Executor {
 }
 
 impl Parts {
+    /// The turn of one call; `None`: the process ends before it has come.
+    pub(super) async fn turn(&self, gate: &Gate, urgency: Urgency, set: &SetName) -> Option<Permit> {
+        self.draining.run_until_cancelled(gate.enter(urgency, set)).await
+    }
+
     /// The loop is there as long as the executor is; a closed channel means that the process ends.
     async fn tell(&self, event: Event) {
         if self.events.send(event).await.is_err() {
@@ -351,8 +368,9 @@ impl Parts {
             labels: set.labels.clone(),
             work_folder: set.work_folder.clone(),
         };
-        let permit = set.service.gate.enter(Urgency::Create, &set.name).await;
-        if let Some((failure, cause)) = self.forbidden(start) {
+        let permit = self.turn(&set.service.gate, Urgency::Create, &set.name).await;
+        let ended = permit.is_none().then_some((Failure::NotLeader, Cause::GivenUp));
+        if let Some((failure, cause)) = ended.or_else(|| self.forbidden(start)) {
             // While it waited for its turn: nothing has been asked for yet.
             return Err(StartError {
                 failure,
@@ -426,17 +444,59 @@ impl Parts {
         let set = &*order.set;
         match order.call {
             Call::RemoveAgent => {
-                let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+                let Some(_permit) = self.turn(&set.github_gate, Urgency::Remove, &set.name).await else {
+                    return CallResult::Failed.into();
+                };
                 remove_agent(set, order).await.into()
             }
-            Call::RemoveRecord => remove_record(set, order).await,
-            Call::DeletePod | Call::KeepPod | Call::MarkBusy | Call::CheckSecret => {
+            Call::RemoveRecord => self.remove_record(set, order).await,
+            // What it says was told in a message that does not come again.
+            Call::MarkBusy => {
+                let _permit = self.cluster_gates.others.enter(Urgency::Create, &set.name).await;
+                self.cluster_call(order).await.into()
+            }
+            Call::DeletePod | Call::KeepPod | Call::CheckSecret => {
                 let urgency = match order.call {
                     Call::DeletePod | Call::KeepPod => Urgency::Remove,
                     _ => Urgency::Create,
                 };
-                let _permit = self.cluster_gates.others.enter(urgency, &set.name).await;
+                let Some(_permit) = self.turn(&self.cluster_gates.others, urgency, &set.name).await else {
+                    return CallResult::Failed.into();
+                };
                 self.cluster_call(order).await.into()
+            }
+        }
+    }
+
+    async fn remove_record(&self, set: &SetParts, order: &CallOrder) -> Answered {
+        let Some(service) = &set.records else {
+            tracing::warn!(runner = %order.name, "its record stays where it is: the file names no GHARTS any more");
+            return CallResult::Gone.into();
+        };
+        if !service.breaker.admits() {
+            return CallResult::Failed.into();
+        }
+        let Some(_permit) = self.turn(&service.gate, Urgency::Remove, &set.name).await else {
+            return CallResult::Failed.into();
+        };
+        let registration = Registration {
+            name: order.name.clone(),
+            agent_id: order.agent_id,
+            gharts_id: order.gharts_id.clone(),
+        };
+        match service.release(&registration).await {
+            Ok(Released::Removed) => Answered {
+                place_freed: true,
+                ..CallResult::Done.into()
+            },
+            Ok(Released::AlreadyGone) => CallResult::Gone.into(),
+            Err(ReleaseError::Busy) => CallResult::Busy.into(),
+            Err(ReleaseError::Failed(refusal)) => {
+                tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");
+                Answered {
+                    refusal: Some(refusal),
+                    ..CallResult::Failed.into()
+                }
             }
         }
     }
@@ -475,37 +535,6 @@ impl Parts {
             tracing::warn!(runner = %order.name, %error, "a Kubernetes call failed; it is tried again");
             CallResult::Failed
         })
-    }
-}
-
-async fn remove_record(set: &SetParts, order: &CallOrder) -> Answered {
-    let Some(service) = &set.records else {
-        tracing::warn!(runner = %order.name, "its record stays where it is: the file names no GHARTS any more");
-        return CallResult::Gone.into();
-    };
-    if !service.breaker.admits() {
-        return CallResult::Failed.into();
-    }
-    let _permit = service.gate.enter(Urgency::Remove, &set.name).await;
-    let registration = Registration {
-        name: order.name.clone(),
-        agent_id: order.agent_id,
-        gharts_id: order.gharts_id.clone(),
-    };
-    match service.release(&registration).await {
-        Ok(Released::Removed) => Answered {
-            place_freed: true,
-            ..CallResult::Done.into()
-        },
-        Ok(Released::AlreadyGone) => CallResult::Gone.into(),
-        Err(ReleaseError::Busy) => CallResult::Busy.into(),
-        Err(ReleaseError::Failed(refusal)) => {
-            tracing::warn!(runner = %order.name, %refusal, "the record is not removed yet");
-            Answered {
-                refusal: Some(refusal),
-                ..CallResult::Failed.into()
-            }
-        }
     }
 }
 

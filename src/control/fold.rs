@@ -345,6 +345,7 @@ impl Control {
             return Folded::default();
         }
         let is_known = set.runners.contains_key(&seen.name);
+        let github = seen.maker.as_ref().and_then(|maker| maker.github.clone());
         let whose = seen
             .maker
             .map_or(Whose::Ours, |maker| maker.whose(&ours, state.removed));
@@ -368,6 +369,10 @@ impl Control {
             runner.template.clone_from(&seen.template);
             runner
         });
+        if let (Whose::OursElsewhere, false, Some(github)) = (whose, is_known, github) {
+            state.strayed.insert(seen.name.clone(), github);
+            runner.set_displaced(true);
+        }
         let happening = runner.pod_seen(now, seen.adopted.pod);
         Folded::happening(&seen.set, &seen.name, happening)
     }
@@ -375,6 +380,7 @@ impl Control {
     fn fold_gone(&mut self, now: Moment, name: &RunnerName) -> Folded {
         for state in self.sets.values_mut() {
             state.of_others.remove(name);
+            state.strayed.remove(name);
         }
         Folded {
             happenings: self.world.pod_gone(now, name).into_iter().collect(),
@@ -543,7 +549,10 @@ impl Control {
             };
             // This list knows nothing of runners that are registered elsewhere.
             let here = |name: &RunnerName| state.parts_of(name).github == github;
-            for (name, runner) in set.runners.iter_mut().filter(|(name, _)| here(name)) {
+            // Nor of a job that was begun elsewhere, before this process.
+            let strayed = |name: &RunnerName, runner: &Runner| runner.is_busy() && state.has_strayed(name);
+            let listed = set.runners.iter_mut();
+            for (name, runner) in listed.filter(|(name, runner)| here(name) && !strayed(name, runner)) {
                 let agent = by_name.get(name.as_str());
                 let sight = match agent {
                     None => AgentSight::Absent,

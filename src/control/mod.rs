@@ -167,6 +167,8 @@ struct SetState {
     of_before: BTreeMap<RunnerName, Arc<SetParts>>,
     /// Of a removed set: runners that another deployment in the namespace has made for it.
     of_others: BTreeSet<RunnerName>,
+    /// Runners that an earlier process registered where the set was then, and where that is: nothing here reaches it.
+    strayed: BTreeMap<RunnerName, String>,
     scale_set_id: Option<i64>,
     /// When a poll was last answered.
     polled: Option<Moment>,
@@ -244,6 +246,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         metrics: setup.metrics.clone(),
         mandate,
         lease: lease.place.clone(),
+        draining: CancellationToken::new(),
     });
     let queues = Queues {
         tasks: setup.tasks.child(),
@@ -400,6 +403,7 @@ impl SetState {
             emptied: None,
             of_before: BTreeMap::new(),
             of_others: BTreeSet::new(),
+            strayed: BTreeMap::new(),
             scale_set_id: None,
             polled: None,
             last_attempt: None,
@@ -449,6 +453,7 @@ impl Control {
     fn drain(&mut self) {
         tracing::info!("draining: no more polls; what is in flight is finished, runners keep running");
         self.queues.stop.cancel();
+        self.executor.begin_no_more();
         self.world.draining = true;
         self.draining_since = Some(self.timeline.now());
     }

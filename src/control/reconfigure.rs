@@ -46,7 +46,8 @@ impl SetParts {
             (None, _) => true,
             (Some(_), None) => false,
         };
-        same_records && self.leaves_things == other.leaves_things && Arc::ptr_eq(&self.connection, &other.connection)
+        // Whoever may act there may end it: the credential of then may be refused by now.
+        same_records && self.leaves_things == other.leaves_things && self.is_in_scope_of(other)
     }
 
     /// Registered there, a runner is of use for sets of this scope.
@@ -73,8 +74,21 @@ impl SetSetup {
 impl SetState {
     /// What the next leader must know of it.
     pub(super) fn served(&self) -> ServedSet {
-        let github = self.setup.parts.connection.config_url().url.to_string();
-        ServedSet(self.setup.provisioner_word.to_owned(), github, self.scale_set_id)
+        ServedSet(self.setup.provisioner_word.to_owned(), self.place(), self.scale_set_id)
+    }
+
+    fn place(&self) -> String {
+        self.setup.parts.connection.config_url().url.to_string()
+    }
+
+    /// Whether it was registered where nothing of ours reaches.
+    pub(super) fn has_strayed(&self, runner: &RunnerName) -> bool {
+        self.strayed.get(runner).is_some_and(|at| *at != self.place())
+    }
+
+    /// Whether it is registered elsewhere than the set is now.
+    fn is_elsewhere(&self, runner: &RunnerName) -> bool {
+        self.has_strayed(runner) || !self.parts_of(runner).is_in_scope_of(&self.setup.parts)
     }
 
     /// What a runner of this set is ended by.
@@ -118,7 +132,10 @@ impl Control {
     /// had the time to come to this replica as well.
     pub(super) fn recall(&mut self, served_before: ServedSets) {
         for (name, ServedSet(provisioner, github, id)) in served_before {
-            if self.sets.contains_key(&name) {
+            if let Some(state) = self.sets.get_mut(&name) {
+                let ServedSet(_, at, known) = state.served();
+                // The next leader must know it, too, should this one come to nothing.
+                state.scale_set_id = known.or(id.filter(|_| at == github));
                 continue;
             }
             let alike = |state: &&SetState| {
@@ -175,11 +192,12 @@ impl Control {
         let name = set.parts.name.clone();
         tracing::info!(set = %name, "a new set");
         let mut world = self.set_anew(&set);
-        let mut of_before = BTreeMap::new();
+        let (mut of_before, mut strayed) = (BTreeMap::new(), BTreeMap::new());
         let mut queue_before = None;
         if let (Some(old), Some(state)) = (self.world.sets.remove(&name), before) {
             of_before = inherited(&state, &set, old.runners.keys());
             world.runners = old.runners;
+            strayed = state.strayed;
             queue_before = Some(state.queue);
         }
         let queue = self.queues.begin(&name, Wish::of(&set), self.rng.u64(..), queue_before);
@@ -189,8 +207,19 @@ impl Control {
         }
         self.world.insert_carefully(world);
         let mut state = SetState::new(set, queue);
-        state.of_before = of_before;
-        self.sets.insert(name, state);
+        (state.of_before, state.strayed) = (of_before, strayed);
+        self.sets.insert(name.clone(), state);
+        self.displace(&name);
+    }
+
+    /// Runners that are registered elsewhere get no job of the set's any more; those of where it is now do again.
+    fn displace(&mut self, set: &SetName) {
+        let (Some(state), Some(world)) = (self.sets.get(set), self.world.sets.get_mut(set)) else {
+            return;
+        };
+        for (name, runner) in &mut world.runners {
+            runner.set_displaced(state.is_elsewhere(name));
+        }
     }
 
     fn change(&mut self, set: SetSetup, mut state: SetState, concerned: &BTreeSet<SetName>) {
@@ -227,7 +256,8 @@ impl Control {
         set.parts.service.gate.set_create_limit(None);
         state.one_by_one = false;
         state.setup = set;
-        self.sets.insert(name, state);
+        self.sets.insert(name.clone(), state);
+        self.displace(&name);
     }
 
     /// A comparison has found something of a removed set, or nothing.
@@ -297,6 +327,7 @@ fn inherited<'a>(
     runners: impl Iterator<Item = &'a RunnerName>,
 ) -> BTreeMap<RunnerName, Arc<SetParts>> {
     runners
+        .filter(|runner| !state.strayed.contains_key(*runner))
         .map(|runner| (runner, state.parts_of(runner)))
         .filter(|(_, parts)| !parts.serves_as(&new.parts))
         .map(|(runner, parts)| (runner.clone(), parts.clone()))

@@ -77,7 +77,7 @@ fn left_of(sets: &[Arc<SetParts>], order: &Order, has_left: impl Fn(&Owner<'_>) 
 
 /// `None`: the list cannot be had.
 async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<Findings> {
-    let agents = list_agents(sets.first()?).await?;
+    let agents = list_agents(parts, sets.first()?).await?;
     let ids = agents.iter().map(|agent| (agent.name.as_str(), agent.id.to_string()));
     let first_seen = first_seen(parts, sets, order, ids);
     let views = views(parts, order, &agents);
@@ -93,8 +93,8 @@ async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) ->
     })
 }
 
-async fn list_agents(set: &SetParts) -> Option<Vec<Agent>> {
-    let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+async fn list_agents(parts: &Parts, set: &SetParts) -> Option<Vec<Agent>> {
+    let _permit = parts.turn(&set.github_gate, Urgency::Remove, &set.name).await?;
     match set.connection.agents().await {
         Ok(agents) => Some(agents),
         Err(error) => {
@@ -158,7 +158,9 @@ fn owner<'a>(set: &'a SetParts, order: &'a Order) -> Owner<'a> {
 
 async fn remove_agents(parts: &Parts, set: &SetParts, order: &Order, agents: &[AgentView]) {
     for agent in orphan_agents(&owner(set, order), agents) {
-        let _permit = set.github_gate.enter(Urgency::Remove, &set.name).await;
+        let Some(_permit) = parts.turn(&set.github_gate, Urgency::Remove, &set.name).await else {
+            return;
+        };
         if !parts.mandate.fence.holds() {
             return;
         }
@@ -179,7 +181,7 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
     if !service.breaker.admits() {
         return None;
     }
-    let permit = service.gate.enter(Urgency::Remove, &first.name).await;
+    let permit = parts.turn(&service.gate, Urgency::Remove, &first.name).await?;
     let began = service.breaker.now();
     let records = service.provisioner.records().await;
     service.answered(began, records.as_ref().err(), |_| true);
@@ -220,7 +222,9 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
 async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -> Option<Findings> {
     let first = sets.first()?;
     let made = {
-        let _permit = parts.cluster_gates.others.enter(Urgency::Tell, &first.name).await;
+        let _permit = parts
+            .turn(&parts.cluster_gates.others, Urgency::Tell, &first.name)
+            .await?;
         parts.cluster.made_by_hooks().await
     };
     let made = match made {
@@ -243,7 +247,9 @@ async fn remove_leftovers(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) 
         if !seen_before || !parts.mandate.fence.holds() {
             continue;
         }
-        let _permit = parts.cluster_gates.others.enter(Urgency::Remove, &set.name).await;
+        let _permit = parts
+            .turn(&parts.cluster_gates.others, Urgency::Remove, &set.name)
+            .await?;
         let kind = left.kind.as_str();
         match parts.cluster.remove_leftover(&left).await {
             Ok(()) => {
@@ -275,7 +281,9 @@ async fn remove_record(parts: &Parts, set: &SetParts, service: &Service, record:
         agent_id: None,
         gharts_id: Some(record.gharts_id.clone()),
     };
-    let _permit = service.gate.enter(Urgency::Remove, &set.name).await;
+    let Some(_permit) = parts.turn(&service.gate, Urgency::Remove, &set.name).await else {
+        return;
+    };
     if !parts.mandate.fence.holds() {
         return;
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Control, SetParts, SetSetup, rounds::AllRounds, set_world};
 use crate::{
     ids::{RunnerName, SetName},
-    lease::{Fence, News, ServedSets, SessionRef, Sessions, Standing, Term},
+    lease::{Fence, News, ServedSet, ServedSets, SessionRef, Sessions, Standing, Term},
     plan::{
         reason::{Code, Reason},
         runner::PROVISIONING,
@@ -43,6 +43,7 @@ const NOT_RENEWED: &str = "look at the API server; creation goes on as soon as t
 #[derive(Debug)]
 pub(super) struct Tenure {
     inherited: Sessions,
+    served: ServedSets,
     pub(super) over: CancellationToken,
 }
 
@@ -50,6 +51,12 @@ impl Tenure {
     /// The session of `set` that the last leader may have left open.
     pub(super) fn inherited(&self, set: &SetName) -> Option<SessionRef> {
         self.inherited.get(set).cloned()
+    }
+
+    /// The id that `set` had at `github` under the last leader: by its name alone it is not found in another group.
+    pub(super) fn known_id(&self, set: &SetName, github: &str) -> Option<i64> {
+        let ServedSet(_, at, id) = self.served.get(set)?;
+        id.filter(|_| at == github)
     }
 }
 
@@ -340,6 +347,7 @@ impl Control {
         let now = self.timeline.now();
         let tenure = Tenure {
             inherited: term.inherited.sessions.clone(),
+            served: term.inherited.sets.clone(),
             over: CancellationToken::new(),
         };
         // What another leader had under way when it died comes to its end within one JIT deadline.

@@ -3,6 +3,16 @@
 //! Three steps: what each set wants ([`want`]), who gets the next places where sets share a limit
 //! ([`allocate`]), then one [`Plan`] per set with a reason for every runner that is not made. Everything
 //! that can be decided is decided here; the property tests aim at it.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `world`, `demand`, `tally` | all that is known; the jobs of a set; what one look at its runners counts |
+//! | `runner` | a runner's life |
+//! | `want`, `allocate` | the steps |
+//! | `limits`, `blame`, `refusals`, `probe` | hurdles; whom a refusal stops; what comes of tries; questions beside tries |
+//! | `sight`, `removed`, `rotate` | whether pods are seen; when a removed set is forgotten; runners of an older template |
+//! | `orphans`, `cleanup` | what belongs to nobody; what an operator has removed |
+//! | `reason`, `notices` | what is said, and to whom |
 
 pub mod allocate;
 pub mod blame;
@@ -14,9 +24,11 @@ pub mod notices;
 pub mod orphans;
 pub mod probe;
 pub mod reason;
+mod refusals;
 pub mod removed;
 mod rotate;
 pub mod runner;
+mod sight;
 pub mod tally;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,8 @@ use super::{
     demand::{Demand, Reading, Source},
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Doubt, Failure, Happening, Hearing, Kind, Meets, Runner},
+    runner::{Doubt, Happening, Hearing, Kind, Meets, Runner},
+    sight::Interrupted,
     tally::Tally,
     want,
 };
@@ -58,47 +59,7 @@ pub const KEPT_MOST: usize = 5;
 /// One step in the life of a runner of a set.
 pub type Event = (SetName, RunnerName, Happening);
 
-/// An outage of the watch of pods, and the API server's words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interrupted {
-    first: Moment,
-    newest: Moment,
-    words: String,
-}
-
-/// What is taken away so long after another one has nothing to do with that.
-const TAKEN_AGAIN: Duration = Duration::from_mins(10);
-/// What mends it that runners come online, and go before they have a job.
-const TAKEN: &str = "look at the pods' Events for what takes runners away (evictions, taints, a device plugin, whoever deletes pods or \
-                     registrations) or keeps GitHub from hearing of them (network policies, proxies)";
-/// Between two failures of a watch that is tried again and again: the longest that one try takes, and a rest.
-const WATCH_TRIES: Duration = Duration::from_secs(45);
-/// An outage as long as this is told.
-const WATCH_OUTAGE: Duration = Duration::from_mins(1);
-
 impl World {
-    /// The watch of pods was interrupted.
-    pub fn watch_fails(&mut self, now: Moment, words: String) {
-        let before = self.interrupted.take();
-        let goes_on = before.filter(|outage| now.since(outage.newest) <= WATCH_TRIES);
-        self.interrupted = Some(Interrupted {
-            first: goes_on.map_or(now, |outage| outage.first),
-            newest: now,
-            words,
-        });
-    }
-
-    fn is_blind(&self, now: Moment) -> Option<Reason> {
-        let outage = self.interrupted.as_ref()?;
-        let told = now.since(outage.newest) <= WATCH_TRIES && outage.newest.since(outage.first) >= WATCH_OUTAGE;
-        told.then(|| {
-            Reason::new(
-                Code::ClusterUnavailable,
-                format!("the pods cannot be watched: {}", outage.words),
-            )
-        })
-    }
-
     /// Lets time pass: deadlines, what is over, hurdles that have fallen. Idempotent.
     pub fn advance(&mut self, now: Moment) -> Vec<Event> {
         let (mut events, mut at_work) = (Vec::new(), Vec::new());
@@ -145,24 +106,6 @@ impl World {
         events
     }
 
-    /// A hurdle that recovers, or of which nothing has been heard for long, falls when nobody behind it lacks anything.
-    fn drop_what_stops_nobody(&mut self, now: Moment) {
-        let sets = &self.sets;
-        self.hurdles.retain(|scope, hurdle| {
-            let lacks = |set: &SetWorld| {
-                let tally = Tally::of(set);
-                set.could_use(&tally) > tally.covering || tally.awaiting_grant > 0
-            };
-            let concerned = || sets.values().filter(|set| set.scopes().contains(scope));
-            let is_heard = |set: &SetWorld| set.session.blocks().is_none();
-            let stale = hurdle.stale_at().is_some_and(|at| at <= now);
-            // Of a set whose queue is not heard nobody knows whether its jobs wait.
-            let is_over = (hurdle.recovering && !concerned().any(|set| is_heard(set) && lacks(set)))
-                || (stale && concerned().all(|set| is_heard(set) && !lacks(set)));
-            !is_over
-        });
-    }
-
     /// Until a token service has shown what it can do, one request at a time finds out as much as many; and where
     /// several sets ask, a second one, should the first be of a set whose calls hang.
     pub fn begin_carefully(&mut self) {
@@ -198,7 +141,7 @@ impl World {
         };
         if moved {
             for runner in set.runners.values_mut() {
-                runner.displace();
+                runner.set_displaced(true);
             }
             set.session = anew.session;
         }
@@ -266,164 +209,6 @@ impl World {
             .any(|scope| matches!(scope, Scope::Account(account) if behind(account)))
     }
 
-    /// A refusal of a call that was begun at `began` stops everybody in `scope`.
-    pub fn refused(
-        &mut self,
-        now: Moment,
-        began: Moment,
-        scope: Scope,
-        reason: Reason,
-        jitter: f64,
-        retry_after: Option<Duration>,
-    ) {
-        let default = Retry::default();
-        let stopped = self.sets.values().find(|set| set.scopes().contains(&scope));
-        let retry = match &scope {
-            Scope::Cluster => &default,
-            _ => stopped.map_or(&default, |set| &set.retry),
-        };
-        let mut hurdle = Hurdle::raise(self.hurdles.get(&scope), now, began, reason, jitter, retry_after, retry);
-        if stopped.is_some_and(|set| set.changed.is_some_and(|changed| began < changed)) {
-            // It speaks of what the file said before.
-            hurdle.reconsider(now);
-        }
-        self.hurdles.insert(scope, hurdle);
-    }
-
-    /// A call that creates nothing was told to come back later. A hurdle that stands there keeps its own reason.
-    pub fn told_to_wait(
-        &mut self,
-        now: Moment,
-        scope: Scope,
-        reason: Reason,
-        jitter: f64,
-        retry_after: Option<Duration>,
-    ) {
-        match (self.hurdles.get_mut(&scope), retry_after) {
-            (Some(hurdle), Some(pause)) => hurdle.told(now, pause),
-            _ => self.refused(now, now, scope, reason, jitter, retry_after),
-        }
-    }
-
-    /// A creation succeeded that `scope` could have stopped; `disproves`: the hurdles that it disproves.
-    fn passed(&mut self, now: Moment, scope: &Scope, disproves: impl Fn(Code) -> bool) {
-        let Some(hurdle) = self.hurdles.get_mut(scope) else {
-            return;
-        };
-        if disproves(hurdle.reason.code) && hurdle.passed(now) {
-            self.hurdles.remove(scope);
-        }
-    }
-
-    /// A JIT configuration was granted: nothing at the provisioner, and nothing that it says of the set, stops.
-    pub fn granted(&mut self, now: Moment, set: &SetName) {
-        if let Some(world) = self.sets.get_mut(set) {
-            world.refused = None;
-        }
-        let Some(world) = self.sets.get(set) else { return };
-        let scopes = [
-            Scope::Provisioner(world.provisioner.clone()),
-            Scope::Account(world.account.clone()),
-        ];
-        for scope in scopes {
-            self.passed(now, &scope, |_| true);
-            self.granted.insert(scope, now);
-        }
-        self.passed(now, &Scope::Set(set.clone()), |code| {
-            !matches!(
-                code,
-                Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated | Code::RunnersLeave
-            )
-        });
-    }
-
-    /// Pod and Secret were created: nothing at the cluster stops.
-    pub fn pod_accepted(&mut self, now: Moment, set: &SetName) {
-        self.passed(now, &Scope::Cluster, |_| true);
-        self.passed(now, &Scope::Set(set.clone()), |code| code == Code::InvalidTemplate);
-    }
-
-    /// A runner came online: the set's pods do not fail.
-    pub fn runner_works(&mut self, now: Moment, set: &SetName) {
-        if let Some(set) = self.sets.get_mut(set) {
-            set.worked = Some(now);
-        }
-        self.passed(now, &Scope::Set(set.clone()), |code| {
-            matches!(code, Code::PodsFailing | Code::RunnerDeprecated)
-        });
-    }
-
-    /// A runner has or had a job: the set's runners stay until they get one.
-    pub fn runner_has_job(&mut self, now: Moment, set: &SetName) {
-        self.runner_works(now, set);
-        if let Some(set) = self.sets.get_mut(set) {
-            set.left.1 = 0;
-        }
-        self.passed(now, &Scope::Set(set.clone()), |code| code == Code::RunnersLeave);
-    }
-
-    /// A runner ended.
-    pub fn runner_ended(&mut self, set: &SetName, name: &RunnerName) {
-        let left = self.runner(set, name).is_some_and(|runner| runner.has_left());
-        if let Some(set) = self
-            .sets
-            .get_mut(set)
-            .filter(|set| left && set.kind.meets == Meets::ByLabels)
-        {
-            set.has_left();
-        }
-    }
-
-    /// A runner failed; its set backs off where the next one would fail too.
-    pub fn runner_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, failure: Failure, jitter: f64) {
-        let early = self.runner(set, name).is_some_and(|runner| runner.failed_early());
-        if !failure.speaks_against_set(early) || (failure.is_taken_away() && !self.is_taken_again(now, set, name)) {
-            return;
-        }
-        let code = match failure {
-            Failure::Deprecated => Code::RunnerDeprecated,
-            Failure::ExitedWithoutJob => Code::RunnersLeave,
-            // That the next one comes online proves nothing: a job would.
-            lost if lost.is_taken_away() || lost == Failure::WentOffline => Code::RunnersLeave,
-            _ => Code::PodsFailing,
-        };
-        let runner = self.runner(set, name);
-        let began = runner.as_ref().map_or(now, |r| r.created);
-        let said = runner
-            .and_then(|r| r.said().map(|said| format!(" ({said})")))
-            .unwrap_or_default();
-        let reason = Reason::new(code, format!("runner {name} failed: {}{said}", failure.as_str()));
-        let reason = if code == Code::RunnersLeave && failure != Failure::ExitedWithoutJob {
-            Reason {
-                remedy: Some(TAKEN),
-                ..reason
-            }
-        } else {
-            reason
-        };
-        self.refused(now, began, Scope::Set(set.clone()), reason, jitter, None);
-    }
-
-    /// One that is taken away may be chance; the one that was made in its place is not.
-    fn is_taken_again(&mut self, now: Moment, set: &SetName, name: &RunnerName) -> bool {
-        let made = self.runner(set, name).map_or(now, |runner| runner.created);
-        let Some(set) = self.sets.get_mut(set) else {
-            return false;
-        };
-        let again = set.taken.is_some_and(|at| at <= made && now.since(at) < TAKEN_AGAIN);
-        if again || set.taken.is_none_or(|at| now.since(at) >= TAKEN_AGAIN) {
-            set.taken = Some(now);
-        }
-        again
-    }
-
-    /// One of our own places behind `scope` was given back: it is tried for at once.
-    pub fn place_freed(&mut self, now: Moment, scope: &Scope) {
-        if let Some(hurdle) = self.hurdles.get_mut(scope) {
-            hurdle.place_freed(now);
-        }
-    }
-
     /// Statistics of a request that began at `began`.
     pub fn read(&mut self, now: Moment, began: Moment, set: &SetName, reading: Reading) {
         self.read_demand(now, began, set, reading);
@@ -469,21 +254,6 @@ impl World {
 
     pub fn runner(&mut self, set: &SetName, name: &RunnerName) -> Option<&mut Runner> {
         self.sets.get_mut(set)?.runners.get_mut(name)
-    }
-}
-
-impl SetWorld {
-    /// What GitHub counts and what the set's runners seem to do do not go together: jobs wait beside idle runners, which
-    /// may be idle no more or never get one, or fewer jobs run than runners are busy. For a moment that is nothing; an
-    /// agents list tells.
-    pub fn disagrees(&self) -> bool {
-        let tally = Tally::of(self);
-        let busy = tally.busy;
-        let waits = tally.idle_since.is_some() && self.demand.to_create(busy) > busy.all;
-        let running = self.demand.reading().map(|reading| reading.running);
-        // Of jobs that have started since it was read it cannot know.
-        let known = i64::from(busy.all.saturating_sub(busy.news));
-        waits || running.is_some_and(|running| running < known)
     }
 }
 
@@ -679,7 +449,7 @@ impl SetWorld {
     }
 
     /// One of its runners ended well, and nobody knows of a job.
-    fn has_left(&mut self) {
+    pub(super) fn has_left(&mut self) {
         let at_work = self.at_work();
         let before = if self.left.0 == at_work { self.left.1 } else { 0 };
         self.left = (at_work, before.saturating_add(1));
@@ -705,6 +475,19 @@ impl SetWorld {
         let unbroken = self.hearing.filter(|hearing| now.since(hearing.last) < HEARING_GAP);
         let since = unbroken.map_or(now, |hearing| hearing.since);
         self.hearing = Some(Hearing { since, last: now });
+    }
+
+    /// What GitHub counts and what the set's runners seem to do do not go together: jobs wait beside idle runners, which
+    /// may be idle no more or never get one, or fewer jobs run than runners are busy. For a moment that is nothing; an
+    /// agents list tells.
+    pub fn disagrees(&self) -> bool {
+        let tally = Tally::of(self);
+        let busy = tally.busy;
+        let waits = tally.idle_since.is_some() && self.demand.to_create(busy) > busy.all;
+        let running = self.demand.reading().map(|reading| reading.running);
+        // Of jobs that have started since it was read it cannot know.
+        let known = i64::from(busy.all.saturating_sub(busy.news));
+        waits || running.is_some_and(|running| running < known)
     }
 
     /// Whether this runner gets the jobs that the set's demand counts. One that was made before the set's binding was

@@ -27,6 +27,9 @@ pub struct Spec {
     pub disable_update: bool,
     /// The id from an earlier call, so that a set whose group changed is moved, not made a second time.
     pub known_id: Option<i64>,
+    /// The same of an earlier process, or of another replica. Ids may begin anew under one address: it is believed of a set
+    /// of this name only.
+    pub inherited_id: Option<i64>,
 }
 
 /// What it is.
@@ -97,8 +100,10 @@ async fn find_group(connection: &Connection, name: &str) -> Result<RunnerGroup, 
 }
 
 async fn find(connection: &Connection, spec: &Spec, group: &RunnerGroup) -> Result<Option<ScaleSet>, Error> {
-    if let Some(id) = spec.known_id {
+    let inherited = spec.inherited_id.map(|id| (id, true));
+    for (id, is_inherited) in spec.known_id.map(|id| (id, false)).into_iter().chain(inherited) {
         match connection.scale_set_by_id(id).await {
+            Ok(set) if is_inherited && !set.name.eq_ignore_ascii_case(&spec.name) => {}
             Ok(set) => return Ok(Some(set)),
             Err(Error::NotFound {
                 what: Missing::ScaleSet,

@@ -68,6 +68,7 @@ impl Stage {
             labels: set.labels.clone(),
             disable_update: true,
             known_id: None,
+            inherited_id: None,
         };
         ensure(&connection, &spec).await.unwrap();
     }

@@ -111,6 +111,7 @@ proptest! {
                 labels: vec!["linux".to_owned()],
                 disable_update: true,
                 known_id: None,
+                inherited_id: None,
             };
             for round in 0..4 {
                 let registered = judged(ensure(&connection, &spec)).await;

@@ -156,6 +156,12 @@ impl Poller {
     async fn run_in(&mut self, tenure: &Tenure) {
         let (mut failures, mut gone) = (0, 0);
         self.inherited = tenure.inherited(&self.set);
+        let github = self.wish.borrow().connection.config_url().url.to_string();
+        self.spec.inherited_id = tenure.known_id(&self.set, &github);
+        if self.spec.inherited_id.is_some() {
+            // Whoever led meanwhile knows better.
+            self.spec.known_id = None;
+        }
         while !self.stop.is_cancelled() {
             let began = self.timeline.clock().instant();
             let result = self.serve().await;
@@ -207,7 +213,7 @@ impl Poller {
         if self.spec.known_id.is_some_and(|known| known != id) || registered.created {
             tracing::info!(set = %self.set, id, created = registered.created, "scale set registered");
         }
-        self.spec.known_id = Some(id);
+        (self.spec.known_id, self.spec.inherited_id) = (Some(id), None);
         let registered = QueueEvent::Registered {
             scale_set_id: id,
             notes: registered.notes,
@@ -261,8 +267,11 @@ impl Poller {
     fn heed_wish(&mut self) {
         let wish = self.wish.borrow_and_update().clone();
         let moved = wish.connection.config_url() != self.connection.config_url();
-        let known_id = self.spec.known_id.filter(|_| !moved);
-        self.spec = Spec { known_id, ..wish.spec };
+        self.spec = Spec {
+            known_id: self.spec.known_id.filter(|_| !moved),
+            inherited_id: self.spec.inherited_id,
+            ..wish.spec
+        };
         self.connection = wish.connection;
     }
 

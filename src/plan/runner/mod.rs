@@ -4,7 +4,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `facts` | the words: pods, jobs, calls, failures |
-//! | `heard` | what each fact changes |
+//! | `heard`, `listed` | what each fact changes; what GitHub's lists of runners tell |
 //! | `kept` | a failed pod that stays for people to look at |
 //! | `deadlines` | what time changes, which calls are due, when to look again |
 //! | `todo` | one call and its retries |
@@ -13,6 +13,7 @@ mod deadlines;
 mod facts;
 mod heard;
 mod kept;
+mod listed;
 #[cfg(test)]
 mod tests;
 mod todo;
@@ -287,9 +288,9 @@ impl Runner {
         self.listed
     }
 
-    /// Its set moves to another place of GitHub's, and it cannot follow. A job that it has is finished.
-    pub fn displace(&mut self) {
-        self.displaced = true;
+    /// Whether its set is at another place of GitHub's now, where it cannot follow. A job that it has is finished.
+    pub fn set_displaced(&mut self, displaced: bool) {
+        self.displaced = displaced;
     }
 
     pub fn is_displaced(&self) -> bool {

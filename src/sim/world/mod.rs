@@ -154,6 +154,8 @@ pub struct Options {
     pub assigned_jobs_run_on: AssignedJobsRunOn,
     pub credential: Credential,
     pub sets: Vec<SetOptions>,
+    /// Runner groups at GitHub beside `Default`.
+    pub runner_groups: Vec<String>,
     /// Over all sets.
     pub max_runners: Option<u32>,
     /// Runners that GHARTS gives the team.
@@ -177,6 +179,7 @@ impl Default for Options {
             assigned_jobs_run_on: AssignedJobsRunOn::SetRunners,
             credential: Credential::default(),
             sets: vec![SetOptions::new("linux", Provisioner::Gharts, 50)],
+            runner_groups: Vec::new(),
             max_runners: None,
             quota: None,
             more_teams: Vec::new(),
@@ -533,6 +536,7 @@ fn github_setup(options: &Options, addresses: &Addresses, pat: &str, app_key: &S
     let scopes: BTreeSet<String> = scopes.chain([ORGANIZATION.to_owned()]).collect();
     GitHubSetup {
         scopes: scopes.into_iter().collect(),
+        runner_groups: options.runner_groups.clone(),
         apps: vec![App {
             client_id: APP_CLIENT.to_owned(),
             app_id: APP.0,

@@ -33,6 +33,7 @@ fn spec(labels: &[&str]) -> Spec {
         labels: labels.iter().map(|l| (*l).to_owned()).collect(),
         disable_update: true,
         known_id: None,
+        inherited_id: None,
     }
 }
 
@@ -225,13 +226,35 @@ async fn b25_a_set_in_another_group_is_moved() {
     );
     assert_eq!((found.notes.len(), found.changes.len()), (0, 2), "{:?}", found.changes);
 
-    let fake = service(Some(set(1, &["linux"])), |_| true);
-    let known = Spec {
-        known_id: Some(5),
+    for (known_id, inherited_id) in [(Some(5), None), (None, Some(5))] {
+        let fake = service(Some(set(1, &["linux"])), |_| true);
+        let known = Spec {
+            known_id,
+            inherited_id,
+            ..spec(&["linux"])
+        };
+        assert_eq!(ensured(&fake, &known).await.scale_set.runner_group_id, 3);
+        assert_eq!(fake.seen("POST", SETS).len(), 0);
+    }
+}
+
+/// The organization was made anew, say, and its ids begin at 1 again.
+#[tokio::test(start_paused = true)]
+async fn b25_b46_an_inherited_id_that_is_another_sets_by_now_is_not_believed() {
+    let fake = service(Some(set(3, &["linux"])), |_| true);
+    let mut other = set(3, &["other"]);
+    (other["id"], other["name"]) = (json!(7), json!("other"));
+    fake.on("GET", "/_apis/runtime/runnerscalesets/7", vec![json_reply(200, other)]);
+    let inherited = Spec {
+        inherited_id: Some(7),
         ..spec(&["linux"])
     };
-    assert_eq!(ensured(&fake, &known).await.scale_set.runner_group_id, 3);
-    assert_eq!(fake.seen("POST", SETS).len(), 0);
+    assert_eq!(ensured(&fake, &inherited).await.scale_set.id, 5);
+    assert!(
+        fake.all_seen()
+            .iter()
+            .all(|seen| !seen.url.contains("/7") || seen.method == "GET")
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -193,6 +193,7 @@ impl Rival {
             labels: vec![set.to_owned()],
             disable_update: true,
             known_id: None,
+            inherited_id: None,
         };
         ensure(&self.connection, &spec).await.unwrap().scale_set.id
     }

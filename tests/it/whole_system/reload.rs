@@ -7,7 +7,7 @@ use gharts_listener::{
     config::LogFormat,
     sim::{
         fleet::{BEHAVIOUR, Behaviour},
-        github::{JobHandle, JobState},
+        github::{JobHandle, JobState, NewJobs},
         world::{ORGANIZATION, Options, Provisioner, RUNNER_NAMESPACE, SetOptions, TEAM},
     },
 };
@@ -254,6 +254,76 @@ async fn b38_a_set_that_returns_while_it_is_being_removed_keeps_its_runners() {
     running.end().await;
 }
 
+/// Away with one text, and there in another repository with the next.
+#[tokio::test(start_paused = true)]
+async fn b12_b38_a_set_that_returns_elsewhere_makes_runners_for_its_jobs_there() {
+    let running = Running::start(Options {
+        sets: vec![
+            SetOptions::new("linux", Provisioner::ScaleSet, 5),
+            SetOptions {
+                scope: Some("acme/web".to_owned()),
+                ..SetOptions::new("there", Provisioner::ScaleSet, 5)
+            },
+        ],
+        ..Options::default()
+    })
+    .await;
+    let old = running.queue(&jobs("linux", 2).lasting(20 * MINUTE)).await;
+    running
+        .until("at work", |_| running.count(&old, JobState::Running) == 2)
+        .await;
+    let (text, section) = (running.text(), running.section("linux"));
+    let there = running.section("there");
+    let there = there.lines().find(|line| line.contains("configUrl")).unwrap();
+    running.write(&text.replace(&section, ""));
+    running.until_generation(2).await;
+    let moved = section.replace("    provisioner:", &format!("{there}\n    provisioner:"));
+    running.write(&text.replace(&section, &moved));
+    running.until_generation(3).await;
+    let new = NewJobs::for_set("acme/web", "linux", 2).lasting(10 * SECOND);
+    let new = running.world.github.queue_jobs(&new);
+    running.until_finished(&new, 3 * MINUTE).await;
+    running.until_finished(&old, 21 * MINUTE).await;
+    assert!(running.succeeded(&old));
+}
+
+/// The group changes while no daemon runs: names are unique in their group alone.
+#[tokio::test(start_paused = true)]
+async fn b9_b38_a_set_whose_group_changes_between_two_lives_moves_and_no_second_one_is_made() {
+    let mut running = Running::start(Options {
+        runner_groups: vec!["builders".to_owned()],
+        ..with_two_sets()
+    })
+    .await;
+    let long = running.queue(&jobs("other", 2).lasting(5 * MINUTE)).await;
+    running
+        .until("at work", |_| running.count(&long, JobState::Running) == 2)
+        .await;
+    let id = running.world.github.set("other").unwrap().id;
+    let section = running.section("other");
+    // A group that is not there yet: this life knows of the set by the last one's word alone.
+    for group in ["nowhere", "builders"] {
+        running.kill();
+        let before = running.section("other");
+        let moved = format!("    github: {{ runnerGroup: {group} }}\n    provisioner:");
+        let moved = section.replace("    provisioner:", &moved);
+        running.edit_file(|text| text.replace(&before, &moved));
+        running.start_again();
+        running.pass(30 * SECOND).await;
+    }
+    let more = running.queue(&jobs("other", 2).lasting(10 * SECOND)).await;
+    running.until_finished(&more, 3 * MINUTE).await;
+    let sets = running.world.github.sets();
+    let named: Vec<u64> = sets
+        .iter()
+        .filter(|set| set.name == "other")
+        .map(|set| set.id)
+        .collect();
+    assert_eq!(named, [id]);
+    running.until_finished(&long, 6 * MINUTE).await;
+    running.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn b38_b46_what_a_set_left_that_the_file_lost_while_no_daemon_ran_is_ended() {
     for provisioner in [Provisioner::Gharts, Provisioner::ScaleSet] {
@@ -418,6 +488,27 @@ async fn b38_provisioner_and_binding_change_under_jobs_and_every_registration_is
 
 #[tokio::test(start_paused = true)]
 async fn b38_another_scope_at_github_moves_the_set_and_its_busy_runners_finish_where_they_are() {
+    let (running, old) = moved_under_jobs(3 * MINUTE).await;
+    running.until_finished(&old, 4 * MINUTE).await;
+    assert!(running.succeeded(&old));
+    running.end_with_spares(1).await;
+}
+
+/// The next leader knows of the old place by what stands on the pods alone.
+#[tokio::test(start_paused = true)]
+async fn b12_b38_a_new_leader_lets_busy_runners_of_the_old_scope_finish_and_makes_others_for_the_new_one() {
+    let (mut running, old) = moved_under_jobs(20 * MINUTE).await;
+    running.kill();
+    running.start_again();
+    let new = NewJobs::for_set("acme/web", "linux", 3).lasting(10 * SECOND);
+    let new = running.world.github.queue_jobs(&new);
+    running.until_finished(&new, 3 * MINUTE).await;
+    running.until_finished(&old, 21 * MINUTE).await;
+    assert!(running.succeeded(&old));
+}
+
+/// Two jobs run where the set was, and it is served elsewhere by now.
+async fn moved_under_jobs(lasting: Duration) -> (Running, Vec<JobHandle>) {
     let running = Running::start(Options {
         sets: vec![
             SetOptions {
@@ -432,7 +523,7 @@ async fn b38_another_scope_at_github_moves_the_set_and_its_busy_runners_finish_w
         ..Options::default()
     })
     .await;
-    let old = running.queue(&jobs("linux", 2).lasting(3 * MINUTE)).await;
+    let old = running.queue(&jobs("linux", 2).lasting(lasting)).await;
     running
         .until("two at work, one idle", |_| {
             running.count(&old, JobState::Running) == 2 && running.idle("linux") == 1
@@ -441,14 +532,8 @@ async fn b38_another_scope_at_github_moves_the_set_and_its_busy_runners_finish_w
     let there = running.section("there");
     let there = there.lines().find(|line| line.contains("configUrl")).unwrap();
     running.edit_set("linux", "    provisioner:", &format!("{there}\n    provisioner:"));
-    let sets = || {
-        running
-            .world
-            .github
-            .sets()
-            .into_iter()
-            .filter(|set| set.name == "linux")
-    };
+    let github = running.world.github.clone();
+    let sets = || github.sets().into_iter().filter(|set| set.name == "linux");
     let moved = || sets().find(|set| set.scope == "acme/web");
     running
         .until_within("the set there, with an idle runner", SEEN + MINUTE, |world| {
@@ -462,9 +547,7 @@ async fn b38_another_scope_at_github_moves_the_set_and_its_busy_runners_finish_w
     let still = still.iter().filter(|r| r.set == Some(left.id));
     assert!(still.clone().all(|r| r.job.is_some()), "no idle one is left there");
     assert_eq!(still.count(), 2);
-    running.until_finished(&old, 4 * MINUTE).await;
-    assert!(running.succeeded(&old));
-    running.end_with_spares(1).await;
+    (running, old)
 }
 
 #[tokio::test(start_paused = true)]

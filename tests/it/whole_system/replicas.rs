@@ -10,6 +10,7 @@ use gharts_listener::{
         gharts::Latency,
         github::{JobHandle, JobState, NewJobs},
         kubernetes::{Fault, Trouble},
+        network,
         world::{DAEMON_NAMESPACE, LEASE, Options, Provisioner, SetOptions, World, account_name},
     },
     status::SetStatus,
@@ -309,6 +310,32 @@ async fn b37_b42_sigterm_hands_over_within_3_s_of_the_last_call() {
         let world = pair.end().await;
         assert_eq!(world.counters.created(), 6, "one runner per job");
     }
+}
+
+/// What only waits for its turn is the next leader's.
+#[tokio::test(start_paused = true)]
+async fn b37_b42_sigterm_waits_for_no_call_that_has_not_begun() {
+    let mut pair = Pair::start(options(Provisioner::Gharts, 1)).await;
+    let leader = pair.leader();
+    let all = pair.queue(&jobs("linux", 10).lasting(MINUTE));
+    let ended = |pair: &Pair| {
+        let jobs = pair.world().github.jobs();
+        jobs.iter().filter(|job| job.state == JobState::Finished).count()
+    };
+    pair.until("all at work", MINUTE, |pair| pair.world().counters.created() == 10)
+        .await;
+    // Four at a time, and ten seconds each: the others wait for their turn.
+    let late = network::Trouble::Late(10 * SECOND);
+    let late = pair.world().network.disturb("gharts.test", "DELETE /", late);
+    pair.until("the ends", 5 * MINUTE, |pair| ended(pair) == 10).await;
+    pair.until("removals", 10 * SECOND, |_| late.met() >= 4).await;
+    pair.daemons[leader].stop.cancel();
+    pair.until_polls(1 - leader, 13 * SECOND).await;
+    (&mut pair.daemons[leader].task).await.unwrap().unwrap();
+    pair.daemons[leader].cable.cut();
+    late.end();
+    pair.until_finished(&all, 10 * MINUTE).await;
+    pair.end().await;
 }
 
 #[tokio::test(start_paused = true)]
