@@ -19,7 +19,7 @@ use crate::{
         limits::Scope,
         notices::About,
         reason::{Code, Reason},
-        runner::{AgentSight, CallResult, Failure, Happening, Job, Runner},
+        runner::{AgentSight, CallResult, Failure, Happening, Job, Place, Runner},
         world::{self, Session},
     },
     provision::Refusal,
@@ -371,7 +371,7 @@ impl Control {
         });
         if let (Whose::OursElsewhere, false, Some(github)) = (whose, is_known, github) {
             state.strayed.insert(seen.name.clone(), github);
-            runner.set_displaced(true);
+            runner.set_place(Place::OutOfReach);
         }
         let happening = runner.pod_seen(now, seen.adopted.pod);
         Folded::happening(&seen.set, &seen.name, happening)
@@ -549,10 +549,7 @@ impl Control {
             };
             // This list knows nothing of runners that are registered elsewhere.
             let here = |name: &RunnerName| state.parts_of(name).github == github;
-            // Nor of a job that was begun elsewhere, before this process.
-            let strayed = |name: &RunnerName, runner: &Runner| runner.is_busy() && state.has_strayed(name);
-            let listed = set.runners.iter_mut();
-            for (name, runner) in listed.filter(|(name, runner)| here(name) && !strayed(name, runner)) {
+            for (name, runner) in set.runners.iter_mut().filter(|(name, _)| here(name)) {
                 let agent = by_name.get(name.as_str());
                 let sight = match agent {
                     None => AgentSight::Absent,

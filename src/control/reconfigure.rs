@@ -14,6 +14,7 @@ use crate::{
     lease::{ServedSet, ServedSets},
     plan::{
         removed::{Compared, Emptied},
+        runner::Place,
         world::SetWorld,
     },
 };
@@ -81,14 +82,14 @@ impl SetState {
         self.setup.parts.connection.config_url().url.to_string()
     }
 
-    /// Whether it was registered where nothing of ours reaches.
-    pub(super) fn has_strayed(&self, runner: &RunnerName) -> bool {
-        self.strayed.get(runner).is_some_and(|at| *at != self.place())
-    }
-
-    /// Whether it is registered elsewhere than the set is now.
-    fn is_elsewhere(&self, runner: &RunnerName) -> bool {
-        self.has_strayed(runner) || !self.parts_of(runner).is_in_scope_of(&self.setup.parts)
+    fn place_of(&self, runner: &RunnerName) -> Place {
+        if self.strayed.get(runner).is_some_and(|at| *at != self.place()) {
+            Place::OutOfReach
+        } else if self.parts_of(runner).is_in_scope_of(&self.setup.parts) {
+            Place::Here
+        } else {
+            Place::Elsewhere
+        }
     }
 
     /// What a runner of this set is ended by.
@@ -218,7 +219,7 @@ impl Control {
             return;
         };
         for (name, runner) in &mut world.runners {
-            runner.set_displaced(state.is_elsewhere(name));
+            runner.set_place(state.place_of(name));
         }
     }
 

@@ -60,7 +60,7 @@ pub struct JitAnswer {
     pub runner_scale_set_id: Option<i64>,
     #[serde(default)]
     pub runner_scale_set_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read_id")]
     pub github_runner_id: Option<i64>,
     /// The status that it came with.
     #[serde(skip)]
@@ -71,11 +71,8 @@ impl JitAnswer {
     /// The agent's id at GitHub: told by the extension, else read out of the configuration itself, whose file
     /// `.runner` names it.
     pub fn agent_id(&self) -> Option<i64> {
-        let told = self
-            .github_runner_id
-            .or_else(|| agent_id(self.encoded_jit_config.expose_secret()));
-        // 0 is nobody's id.
-        told.filter(|id| *id > 0)
+        self.github_runner_id
+            .or_else(|| agent_id(self.encoded_jit_config.expose_secret()))
     }
 }
 
@@ -86,7 +83,16 @@ fn agent_id(encoded: &str) -> Option<i64> {
     let runner = runner.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&runner);
     let runner: serde_json::Value = serde_json::from_slice(runner).ok()?;
     let id = runner.get("agentId").or_else(|| runner.get("AgentId"))?;
-    id.as_i64().or_else(|| id.as_str()?.parse().ok())
+    somebodys(id.as_i64().or_else(|| id.as_str()?.parse().ok()))
+}
+
+/// 0 is nobody's id.
+fn somebodys(id: Option<i64>) -> Option<i64> {
+    id.filter(|id| *id > 0)
+}
+
+fn read_id<'de, D: Deserializer<'de>>(d: D) -> Result<Option<i64>, D::Error> {
+    Ok(somebodys(Option::deserialize(d)?))
 }
 
 /// `POST /api/v1/runners/provision`, which only the older version has. No labels and no runner group: that version
@@ -137,7 +143,7 @@ pub struct Runner {
     /// `pending`, `offline`, `online`, `active`, `deleted`, and whatever comes.
     #[serde(default)]
     pub status: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read_id")]
     pub github_runner_id: Option<i64>,
     /// Text: see [`utc`].
     #[serde(default)]

@@ -10,7 +10,7 @@ use super::{
     demand::{Demand, Reading, Source},
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Doubt, Happening, Hearing, Kind, Meets, Runner},
+    runner::{Doubt, Happening, Hearing, Kind, Meets, Place, Runner},
     sight::Interrupted,
     tally::Tally,
     want,
@@ -141,7 +141,7 @@ impl World {
         };
         if moved {
             for runner in set.runners.values_mut() {
-                runner.set_displaced(true);
+                runner.set_place(Place::Elsewhere);
             }
             set.session = anew.session;
         }

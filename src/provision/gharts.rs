@@ -108,7 +108,7 @@ impl GhartsProvisioner {
                 *self.known() = Some(Known { binds: true, ..known });
                 Ok(Granted {
                     jit_config: answer.encoded_jit_config,
-                    agent_id: answer.github_runner_id.filter(|id| *id > 0),
+                    agent_id: answer.github_runner_id,
                     gharts_id: Some(answer.runner_id),
                     status: Some(answer.status),
                 })

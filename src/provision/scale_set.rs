@@ -29,7 +29,7 @@ impl Provisioner for ScaleSetProvisioner {
             let jit = register(&self.connection, request).await?;
             Ok(Granted {
                 jit_config: jit.config,
-                agent_id: known_id(jit.agent_id),
+                agent_id: jit.agent_id,
                 gharts_id: None,
                 status: None,
             })
@@ -55,10 +55,13 @@ pub(super) async fn register(connection: &Connection, request: &JitRequest) -> R
     if jit.name.is_empty() || jit.name == request.name.as_str() {
         return Ok(jit);
     }
-    let undone = connection.delete_agent(jit.agent_id).await;
+    let undone = match jit.agent_id {
+        Some(id) => connection.delete_agent(id).await.map_err(|error| error.to_string()),
+        None => Err("its id was not told".to_owned()),
+    };
     let fate = match &undone {
         Ok(_) => "it was taken back".to_owned(),
-        Err(error) => format!("it could not be taken back yet: {error}"),
+        Err(why) => format!("it could not be taken back yet: {why}"),
     };
     Err(Refusal {
         class: Class::Configuration,
@@ -73,11 +76,6 @@ pub(super) async fn register(connection: &Connection, request: &JitRequest) -> R
         by_github: false,
         left_behind: undone.is_err(),
     })
-}
-
-/// 0 is nobody's id.
-pub(super) fn known_id(id: i64) -> Option<i64> {
-    (id > 0).then_some(id)
 }
 
 /// GitHub's error as a refusal.

@@ -17,7 +17,8 @@ const AGENTS: &str = "_apis/distributedtask/pools/0/agents";
 /// A registration and what its runner needs to start.
 #[derive(Clone, Debug)]
 pub struct Jit {
-    pub agent_id: i64,
+    /// `None`: the service told nobody's.
+    pub agent_id: Option<i64>,
     pub name: String,
     pub config: SecretString,
 }
@@ -147,7 +148,7 @@ impl Connection {
         })?;
         let answer: JitAnswer = decode(OPERATION, &answer)?;
         Ok(Jit {
-            agent_id: answer.runner.id,
+            agent_id: Some(answer.runner.id).filter(|id| *id > 0),
             name: answer.runner.name,
             config: answer.encoded_jit_config.into(),
         })

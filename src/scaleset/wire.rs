@@ -19,7 +19,7 @@ pub(super) struct List<T> {
     pub(super) value: Vec<T>,
 }
 
-/// The same, where nothing in it has a meaning: the list must be there. Its entries are read one by one.
+/// A list whose emptiness would have a meaning: it must be there. Its entries are read one by one.
 #[derive(Deserialize)]
 pub(super) struct WholeList {
     pub(super) value: Vec<Value>,

@@ -188,6 +188,16 @@ impl Job {
     }
 }
 
+/// Where a runner is registered, beside where its set is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Here,
+    /// Where the set was before: it gets no job of the set's any more.
+    Elsewhere,
+    /// The same, by an earlier process: no list that we can have tells of its job.
+    OutOfReach,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A job may start on it at any moment: not safe to evict.

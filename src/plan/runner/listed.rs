@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::{super::Moment, AgentSight, DEREGISTERED, Failure, Happening, LISTS_TO_LOSE, Meets, Runner, State};
+use super::{super::Moment, AgentSight, DEREGISTERED, Failure, Happening, LISTS_TO_LOSE, Meets, Place, Runner, State};
 
 impl Runner {
     /// An agents list whose request began at `began` shows this runner so.
     pub fn agent_seen(&mut self, now: Moment, began: Moment, sight: AgentSight, id: Option<i64>) -> Option<Happening> {
+        if self.place == Place::OutOfReach && self.is_busy() {
+            return None;
+        }
         // The list shows it by its name: no other answer knows better.
         self.agent_id = id.or(self.agent_id);
         self.idle_lists = match sight {

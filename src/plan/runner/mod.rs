@@ -21,8 +21,8 @@ mod todo;
 use std::time::Duration;
 
 pub use facts::{
-    Adopted, AgentSight, Call, CallResult, Died, Failure, Happening, Hearing, Job, Kept, Kind, Meets, PodEnd, PodFacts,
-    PodProgress, Purpose,
+    Adopted, AgentSight, Call, CallResult, Died, Failure, Happening, Hearing, Job, Kept, Kind, Meets, Place, PodEnd,
+    PodFacts, PodProgress, Purpose,
 };
 use todo::Todo;
 
@@ -106,8 +106,8 @@ pub struct Runner {
     pub job: Option<Job>,
     /// Which template its pod was made of, where that is known.
     pub template: Option<String>,
-    /// Its set is at another place of GitHub's now: it gets no job of its any more.
-    displaced: bool,
+    /// Beside its set's: of another place it gets no job any more.
+    place: Place,
     /// Found through its pod after a restart: what was heard of it before is forgotten.
     adopted: bool,
     /// When it was decided or adopted.
@@ -185,7 +185,7 @@ impl Runner {
             pod: None,
             job: None,
             template: None,
-            displaced: false,
+            place: Place::Here,
             adopted: false,
             known_since: now,
             pod_since: None,
@@ -289,12 +289,12 @@ impl Runner {
     }
 
     /// Whether its set is at another place of GitHub's now, where it cannot follow. A job that it has is finished.
-    pub fn set_displaced(&mut self, displaced: bool) {
-        self.displaced = displaced;
+    pub fn set_place(&mut self, place: Place) {
+        self.place = place;
     }
 
     pub fn is_displaced(&self) -> bool {
-        self.displaced
+        self.place != Place::Here
     }
 
     /// Nobody tells of its job any more: how it ends says nothing, nor whether its registration went with a job.
@@ -417,7 +417,7 @@ impl Runner {
 
     /// To be retired as soon as that can be done.
     pub fn must_go(&self) -> bool {
-        self.displaced && self.may_leave().is_some()
+        self.is_displaced() && self.may_leave().is_some()
     }
 
     /// Two lists, far enough apart, have shown it idle, and none in between busy.

@@ -103,7 +103,7 @@ impl GhartsProvisioner {
             .map_err(refused_by_github)?;
         Ok(Granted {
             jit_config: jit.config,
-            agent_id: scale_set::known_id(jit.agent_id),
+            agent_id: jit.agent_id,
             gharts_id: Some(answer.runner_id.clone()),
             status: Some(answer.status),
         })

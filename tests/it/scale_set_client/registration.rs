@@ -407,7 +407,7 @@ async fn a_jit_configuration_comes_as_a_secret() {
     let jit = fake.connection().generate_jit_config(5, "r-1", "_work").await.unwrap();
     assert_eq!(
         (jit.agent_id, jit.name.as_str(), jit.config.expose_secret()),
-        (9, "r-1", "Sml0")
+        (Some(9), "r-1", "Sml0")
     );
     assert!(!format!("{jit:?}").contains("Sml0"));
     assert_eq!(
