@@ -20,6 +20,9 @@ const OFFERS_AFTER: Duration = Duration::from_millis(100);
 /// runner is made on it.
 const DEAF_AFTER: u32 = 2;
 
+/// The session tells where its queue is. After so many failures in a row it is asked again: the queue may have moved.
+const ASK_ANEW_AFTER: u32 = 5;
+
 /// What a turn waited for has come.
 #[expect(clippy::large_enum_variant, reason = "one at a time, and never kept")]
 enum Woken {
@@ -55,6 +58,12 @@ impl Poller {
                     }
                     if self.stopped_during(pause).await {
                         return Ok(End::Stopped);
+                    }
+                    if failures.is_multiple_of(ASK_ANEW_AFTER)
+                        && let Err(error) = self.refresh(session, &mut course).await
+                        && !error.is_transient()
+                    {
+                        return judge(error, self.timeline.clock().instant() - opened);
                     }
                 }
                 Err(error) => return judge(error, self.timeline.clock().instant() - opened),

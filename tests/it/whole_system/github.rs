@@ -412,3 +412,26 @@ async fn b2_a_message_that_comes_again_after_its_deletion_makes_no_storm() {
     running.until_finished(&queued, 20 * MINUTE).await;
     running.end().await;
 }
+
+/// The answer that opened the session named a host that is no more, or one that never was.
+#[tokio::test(start_paused = true)]
+async fn b3_b36_a_queue_that_is_somewhere_else_by_now_is_found() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    running
+        .until("a session", |world| {
+            world.github.set("linux").is_some_and(|s| s.polling)
+        })
+        .await;
+    let elsewhere = |body: &[u8]| Bytes::from(String::from_utf8_lossy(body).replace("github.test", "gone.test"));
+    let told_wrongly = running
+        .world
+        .network
+        .disturb(GITHUB, "POST /", Trouble::Altered(Arc::new(elsewhere)));
+    told_wrongly.times(1);
+    running.world.github.lose_session("linux");
+    running.until_reason("linux", "unreachable").await;
+    assert_eq!(told_wrongly.met(), 1);
+    let queued = running.world.github.queue_jobs(&jobs("linux", 3));
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.end().await;
+}
