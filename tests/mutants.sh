@@ -4,7 +4,7 @@
 #   tests/mutants.sh            # all of tests/mutants/*.patch
 #   tests/mutants.sh NAME...    # these
 #
-# What the seeds do not find, the plans of tests/it/hunt may: every build carries them out as well, and it is said.
+# What the seeds do not find, the plans of src/sim/hunt/known may: every build carries them out as well, and it is said.
 #
 # Works on a copy of the tree with a build folder of its own below target/mutants, so that each bug costs one
 # incremental build. A bug that the hunt does not find, a patch that no longer applies or compiles, and a hunt without a
@@ -52,7 +52,7 @@ fi
 # The first plan that fails.
 found_by_plan() {
   local plan verdict
-  for plan in tests/it/hunt/*.json; do
+  for plan in src/sim/hunt/known/*.json; do
     verdict=0
     timeout "$longest" "$build/debug/gharts-listener" hunt --plan "$plan" >/dev/null 2>&1 || verdict=$?
     if [ $verdict -eq 1 ]; then

@@ -3,9 +3,12 @@
 
 use fastrand::Rng;
 
-use super::plan::{
-    ApiTrouble, Arrival, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, LEASES, Moment, Peer, Plan, PodTrouble,
-    SetShape, Shape, Timed,
+use super::{
+    near::near,
+    plan::{
+        ApiTrouble, Arrival, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, LEASES, Moment, Peer, Plan, PodTrouble,
+        SetShape, Shape, Timed,
+    },
 };
 use crate::sim::{
     gharts::Flavour,
@@ -18,16 +21,21 @@ const TROUBLED_MS: u64 = 300_000;
 /// One fault in so many is there before the daemon is.
 const EARLY: u64 = 10;
 /// Most jobs come so long before or after a fault begins: one that nobody meets shows nothing.
-const NEAR_MS: u64 = 8_000;
+pub(super) const NEAR_MS: u64 = 8_000;
 /// Most faults of one plan.
 const MOST_FAULTS: u64 = 11;
 /// One plan in so many has none: what holds only in peace is looked at there.
 const PEACE: u64 = 10;
+/// One seed in so many begins at a plan that has shown a bug before.
+const KNOWN: u64 = 4;
 
 impl Plan {
     /// The plan of this seed.
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
+        if seed % KNOWN == KNOWN - 1 {
+            return near(seed, &mut rng);
+        }
         let (mut shapes, mut arrivals, mut faults) = (rng.fork(), rng.fork(), rng.fork());
         let shape = shape(&mut shapes);
         let count = if faults.u64(..PEACE) == 0 {
@@ -51,7 +59,7 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.usize(..from.len())]
 }
 
-fn shape(rng: &mut Rng) -> Shape {
+pub(super) fn shape(rng: &mut Rng) -> Shape {
     let flavour = pick(
         rng,
         &[
@@ -147,7 +155,7 @@ fn set_shape(rng: &mut Rng, index: usize, flavour: Flavour, run_on: AssignedJobs
     }
 }
 
-fn jobs(rng: &mut Rng, shape: &Shape, faults: &[Timed]) -> Vec<Arrival> {
+pub(super) fn jobs(rng: &mut Rng, shape: &Shape, faults: &[Timed]) -> Vec<Arrival> {
     let count = rng.usize(2..=5);
     let moment = |rng: &mut Rng| match rng.choice(faults) {
         Some(timed) if rng.u32(..4) > 0 => (timed.at_ms + rng.u64(..2 * NEAR_MS)).saturating_sub(NEAR_MS),
@@ -167,7 +175,7 @@ fn jobs(rng: &mut Rng, shape: &Shape, faults: &[Timed]) -> Vec<Arrival> {
     jobs
 }
 
-fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
+pub(super) fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
     let at_ms = if rng.u64(..EARLY) == 0 {
         0
     } else {

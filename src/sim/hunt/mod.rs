@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`plan`] | plain data: the world's shape, the jobs that come, what goes wrong when |
 //! | `draw` | from a seed to a plan |
+//! | `known`, `near` | plans that have shown a bug once, and what a seed makes of one |
 //! | `apply` | from a fault to what happens in the world, and its end |
 //! | `run`, `process`, `aftermath` | carry a plan out, under virtual time: time and turns, the daemon's lives, the end |
 //! | `judge` | the invariants, checked at every call |
@@ -22,6 +23,8 @@ mod apply;
 mod draw;
 mod journal;
 mod judge;
+mod known;
+mod near;
 pub mod plan;
 mod process;
 mod queue;
