@@ -51,6 +51,8 @@ pub trait Onlooker: Send + Sync {
     fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>);
     /// The same of one to the API server: `METHOD /path?query`.
     fn cluster_asked(&self, line: &str);
+    /// What came of it: 0 where the connection broke.
+    fn cluster_answered(&self, _line: &str, _status: u16) {}
     /// Answered, or given up.
     fn ended(&self, sent: &Sent);
 }
@@ -120,6 +122,29 @@ const SECRET_FIELDS: [&str; 6] = [
     "registration_token",
 ];
 
+/// What GitHub puts in front of its answers.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Of what no field tells, so many characters without a gap may be a secret: longer than any id, and than the name of
+/// an organization in the service's paths.
+const SECRET_RUN: usize = 41;
+
+/// Secrets that stand in the body of an answer. Of one that cannot be read whatever looks like one.
+fn secrets_in(body: &[u8]) -> Vec<String> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    match serde_json::from_slice(body) {
+        Ok(serde_json::Value::Object(fields)) => {
+            let values = SECRET_FIELDS.iter().filter_map(|field| fields.get(*field)?.as_str());
+            values.map(str::to_owned).collect()
+        }
+        Ok(_) => Vec::new(),
+        Err(_) => {
+            let text = String::from_utf8_lossy(body);
+            let runs = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
+            runs.filter(|run| run.len() >= SECRET_RUN).map(str::to_owned).collect()
+        }
+    }
+}
+
 impl Cable {
     pub fn cut(&self) {
         self.cut.cancel();
@@ -160,10 +185,16 @@ impl Cable {
                     std::future::pending::<()>().await;
                 }
                 cable.panic_at(&request);
+                let line = format!("{} {}", request.method(), request.uri());
                 if let Some(onlooker) = cable.onlooker() {
-                    onlooker.cluster_asked(&format!("{} {}", request.method(), request.uri()));
+                    onlooker.cluster_asked(&line);
                 }
-                let answer = cable.carry(inner.send(request)).await?;
+                let answer = cable.carry(inner.send(request)).await;
+                if let Some(onlooker) = cable.onlooker() {
+                    let status = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+                    onlooker.cluster_answered(&line, status);
+                }
+                let answer = answer?;
                 let cut = cable.cut.clone();
                 Ok::<_, kube::Error>(answer.map(|body| until_cut(body, cut)))
             }
@@ -241,11 +272,7 @@ impl Cable {
     }
 
     fn note_answer(&self, answer: &Response) {
-        let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(answer.body()) else {
-            return;
-        };
-        let values = SECRET_FIELDS.iter().filter_map(|field| fields.get(*field)?.as_str());
-        lock(&self.secrets).extend(values.map(str::to_owned));
+        lock(&self.secrets).extend(secrets_in(answer.body()));
     }
 
     /// Counts the steps of a future, and takes the last one of all.
@@ -341,5 +368,20 @@ impl Transport for Wire {
             self.cable.note_answer(&answer);
             Ok(answer)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_also_from_answers_that_nobody_can_read() {
+        let jit = "A".repeat(64);
+        let body = format!("\u{feff}{{\"runner\":{{\"id\":1}},\"encodedJITConfig\":\"{jit}\",\"name\":\"short\"}}");
+        assert_eq!(secrets_in(body.as_bytes()), std::slice::from_ref(&jit));
+        let half = &body.as_bytes()[..body.len() - 40];
+        assert_eq!(secrets_in(half), [jit[..64 - 40 + 17].to_owned()]);
+        assert!(secrets_in(b"<html>Please sign in</html>").is_empty());
     }
 }

@@ -80,7 +80,7 @@ impl fmt::Debug for Trouble {
 #[derive(Clone, Debug)]
 pub struct Disturbance {
     authority: String,
-    /// Part of `METHOD /path`.
+    /// Part of `METHOD /path`; of several parts with `*` in between each behind the one before.
     pattern: String,
     trouble: Trouble,
     left: Arc<AtomicU32>,
@@ -106,7 +106,7 @@ impl Disturbance {
 
     fn meets(&self, authority: &str, line: &str) -> bool {
         // A runner's own calls are none of the service's.
-        if authority != self.authority || !line.contains(&self.pattern) || line.contains("/_sim/") {
+        if authority != self.authority || !contains(line, &self.pattern) || line.contains("/_sim/") {
             return false;
         }
         let take = |left: u32| left.checked_sub(1);
@@ -120,6 +120,13 @@ impl Disturbance {
         self.met.fetch_add(1, Ordering::SeqCst);
         true
     }
+}
+
+/// Whether the parts of `pattern`, which `*` separates, stand in `line`, one behind the other.
+fn contains(line: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let rest = parts.try_fold(line, |rest, part| rest.find(part).map(|at| &rest[at + part.len()..]));
+    rest.is_some()
 }
 
 impl Network {
@@ -267,11 +274,12 @@ mod tests {
     async fn a_disturbance_meets_what_it_names_and_as_often_as_it_says() {
         let network = network();
         let other = network.disturb("a.test", "POST /x", Trouble::Silence);
-        let once = network.disturb("a.test", "GET /x", Trouble::LostBefore);
+        let apart = network.disturb("a.test", "/x*GET", Trouble::Silence);
+        let once = network.disturb("a.test", "GET*x", Trouble::LostBefore);
         once.times(1);
         assert_eq!(ask(&network).await.unwrap_err(), lost("a.test".to_owned()));
         assert_eq!(ask(&network).await.unwrap(), "well");
-        assert_eq!((once.met(), other.met()), (1, 0));
+        assert_eq!((once.met(), other.met(), apart.met()), (1, 0, 0));
         let alter = Trouble::Altered(Arc::new(|body| [b"un", body].concat().into()));
         let altered = network.disturb("a.test", "/x", alter);
         assert_eq!(ask(&network).await.unwrap(), "unwell");

@@ -25,6 +25,8 @@ pub enum Trouble {
     Throttled { retry_after: u32 },
     /// The request waits, then goes on as usual.
     Slow(Duration),
+    /// The request has its effect at once, and its answer arrives so much later.
+    Late(Duration),
     /// No answer, ever.
     Hang,
     /// The answer begins, and then not a byte of it comes: what is left of a connection whose other end is gone.
@@ -48,9 +50,17 @@ pub struct Fault {
     resource: Option<String>,
     user: Option<String>,
     left: Option<u32>,
+    /// Only requests that change something.
+    writes: bool,
+    /// Only each so many-th of them, and how many have passed since the last.
+    every: u32,
+    passed: u32,
     met: Arc<AtomicBool>,
     trouble: Trouble,
 }
+
+/// Verbs that change something.
+const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 /// Names a fault that is in force, so that it can be ended alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +74,9 @@ impl Fault {
             resource: None,
             user: None,
             left: None,
+            writes: false,
+            every: 1,
+            passed: 0,
             met: Arc::default(),
             trouble,
         }
@@ -90,6 +103,20 @@ impl Fault {
         self
     }
 
+    /// Only requests that change something.
+    #[must_use]
+    pub fn writes(mut self) -> Self {
+        self.writes = true;
+        self
+    }
+
+    /// Only each `n`th of those that it concerns.
+    #[must_use]
+    pub fn every(mut self, n: u32) -> Self {
+        self.every = n.max(1);
+        self
+    }
+
     /// Becomes true when some request meets it.
     pub fn met(&self) -> Arc<AtomicBool> {
         self.met.clone()
@@ -107,6 +134,17 @@ impl Fault {
             && self.user.as_deref().is_none_or(|u| u == user)
             && self.verb.as_deref().is_none_or(|v| v == verb)
             && self.resource.as_deref().is_none_or(|r| r == resource)
+            && (!self.writes || WRITES.contains(&verb))
+    }
+
+    /// Whether one that it concerns is one that it meets.
+    fn is_due(&mut self) -> bool {
+        self.passed += 1;
+        let is_due = self.passed >= self.every;
+        if is_due {
+            self.passed = 0;
+        }
+        is_due
     }
 }
 
@@ -138,8 +176,9 @@ impl Faults {
 
     /// What the request meets, if anything; spends one use.
     pub(super) fn meet(&mut self, verb: &str, resource: &str, user: &str) -> Option<Trouble> {
-        let mut active = self.active.iter_mut().map(|(_, fault)| fault);
-        let fault = active.find(|f| f.concerns(verb, resource, user))?;
+        let active = self.active.iter_mut().map(|(_, fault)| fault);
+        let mut concerned = active.filter(|f| f.concerns(verb, resource, user));
+        let fault = concerned.find_map(|f| f.is_due().then_some(f))?;
         if let Some(left) = &mut fault.left {
             *left -= 1;
         }
@@ -170,5 +209,14 @@ mod tests {
         assert_eq!(faults.meet("create", "pods", "b"), Some(Trouble::Hang));
         assert!(faults.end(somebody) && !faults.end(somebody));
         assert_eq!(faults.meet("create", "pods", "b"), None);
+    }
+
+    #[test]
+    fn of_writes_each_so_many_th_meets_it() {
+        let late = Trouble::Late(Duration::from_secs(3));
+        let mut faults = Faults::default();
+        faults.add(Fault::new(late.clone()).writes().every(2));
+        let met = ["update", "get", "update", "patch", "create"].map(|verb| faults.meet(verb, "leases", "a"));
+        assert_eq!(met, [None, None, Some(late.clone()), None, Some(late)]);
     }
 }

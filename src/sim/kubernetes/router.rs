@@ -182,6 +182,10 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
     };
     match trouble {
         Some(Trouble::Lost) => broken(Broken::Lost),
+        Some(Trouble::Late(delay)) => {
+            tokio::time::sleep(delay).await;
+            respond(answer)
+        }
         Some(Trouble::Silent) => respond(answer).map(|_| Body::from_stream(stream::pending::<io::Result<Bytes>>())),
         _ => respond(answer),
     }
