@@ -10,7 +10,7 @@ macro_rules! plans {
 }
 
 /// Name and text.
-const PLANS: [(&str, &str); 32] = plans![
+const PLANS: [(&str, &str); 34] = plans![
     "acquires-beyond-what-it-knows",
     "api-server-that-hangs",
     "busy-registration-of-a-removed-set",
@@ -23,10 +23,12 @@ const PLANS: [(&str, &str); 32] = plans![
     "jobs-wait-for-a-removed-set",
     "kept-pod-that-runs-by-now",
     "lease-deleted-under-load",
+    "lease-written-and-answered-late",
     "left-behind-by-a-removed-set",
     "lost-records-use-the-quota-up",
     "made-and-retired-again",
     "message-ids-begin-anew",
+    "node-takes-its-pods-along",
     "offers-that-nobody-answered",
     "pod-that-runs-by-now",
     "pods-from-the-future",

@@ -64,6 +64,13 @@ fn smaller(plan: &Plan) -> Vec<Plan> {
             shorter.faults[index].for_ms /= 2;
             all.push(shorter);
         }
+        if let Fault::PodStruck { how, nth, count } = plan.faults[index].fault
+            && count > 1
+        {
+            let mut fewer = plan.clone();
+            fewer.faults[index].fault = Fault::PodStruck { how, nth, count: 1 };
+            all.push(fewer);
+        }
         if let Some(times) = times(&mut plan.clone().faults[index].fault).filter(|times| **times > 1) {
             let half = *times / 2;
             let mut fewer = plan.clone();
@@ -124,6 +131,7 @@ fn times(fault: &mut Fault) -> Option<&mut u32> {
         | Fault::TruncatedBody { times, .. }
         | Fault::Hang { times, .. }
         | Fault::JobMeets { times, .. }
+        | Fault::PollsEmpty { times, .. }
         | Fault::ApiTrouble { times, .. }
         | Fault::GhartsFails { times, .. }
         | Fault::Panic { times, .. } => Some(times),

@@ -72,14 +72,31 @@ impl Stage<'_> {
                 };
                 AtWork::new(end, move || met.load(Ordering::SeqCst))
             }
-            Fault::RightsLost => {
+            Fault::WritesAnsweredLate { resource, every, ms } => {
+                let late = kubernetes::Trouble::Late(Duration::from_millis(*ms));
+                let mut fault = kubernetes::Fault::new(late)
+                    .writes()
+                    .every(*every)
+                    .user(&account_name());
+                if !resource.is_empty() {
+                    fault = fault.resource(resource);
+                }
+                let met = fault.met();
+                let id = model.add_fault(fault);
+                let end = move || {
+                    model.end_fault(id);
+                };
+                AtWork::new(end, move || met.load(Ordering::SeqCst))
+            }
+            Fault::RightsLost { own } => {
                 const NAME: &str = "gharts-listener";
-                let Some(binding) = model.get("rolebindings", RUNNER_NAMESPACE, NAME) else {
+                let namespace = if *own { DAEMON_NAMESPACE } else { RUNNER_NAMESPACE };
+                let Some(binding) = model.get("rolebindings", namespace, NAME) else {
                     return Some(AtWork::done(false));
                 };
-                let met = model.delete("rolebindings", RUNNER_NAMESPACE, NAME).is_ok();
+                let met = model.delete("rolebindings", namespace, NAME).is_ok();
                 let again = json!({"apiVersion": binding["apiVersion"], "kind": binding["kind"],
-                    "metadata": {"name": NAME, "namespace": RUNNER_NAMESPACE},
+                    "metadata": {"name": NAME, "namespace": namespace},
                     "roleRef": binding["roleRef"], "subjects": binding["subjects"]});
                 let end = move || {
                     // There already where two overlapped.
@@ -129,7 +146,10 @@ impl Stage<'_> {
                     move || met.load(Ordering::SeqCst),
                 )
             }
-            Fault::PodStruck { how, nth } => AtWork::done(self.strike(*how, *nth, Duration::from_millis(timed.for_ms))),
+            Fault::PodStruck { how, nth, count } => {
+                let lasting = Duration::from_millis(timed.for_ms);
+                AtWork::done(self.strike_all(*how, *nth, *count, lasting))
+            }
             Fault::PodsStuckTerminating { ms } => {
                 fleet.linger(Duration::from_millis(*ms));
                 AtWork::new(move || fleet.linger(Duration::ZERO), || true)
@@ -138,19 +158,24 @@ impl Stage<'_> {
         })
     }
 
-    /// Strikes one of the daemon's pods that are there. False: there is none.
-    fn strike(&self, how: Blow, nth: usize, lasting: Duration) -> bool {
-        let (Some(fleet), model) = (&self.world.fleet, self.world.kubernetes.clone()) else {
-            return false;
-        };
-        let pods: Vec<String> = model
+    /// Strikes so many of the daemon's pods that are there, from the `nth` on. False: there is none.
+    fn strike_all(&self, how: Blow, nth: usize, count: usize, lasting: Duration) -> bool {
+        let pods: Vec<String> = self
+            .world
+            .kubernetes
             .list("pods", RUNNER_NAMESPACE)
             .iter()
             .filter_map(|pod| pod["metadata"]["name"].as_str())
             .filter(|name| !crate::sim::hunt::strangers::is_theirs(name))
             .map(str::to_owned)
             .collect();
-        let Some(name) = nth.checked_rem(pods.len()).map(|nth| pods[nth].clone()) else {
+        let struck = pods.iter().cycle().skip(nth).take(count.min(pods.len()));
+        // Each of them, also behind one that nothing happened to.
+        struck.filter(|name| self.strike(how, name, lasting)).count() > 0
+    }
+
+    fn strike(&self, how: Blow, name: &str, lasting: Duration) -> bool {
+        let (Some(fleet), model, name) = (&self.world.fleet, self.world.kubernetes.clone(), name.to_owned()) else {
             return false;
         };
         match how {

@@ -20,6 +20,9 @@ use crate::{
 /// A job that comes at a bad moment.
 const MET_JOB: Duration = Duration::from_secs(30);
 
+/// Every poll, and no other call about messages.
+const POLL: &str = "GET *messages";
+
 impl Stage<'_> {
     pub(super) fn on_the_way(&self, fault: &Fault) -> Option<AtWork> {
         let lost =
@@ -72,6 +75,11 @@ impl Stage<'_> {
             Fault::TruncatedBody { peer, call, times } => {
                 let half = Arc::new(|body: &[u8]| Bytes::copy_from_slice(&body[..body.len() / 2]));
                 lost(*peer, call, *times, Trouble::Altered(half))
+            }
+            Fault::PollsEmpty { status, times } => {
+                let mut answer = Response::new(Bytes::new());
+                *answer.status_mut() = StatusCode::from_u16(*status).unwrap_or(StatusCode::ACCEPTED);
+                lost(Peer::GitHub, POLL, *times, Trouble::Replied(answer))
             }
             Fault::Hang { peer, call, times } => lost(*peer, call, *times, Trouble::Silence),
             Fault::JobMeets {

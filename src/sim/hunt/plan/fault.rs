@@ -238,6 +238,11 @@ pub enum Fault {
     WrongStatistics {
         lie: Lie,
     },
+    /// Polls are answered at once, without a message: 202, or 200 without a body.
+    PollsEmpty {
+        status: u16,
+        times: u32,
+    },
     JobCancelled {
         nth: usize,
     },
@@ -258,7 +263,17 @@ pub enum Fault {
     ResourceQuota {
         pods: u32,
     },
-    RightsLost,
+    RightsLost {
+        /// Those in the daemon's namespace, to its Lease and its tokens, instead of those in the runners'.
+        #[serde(default)]
+        own: bool,
+    },
+    /// Every so many-th write has its effect at once, and is answered so much later. `resource`: empty for all.
+    WritesAnsweredLate {
+        resource: String,
+        every: u32,
+        ms: u64,
+    },
     LeaseDeleted,
     /// Somebody writes another holder into it, who never renews it.
     LeaseTaken,
@@ -270,6 +285,9 @@ pub enum Fault {
     PodStruck {
         how: Blow,
         nth: usize,
+        /// And those after it: a node takes all of its pods along.
+        #[serde(default = "one")]
+        count: usize,
     },
     PodsStuckTerminating {
         ms: u64,
@@ -344,12 +362,19 @@ pub(in crate::sim::hunt) const LEASES: &str = "/leases/";
 /// Who takes the Lease.
 pub(in crate::sim::hunt) const USURPER: &str = "somebody-else";
 
+/// The resource of the Lease, as the API server names it.
+pub(in crate::sim::hunt) const LEASE_RESOURCE: &str = "leases.coordination.k8s.io";
+
 fn ok() -> u16 {
     200
 }
 
+fn one() -> usize {
+    1
+}
+
 /// Every kind of fault, as [`Fault::kind`] names it.
-pub const KINDS: [&str; 53] = [
+pub const KINDS: [&str; 55] = [
     "latency",
     "resetBefore",
     "resetAfter",
@@ -372,6 +397,7 @@ pub const KINDS: [&str; 53] = [
     "messagesReordered",
     "messageIdsRestarted",
     "wrongStatistics",
+    "pollsEmpty",
     "jobCancelled",
     "assignmentDropped",
     "watchCut",
@@ -380,6 +406,7 @@ pub const KINDS: [&str; 53] = [
     "apiTrouble",
     "resourceQuota",
     "rightsLost",
+    "writesAnsweredLate",
     "leaseDeleted",
     "leaseTaken",
     "podsFail",
@@ -416,6 +443,11 @@ impl Fault {
                 | Self::ClusterLost { .. }
                 | Self::FileChanged { .. }
         )
+    }
+
+    /// Nobody has to do anything otherwise for it: a Lease that is renewed all the same stays where it is.
+    pub(in crate::sim::hunt) fn is_no_trouble(&self) -> bool {
+        matches!(self, Self::WritesAnsweredLate { resource, .. } if resource == LEASE_RESOURCE)
     }
 
     /// Whether runners may end under their jobs without the daemon's doing.

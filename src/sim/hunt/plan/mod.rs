@@ -4,7 +4,7 @@
 mod fault;
 
 pub use fault::{ApiTrouble, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, KINDS, Moment, Peer, PodTrouble};
-pub(in crate::sim::hunt) use fault::{LEASES, THIEF, USURPER};
+pub(in crate::sim::hunt) use fault::{LEASE_RESOURCE, LEASES, THIEF, USURPER};
 
 use std::fmt;
 

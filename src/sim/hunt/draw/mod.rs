@@ -1,14 +1,13 @@
 //! From a seed to a plan. Each part has a generator of its own, so that one more choice in one of them reshuffles no
 //! other.
 
+mod cluster;
+
 use fastrand::Rng;
 
 use super::{
     near::near,
-    plan::{
-        ApiTrouble, Arrival, Blow, Edit, Fault, GhartsCall, GhartsTrouble, Ill, LEASES, Moment, Peer, Plan, PodTrouble,
-        SetShape, Shape, Timed,
-    },
+    plan::{Arrival, Edit, Fault, GhartsCall, GhartsTrouble, Ill, LEASES, Moment, Peer, Plan, SetShape, Shape, Timed},
 };
 use crate::sim::{
     gharts::Flavour,
@@ -199,8 +198,8 @@ pub(super) fn timed(rng: &mut Rng, shape: &Shape) -> Timed {
         0..=2 => on_the_way(rng, uses_gharts, shape.sets.len()),
         3..=5 => of_github(rng, shape),
         10..=11 if uses_gharts => of_gharts(rng),
-        6..=7 | 10 => of_kubernetes(rng),
-        8..=9 | 11 => of_pods(rng),
+        6..=7 | 10 => cluster::of_kubernetes(rng),
+        8..=9 | 11 => cluster::of_pods(rng),
         12..=13 => of_the_file(rng, shape),
         _ => of_the_process(rng, shape),
     };
@@ -299,8 +298,12 @@ fn statuses_of(call: &str) -> &'static [u16] {
 
 fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
     let set = rng.usize(..shape.sets.len());
-    match rng.u32(..15) {
+    match rng.u32(..17) {
         0 => Fault::TokensRevoked,
+        15 | 16 => Fault::PollsEmpty {
+            status: pick(rng, &[202, 200]),
+            times: pick(rng, &[3, 1_000, 1_000]),
+        },
         13 => Fault::SecretRotated,
         1 => Fault::QueueTokenExpired { set },
         2 => Fault::PatRefused,
@@ -322,96 +325,6 @@ fn of_github(rng: &mut Rng, shape: &Shape) -> Fault {
         },
         11 => Fault::JobCancelled { nth: rng.usize(..8) },
         _ => Fault::AssignmentDropped { nth: rng.usize(..8) },
-    }
-}
-
-fn of_kubernetes(rng: &mut Rng) -> Fault {
-    match rng.u32(..11) {
-        0 => Fault::WatchCut,
-        10 => Fault::LeaseTaken,
-        5 | 9 => Fault::LeaseDeleted,
-        4 => Fault::RightsLost,
-        1 => Fault::HistoryCompacted,
-        2 => Fault::ApiOutage,
-        3 => Fault::ResourceQuota { pods: rng.u32(1..=3) },
-        _ => api_trouble(rng),
-    }
-}
-
-fn api_trouble(rng: &mut Rng) -> Fault {
-    let verb = pick(rng, &["create", "create", "delete", "patch", "watch", "list", ""]);
-    let resource = pick(rng, &["pods", "pods", "secrets", "serviceaccounts/token", ""]);
-    let how = pick(
-        rng,
-        &[
-            ApiTrouble::AnswerLost,
-            ApiTrouble::Unauthorized,
-            ApiTrouble::Unavailable,
-            ApiTrouble::Internal,
-            ApiTrouble::Throttled,
-            ApiTrouble::Slow,
-            ApiTrouble::Hang,
-            ApiTrouble::Hang,
-            ApiTrouble::Silent,
-            ApiTrouble::Conflict,
-            ApiTrouble::Invalid,
-            ApiTrouble::Denied,
-            ApiTrouble::NotFound,
-            ApiTrouble::Expired,
-        ],
-    );
-    // Who neither hears what its creations came to nor sees any pod can know of none.
-    let blind = how == ApiTrouble::Silent && verb.is_empty();
-    Fault::ApiTrouble {
-        verb: if blind { "watch" } else { verb }.to_owned(),
-        resource: resource.to_owned(),
-        how,
-        times: pick(rng, &[1, 3, 1_000, 1_000]),
-        everybody: rng.u32(..3) == 0,
-    }
-}
-
-fn of_pods(rng: &mut Rng) -> Fault {
-    match rng.u32(..5) {
-        0 | 1 => Fault::PodsFail {
-            how: pick(
-                rng,
-                &[
-                    PodTrouble::Unschedulable,
-                    PodTrouble::ImagePullFails,
-                    PodTrouble::NeverRegisters,
-                    PodTrouble::Crashes,
-                    PodTrouble::EndsWell,
-                    PodTrouble::EndsWell,
-                    PodTrouble::Leaves,
-                    PodTrouble::Deprecated,
-                    PodTrouble::SidecarStays,
-                    PodTrouble::FallsSilent,
-                    PodTrouble::HangsAfterJob,
-                    PodTrouble::InitFails,
-                    PodTrouble::Rejected,
-                ],
-            ),
-            percent: pick(rng, &[30, 100, 100]),
-        },
-        2 => Fault::PodsStuckTerminating {
-            ms: pick(rng, &[5_000, 40_000, 90_000]),
-        },
-        _ => Fault::PodStruck {
-            how: pick(
-                rng,
-                &[
-                    Blow::Evicted,
-                    Blow::OutOfMemory,
-                    Blow::NodeLost,
-                    Blow::NodeAway,
-                    Blow::DeletedByHand,
-                    Blow::SecretDeleted,
-                    Blow::Unregistered,
-                ],
-            ),
-            nth: rng.usize(..6),
-        },
     }
 }
 
