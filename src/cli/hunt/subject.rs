@@ -97,17 +97,13 @@ impl Subject for Daemon {
             }),
             glance: Box::new(move || {
                 let status = seen.status.borrow().clone();
-                let sets = || status.scale_sets.iter();
+                let reasons = status.scale_sets.iter().map(|set| {
+                    let codes = set.reasons.iter().map(|reason| reason.code.clone());
+                    (set.name.clone(), codes.collect())
+                });
                 Glance {
                     heartbeat_age: seen.heartbeat.age(),
-                    reasons: sets()
-                        .flat_map(|set| &set.reasons)
-                        .map(|reason| reason.code.clone())
-                        .collect(),
-                    silent: sets()
-                        .filter(|set| set.reasons.is_empty())
-                        .map(|set| set.name.clone())
-                        .collect(),
+                    reasons: reasons.collect(),
                     kept: metrics::Kept::ALL
                         .map(|what| Kept {
                             what: what.as_str(),

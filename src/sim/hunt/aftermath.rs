@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     journal::Journal,
     judge::{Invariant, is_live},
-    plan::{Fault, SetShape, THIEF, Timed},
+    plan::{Arrival, Blow, Fault, LEASES, SetShape, THIEF, Timed},
     rules::LATE,
     run::{EPOCH, Run, TICK},
     strangers::{self, Strangers},
@@ -22,6 +22,9 @@ use crate::sim::{
 /// ten minutes of silence, queues a job that nobody took up to three times again, and the slowest re-check of what only
 /// people can mend is five minutes.
 const RECOVERY: Duration = Duration::from_mins(25);
+
+/// What the daemon says of a set whose runners go one after the other.
+const LEAVE: &str = "runners_leave";
 
 impl Run<'_> {
     /// All is well again: what was there ends, and what comes is served.
@@ -79,6 +82,9 @@ impl Run<'_> {
                 self.judge.breach(Invariant::JobsEnd, what);
             }
         }
+        if self.plan.faults.is_empty() {
+            self.judge_results();
+        }
         for what in self.left() {
             self.judge.breach(Invariant::NothingLeft, what);
         }
@@ -103,6 +109,25 @@ impl Run<'_> {
                 self.judge.created()
             );
             self.judge.breach(Invariant::Thrift, what);
+        }
+    }
+
+    /// Where nothing goes wrong every job comes to what its steps come to.
+    fn judge_results(&self) {
+        for (index, ids) in &self.arrived {
+            let Some(jobs) = self.plan.jobs.get(*index) else {
+                continue;
+            };
+            let set = self.plan.shape.sets.get(jobs.set);
+            if !set.is_some_and(|set| self.plan.shape.serves(set)) {
+                continue;
+            }
+            for job in ids.iter().filter_map(|id| self.world.github.job(id)) {
+                if !comes_to(jobs, job.result.as_deref()) {
+                    let what = format!("job {} of {:?} in peace: {:?}", job.id, job.set, job.result);
+                    self.judge.breach(Invariant::JobsEnd, what);
+                }
+            }
         }
     }
 
@@ -216,10 +241,25 @@ impl Run<'_> {
                 );
             }
         }
+        self.judge_lease();
         self.judge_github();
         self.judge_jobs();
         for what in Strangers::missing(self.world) {
             self.judge.breach(Invariant::Strangers, what);
+        }
+    }
+
+    /// Whoever ends in order leaves the Lease to the next one.
+    fn judge_lease(&self) {
+        // Where its keeper panics nobody is left to release it.
+        let panics = |timed: &Timed| matches!(&timed.fault, Fault::Panic { call, .. } if call == LEASES);
+        if self.plan.faults.iter().any(panics) {
+            return;
+        }
+        // Who could not renew it to the end does not hold it any more.
+        if let Some(holder) = self.judge.lease_holder().filter(|holder| self.judge.holds(holder)) {
+            let what = format!("the Lease is left to {holder}");
+            self.judge.breach(Invariant::OrderlyEnd, what);
         }
     }
 
@@ -251,8 +291,25 @@ impl Run<'_> {
         }
     }
 
+    /// Runners that a node takes along all together are one chance, and no reason to make fewer.
+    fn judge_back_off(&self) {
+        let [only] = &self.plan.faults[..] else { return };
+        let chance = matches!(
+            &only.fault,
+            Fault::PodStruck {
+                how: Blow::Evicted | Blow::NodeLost,
+                ..
+            }
+        );
+        if chance && self.outcome.reasons.contains(LEAVE) {
+            let what = format!("{LEAVE}, where nothing happened but {}", only.fault);
+            self.judge.breach(Invariant::BackOff, what);
+        }
+    }
+
     pub(super) fn judge_what_was_said(&mut self) {
         self.kill_all();
+        self.judge_back_off();
         let logs = self.subject.logs();
         let ordered = self
             .plan
@@ -265,6 +322,16 @@ impl Run<'_> {
         for (said, place) in [(&logs, "the logs"), (&self.said, "status or metrics")] {
             self.judge.no_secret_of(self.secrets.iter(), said, place);
         }
+    }
+}
+
+/// Whether such jobs may have this result.
+fn comes_to(jobs: &Arrival, result: Option<&str>) -> bool {
+    match result {
+        Some("succeeded") => jobs.exit_code == 0,
+        Some("failed") => jobs.exit_code != 0,
+        Some("canceled") => jobs.cancelled_after_ms.is_some(),
+        _ => false,
     }
 }
 

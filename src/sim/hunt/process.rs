@@ -1,6 +1,7 @@
 //! The daemon's processes during a run: their starts, their deaths, and what can be seen of them from outside.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -285,7 +286,9 @@ impl Run<'_> {
     fn bury(&mut self, daemon: &Daemon) {
         daemon.cable.cut();
         // What it says while it ends is said between two looks.
-        self.outcome.reasons.extend((daemon.glance)().reasons);
+        self.outcome
+            .reasons
+            .extend((daemon.glance)().reasons.into_values().flatten());
         self.said.push_str(&(daemon.says)());
         self.secrets.extend(daemon.cable.secrets());
     }
@@ -334,7 +337,8 @@ impl Run<'_> {
         }
         let told = Instant::now();
         while self.living().any(|daemon| !daemon.task.is_finished()) && told.elapsed() < ORDERLY_END {
-            let reasons: Vec<String> = self.living().flat_map(|daemon| (daemon.glance)().reasons).collect();
+            let glances = self.living().map(|daemon| (daemon.glance)().reasons);
+            let reasons: Vec<String> = glances.flat_map(BTreeMap::into_values).flatten().collect();
             self.outcome.reasons.extend(reasons);
             tokio::time::sleep(TICK).await;
         }
@@ -402,11 +406,10 @@ impl Run<'_> {
                 let what = format!("the loop of {name} has not moved for {:?}", glance.heartbeat_age);
                 self.judge.breach(Invariant::Alive, what);
             }
-            for set in glance.silent {
-                self.judge
-                    .breach(Invariant::Reasons, format!("{name} gives no reason for {set}"));
+            for (set, codes) in glance.reasons {
+                self.judge.said(name, &set, &codes);
+                reasons.extend(codes);
             }
-            reasons.extend(glance.reasons);
             let count = |what: &str| {
                 glance
                     .kept

@@ -113,6 +113,12 @@ impl Queues {
         counting.map(|((_, jobs), _)| *jobs).max().unwrap_or(0)
     }
 
+    /// The jobs that the set was last told of.
+    pub(super) fn newest(&self, name: &str) -> usize {
+        let told = self.told.get(name).and_then(|told| told.jobs.back());
+        told.map_or(0, |(_, jobs)| *jobs)
+    }
+
     /// What is offered anew may be taken, whatever message told of it first.
     pub(super) fn offered_anew(&mut self, place: &Place<'_>) {
         if place.what == "acquirablejobs" {

@@ -1,6 +1,6 @@
 //! The program under test, as the hunt knows it: how to start it, and what it shows.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -38,10 +38,8 @@ impl std::fmt::Debug for Launch<'_> {
 pub struct Glance {
     /// Since its loop last moved.
     pub heartbeat_age: Duration,
-    /// Codes of all reasons that it gives now.
-    pub reasons: Vec<String>,
-    /// Sets for which it gives none.
-    pub silent: Vec<String>,
+    /// Codes of the reasons that it gives now, by set.
+    pub reasons: BTreeMap<String, Vec<String>>,
     /// What it keeps in memory.
     pub kept: Vec<Kept>,
 }

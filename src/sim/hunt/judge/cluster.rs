@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     super::{rules::REVISION, strangers},
-    Invariant, Judge, PODS,
+    Invariant, Judge,
+    calls::PODS,
 };
 use crate::sim::{
     kubernetes::{self, Object},
@@ -41,7 +42,6 @@ impl Judge {
             verb, resource, name, ..
         } = *request;
         let Some(status) = request.status else {
-            self.called("kubernetes", &format!("{verb} {resource}"));
             let writes = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
             if writes && strangers::is_theirs(name) {
                 self.breach(Invariant::Strangers, format!("{verb} {resource} {name}"));
@@ -60,6 +60,9 @@ impl Judge {
             .say(|| format!("call     kubernetes {verb} {resource} {name}{dry} -> {status}"));
         if resource.starts_with("leases") {
             self.lease_holder();
+            if matches!((verb, status), ("create" | "update", 200 | 201)) {
+                self.lease_written(request.body);
+            }
         }
         self.digest_in("kubernetes", &format!("{verb} {resource} {name}"), status);
         if ends_pod(request) {
@@ -222,6 +225,17 @@ fn set_of(pod: &Object) -> String {
         .as_str()
         .unwrap_or_default()
         .to_owned()
+}
+
+/// The daemon's pods of one set.
+pub(super) fn of_set<'a>(pods: &'a [Object], set: &'a str) -> impl Iterator<Item = &'a Object> {
+    let ours = |pod: &&Object| !pod["metadata"]["name"].as_str().is_some_and(strangers::is_theirs);
+    pods.iter().filter(move |pod| set_of(pod) == set).filter(ours)
+}
+
+/// Those of them that are live.
+pub(super) fn live_of<'a>(pods: &'a [Object], set: &'a str) -> Vec<&'a Object> {
+    of_set(pods, set).filter(|pod| is_live(pod)).collect()
 }
 
 pub(super) fn has_ended(pod: &Object) -> bool {

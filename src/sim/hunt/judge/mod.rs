@@ -1,8 +1,12 @@
 //! The invariants, checked on what passes between the daemon and its world and on the world itself; the daemon is never
 //! asked.
 
+mod calls;
 mod cluster;
+mod fence;
 mod invariant;
+mod reasons;
+mod secrets;
 mod wires;
 
 use std::{
@@ -15,6 +19,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::calls::Calls;
 pub use self::invariant::{Breach, Invariant};
 pub(super) use self::{cluster::is_live, wires::Eye};
 use super::{
@@ -26,27 +31,10 @@ use super::{
 };
 use crate::sim::world::{World, account_name};
 
-const MINUTE: Duration = Duration::from_secs(60);
-/// Calls to one peer in a minute. Nothing that a small world calls for comes near.
-const STORM: usize = 600;
-/// Pods made in a minute, likewise.
-const POD_STORM: usize = 60;
-/// The same of a loop that never rests, of which a run would never come to its end.
-const RUNAWAY: usize = 3_000;
 /// What a fault leaves behind (calls that hang, queues of work, waits before the next try) is over so long after its end.
 const CALM_AFTER: Duration = Duration::from_secs(120);
-/// The word for them beside the peers' names.
-const PODS: &str = "new pods";
 /// What is wrong is told so often, then no more.
 const MOST_BREACHES: usize = 20;
-
-/// Calls to one peer.
-#[derive(Debug, Default)]
-struct Calls {
-    /// Within the last minute.
-    recent: VecDeque<Instant>,
-    most: usize,
-}
 
 /// Whether all peers are well.
 #[derive(Debug, Default)]
@@ -99,7 +87,14 @@ struct State {
     holder: Option<String>,
     /// Who held it when somebody took it, and when that was seen.
     robbed: Option<(String, Instant)>,
+    /// When each replica last wrote into the Lease that it holds it.
+    written: HashMap<String, Instant>,
+    /// Since when a replica says of a set that lacks runners that it lacks none.
+    content: HashMap<(String, String), Instant>,
     calls: BTreeMap<String, Calls>,
+    /// Calls of one kind that failed, and sessions of one set that were opened while all was well.
+    failed: HashMap<String, Calls>,
+    opened: HashMap<String, Calls>,
     digest: u64,
     jits: Vec<String>,
     /// Sessions of which some daemon knows that it opened them.
@@ -190,7 +185,11 @@ impl Judge {
                 leaving: HashMap::new(),
                 holder: None,
                 robbed: None,
+                written: HashMap::new(),
+                content: HashMap::new(),
                 calls: BTreeMap::new(),
+                failed: HashMap::new(),
+                opened: HashMap::new(),
                 digest: 0,
                 jits: Vec::new(),
                 sessions: HashSet::new(),
@@ -226,7 +225,9 @@ impl Judge {
     /// Something goes wrong from now on, or no longer.
     pub(super) fn trouble(&self, fault: &Fault, begins: bool) {
         let state = &mut *self.lock();
-        state.weather.trouble(begins);
+        if !fault.is_no_trouble() {
+            state.weather.trouble(begins);
+        }
         if *fault == Fault::PatRefused {
             state.refuses = if begins {
                 Refuses::Yes
@@ -285,52 +286,8 @@ impl Judge {
         self.lock().names.len()
     }
 
-    /// The most calls to each peer in one minute.
-    pub(super) fn busiest(&self) -> BTreeMap<String, usize> {
-        let state = self.lock();
-        state
-            .calls
-            .iter()
-            .map(|(peer, calls)| (peer.clone(), calls.most))
-            .collect()
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn called(&self, peer: &str, line: &str) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let calls = state.calls.entry(peer.to_owned()).or_default();
-        calls.recent.push_back(now);
-        while calls.recent.front().is_some_and(|at| *at + MINUTE <= now) {
-            calls.recent.pop_front();
-        }
-        let limit = if peer == PODS { POD_STORM } else { STORM };
-        let (storms, runs_away) = (
-            calls.recent.len() > limit && calls.most <= limit,
-            calls.recent.len() > RUNAWAY,
-        );
-        calls.most = calls.most.max(calls.recent.len());
-        drop(state);
-        if storms {
-            self.breach(
-                Invariant::Calm,
-                format!("more than {limit} calls to {peer} in a minute: {line}"),
-            );
-        }
-        if runs_away {
-            self.end_runaway(&format!("calls to {peer} without rest: {line}"));
-        }
-    }
-
-    /// Virtual time would wait for such a daemon without an end.
-    pub(super) fn end_runaway(&self, what: &str) {
-        self.breach(Invariant::Calm, what.to_owned());
-        if let Some(token) = self.runaway.get() {
-            token.cancel();
-        }
     }
 
     fn digest_in(&self, peer: &str, line: &str, status: u16) {
@@ -339,32 +296,5 @@ impl Judge {
         let mut hasher = DefaultHasher::new();
         (state.digest, at, peer, line, status).hash(&mut hasher);
         state.digest = hasher.finish();
-    }
-
-    // ---- Secrets ------------------------------------------------------------------------------------
-
-    fn no_secret_in(&self, body: &[u8], place: &str) {
-        let text = String::from_utf8_lossy(body);
-        let shown = self.lock().jits.iter().any(|jit| text.contains(jit.as_str()));
-        if shown {
-            self.breach(Invariant::Secrets, format!("a JIT configuration in {place}"));
-        }
-    }
-
-    /// None of the secrets stands in what the daemon said.
-    pub(super) fn no_secret_of<'a>(&self, secrets: impl Iterator<Item = &'a String>, said: &str, place: &str) {
-        for secret in secrets.filter(|secret| secret.len() >= 8) {
-            if let Some(at) = said.find(secret.as_str()) {
-                let before: String = said[..at]
-                    .chars()
-                    .rev()
-                    .take(60)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .rev()
-                    .collect();
-                self.breach(Invariant::Secrets, format!("in {place}, after {before:?}"));
-            }
-        }
     }
 }

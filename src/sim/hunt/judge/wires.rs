@@ -12,23 +12,22 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    super::{plan::USURPER, queue::Place},
+    super::queue::Place,
     Invariant, Judge,
-    cluster::{has_ended, is_live},
+    calls::CLUSTER,
+    cluster::{has_ended, is_live, of_set},
 };
 use crate::{
     http::{Request, Response, TransportError},
     sim::{
         cable::{self, Sent},
         github::JobState,
-        world::{DAEMON_NAMESPACE, LEASE, RUNNER_NAMESPACE},
+        world::RUNNER_NAMESPACE,
     },
 };
 
 /// GitHub begins its answers with it.
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// Who leads asks every 2 s whether he does, and waits 3 s for the answer; twice, where one is lost.
-const ROBBED: Duration = Duration::from_secs(10);
 /// A daemon knows of a pod so long after it was made.
 const SEEN: Duration = Duration::from_secs(15);
 
@@ -75,18 +74,34 @@ impl cable::Onlooker for Eye {
         let asks = asks.iter().any(|path| sent.line.ends_with(path));
         if opens || (asks && !self.judge.goes_on(&sent.line)) {
             self.judge.may_lead(self.replica, &sent.line);
+            self.judge.may_begin(self.replica, &sent.line);
+        }
+        if sent.line.starts_with("DELETE ") && self.judge.runner_removed(&sent.line).is_some() {
+            self.judge.may_go_on(self.replica, &sent.line);
         }
     }
 
     fn cluster_asked(&self, line: &str) {
         let path = line.split_once('?').map_or(line, |(path, _)| path);
+        self.judge.called(CLUSTER, path);
         let writes = !path.starts_with("GET ") && (path.ends_with("/pods") || path.contains("/pods/"));
         if writes && !line.contains("dryRun") {
             self.judge.may_lead(self.replica, path);
+            if path.starts_with("POST ") {
+                self.judge.may_begin(self.replica, path);
+            } else {
+                self.judge.may_go_on(self.replica, path);
+            }
         }
     }
 
+    fn cluster_answered(&self, line: &str, status: u16) {
+        self.judge.came_to(self.replica, CLUSTER, line, status);
+    }
+
     fn answered(&self, sent: &Sent, answer: Result<&Response, &TransportError>) {
+        let status = answer.map_or(0, |answer| answer.status().as_u16());
+        self.judge.came_to(self.replica, &sent.authority, &sent.line, status);
         self.judge.answered(sent, answer);
     }
 
@@ -98,46 +113,10 @@ impl cable::Onlooker for Eye {
 }
 
 impl Judge {
-    fn set_named(&self, id: &str) -> Option<String> {
+    pub(super) fn set_named(&self, id: &str) -> Option<String> {
         let id: u64 = id.parse().ok()?;
         let sets = self.world.github.sets();
         sets.into_iter().find(|set| set.id == id).map(|set| set.name)
-    }
-
-    /// It is the second half of a start: a token for it was asked for before.
-    fn goes_on(&self, line: &str) -> bool {
-        let set = line
-            .strip_suffix("/generatejitconfig")
-            .and_then(|path| path.rsplit('/').next());
-        let set = set.and_then(|id| self.set_named(id));
-        set.is_some_and(|set| self.registers_itself(&set))
-    }
-
-    /// Whoever does what only one may do holds the Lease.
-    fn may_lead(&self, replica: &str, line: &str) {
-        let holder = self.lease_holder();
-        let robbed = self.lock().robbed.clone();
-        let may_not_know = robbed.is_some_and(|(whom, at)| whom == replica && at.elapsed() < ROBBED);
-        if holder.as_deref() != Some(replica) && !may_not_know {
-            self.breach(
-                Invariant::Fence,
-                format!("{replica} while {holder:?} holds the Lease: {line}"),
-            );
-        }
-    }
-
-    /// Who holds the Lease; of one that somebody deleted, who held it.
-    pub(super) fn lease_holder(&self) -> Option<String> {
-        let lease = self.world.kubernetes.get("leases", DAEMON_NAMESPACE, LEASE);
-        let state = &mut *self.lock();
-        if let Some(lease) = lease {
-            let holder = lease["spec"]["holderIdentity"].as_str().map(str::to_owned);
-            if holder.as_deref() == Some(USURPER) && holder != state.holder {
-                state.robbed = state.holder.take().map(|whom| (whom, Instant::now()));
-            }
-            state.holder = holder;
-        }
-        state.holder.clone()
     }
 
     /// What a poll announces has room beside what other sets run.
@@ -161,12 +140,13 @@ impl Judge {
         };
         let elsewhere = others.iter().filter(|name| live(name)).count();
         // What it has may always get a job, also where the limit was lowered; and may be at one while its pod is deleted.
-        let own = self.lock().made.get(&set).cloned().unwrap_or_default();
-        let there = |name: &String| {
-            let pod = self.world.kubernetes.get("pods", RUNNER_NAMESPACE, name);
-            pod.is_some_and(|pod| !has_ended(&pod))
-        };
-        let own = own.iter().filter(|(_, name)| there(name)).count();
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE);
+        let own = of_set(&pods, &set).filter(|pod| !has_ended(pod)).count();
+        let max = self.lock().rules.max(&set).unwrap_or(0) as usize;
+        if announced > own.max(max) {
+            let what = format!("{set} announces {announced} with {own} runners, at most {max}");
+            self.breach(Invariant::Capacity, what);
+        }
         let exceeds = |total: &u32| !self.total_changes && announced > own && announced + elsewhere > *total as usize;
         if let Some(total) = total.filter(exceeds) {
             let what =
@@ -264,8 +244,13 @@ impl Judge {
                 let opened = serde_json::from_slice::<Value>(body).ok();
                 let id = opened.and_then(|session| Some(session["sessionId"].as_str()?.to_owned()));
                 self.lock().sessions.extend(id);
+                let set = Place::of(&sent.line).and_then(|place| self.set_named(place.set));
+                if let Some(set) = set.filter(|_| status == 200) {
+                    self.session_opened(&set);
+                }
             }
-            let jit = serde_json::from_slice::<Value>(answer.body()).ok().and_then(|body| {
+            let body = answer.body().strip_prefix(BOM).unwrap_or(answer.body());
+            let jit = serde_json::from_slice::<Value>(body).ok().and_then(|body| {
                 let jit = body["encodedJITConfig"]
                     .as_str()
                     .or(body["encoded_jit_config"].as_str())?;
