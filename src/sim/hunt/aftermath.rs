@@ -21,7 +21,7 @@ use crate::sim::{
 /// When all is well again, every job has ended and nothing is left within so long: GitHub gives a job's runner up after
 /// ten minutes of silence, queues a job that nobody took up to three times again, and the slowest re-check of what only
 /// people can mend is five minutes.
-const RECOVERY: Duration = Duration::from_mins(25);
+pub(super) const RECOVERY: Duration = Duration::from_mins(25);
 
 /// What the daemon says of a set whose runners go one after the other.
 const LEAVE: &str = "runners_leave";
@@ -139,7 +139,7 @@ impl Run<'_> {
     }
 
     /// Sets whose `minRunners` are not there, where every limit has room for them.
-    fn spares_missing(&self) -> Vec<String> {
+    pub(super) fn spares_missing(&self) -> Vec<String> {
         let shape = &self.plan.shape;
         let all: u32 = shape.sets.iter().map(|set| set.min).sum();
         if shape.max_runners.or(Some(all)).min(shape.quota.or(Some(all))) < Some(all) {
@@ -161,7 +161,7 @@ impl Run<'_> {
     }
 
     /// What nobody needs any more: everything but `minRunners` idle runners of each set, whole.
-    fn left(&self) -> Vec<String> {
+    pub(super) fn left(&self) -> Vec<String> {
         let (model, github) = (&self.world.kubernetes, &self.world.github);
         let sets = &self.plan.shape.sets;
         let of_sets = || sets.iter().map(|set| set.name.as_str()).chain([LATE]);

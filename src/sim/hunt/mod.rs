@@ -8,6 +8,7 @@
 //! | `known`, `near` | plans that have shown a bug once, and what a seed makes of one |
 //! | `apply` | from a fault to what happens in the world, and its end |
 //! | `run`, `process`, `aftermath` | carry a plan out, under virtual time: time and turns, the daemon's lives, the end |
+//! | `wave` | when all is well again, as many jobs as the limits let run at one time |
 //! | `judge` | the invariants, checked at every call |
 //! | `rules` | what the daemon's file says and has said lately, for the judge |
 //! | `queue` | what the daemon was told of its jobs, for the judge |
@@ -33,6 +34,7 @@ mod run;
 mod shrink;
 mod strangers;
 mod subject;
+mod wave;
 
 pub use journal::Journal;
 pub use judge::{Breach, Invariant};

@@ -133,7 +133,7 @@ impl Run<'_> {
         }
     }
 
-    fn start(&mut self, index: usize) {
+    pub(super) fn start(&mut self, index: usize) {
         let (cable, stop, freeze) = (Cable::default(), CancellationToken::new(), Freeze::default());
         let Replica {
             name, skew, stepped, ..
@@ -270,6 +270,18 @@ impl Run<'_> {
         for index in 0..self.replicas.len() {
             self.kill(index);
         }
+    }
+
+    /// SIGKILL to whoever leads, where somebody else can. Which one it was.
+    pub(super) fn kill_leader(&mut self) -> Option<usize> {
+        if self.living().count() < 2 {
+            return None;
+        }
+        let holder = self.judge.lease_holder()?;
+        let leader = self.replicas.iter().position(|replica| replica.name == holder)?;
+        self.journal.say(|| format!("process  {holder} killed, while it leads"));
+        self.kill(leader);
+        Some(leader)
     }
 
     /// SIGKILL: no call of this daemon's is answered any more, nor any other made.

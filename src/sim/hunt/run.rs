@@ -195,7 +195,7 @@ pub(super) struct Run<'a> {
     pub(super) lives: u64,
     pub(super) replicas: Vec<Replica>,
     /// What the second replica's file has yet to say, and when.
-    second_file: VecDeque<(Instant, FileText)>,
+    pub(super) second_file: VecDeque<(Instant, FileText)>,
     /// With the index of each in the plan.
     pub(super) at_work: Vec<(usize, AtWork)>,
     /// Those that have found nothing to happen to so far.
@@ -213,7 +213,7 @@ pub(super) struct Run<'a> {
 }
 
 /// What stands in a daemon's file.
-struct FileText {
+pub(super) struct FileText {
     text: String,
     /// No daemon takes it over.
     is_wrong: bool,
@@ -278,6 +278,7 @@ impl Run<'_> {
             self.pass_until(Instant::now() + TICK).await;
         }
         self.recover().await;
+        self.serve_second_wave().await;
         self.end_in_order().await;
     }
 

@@ -50,6 +50,8 @@ pub enum Invariant {
     Reasons,
     /// When all is well again, every job ends, and new ones succeed.
     JobsEnd,
+    /// When all is well again, as many jobs run at one time as the limits let.
+    AtOnce,
     /// When all is well again, nothing is left that nobody owns.
     NothingLeft,
     /// Told to end, the daemon ends in good time, and closes its sessions.
