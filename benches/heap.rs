@@ -162,6 +162,7 @@ impl Day {
             gharts: transport,
             dial: Arc::new(move |_| Ok((again.clone(), again.clone()))),
             kubernetes: world.daemon_client(),
+            kubernetes_for_lease: world.daemon_client(),
             clock: world.clock.clone(),
             seed: 1,
             identity: "replica-1".to_owned(),

@@ -43,6 +43,9 @@ pub struct Externals {
     /// GHARTS and OIDC providers.
     pub gharts: SharedTransport,
     pub kubernetes: kube::Client,
+    /// The Lease's own: its calls must not wait behind a burst of others, nor try one dead connection of theirs after the
+    /// other.
+    pub kubernetes_for_lease: kube::Client,
     pub clock: Clock,
     /// Of every random choice of the daemon.
     pub seed: u64,
@@ -81,6 +84,7 @@ pub async fn externals(config: &Config, listen: SocketAddr) -> Result<Externals,
         github,
         gharts,
         kubernetes: kubernetes_client(&config.kubernetes).await?,
+        kubernetes_for_lease: kubernetes_client(&config.kubernetes).await?,
         clock: Clock::system(),
         seed: fastrand::u64(..),
         identity: identity::of(listen),
@@ -374,7 +378,7 @@ fn own_namespace(client: &kube::Client, config: &Config) -> String {
 
 pub(super) fn lease_setup(config: &Config, externals: &Externals) -> LeaseSetup {
     LeaseSetup {
-        client: externals.kubernetes.clone(),
+        client: externals.kubernetes_for_lease.clone(),
         namespace: lease_namespace(&externals.kubernetes, config),
         name: config.lease.name.clone(),
         identity: externals.identity.clone(),

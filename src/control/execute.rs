@@ -1,15 +1,7 @@
 //! Turns what was planned into calls. One gate per destination, so that slow GHARTS calls never hold back a
 //! pod's deletion; every outcome comes back to the loop as an event. No lock is held across any call.
 
-use std::{
-    collections::BTreeSet,
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -36,7 +28,7 @@ use crate::{
     },
     provision::{Class, Granted, JitRequest, Refusal, Registration, ReleaseError, Released},
     runner::{
-        cluster::{Cluster, ClusterError},
+        cluster::{Cluster, ClusterError, Kind},
         events,
         manifest::{self, Blueprint},
     },
@@ -111,7 +103,14 @@ pub(super) struct Start {
     /// Which try of the set's this is since one was granted.
     pub(super) attempt: u32,
     /// Set when the runner's deadline passed: its registration must not become a pod any more.
-    pub(super) given_up: Arc<AtomicBool>,
+    pub(super) given_up: CancellationToken,
+}
+
+/// What the loop remembers of one until it is over.
+#[derive(Debug)]
+pub(super) struct StartUnderWay {
+    pub(super) parts: Arc<SetParts>,
+    pub(super) given_up: CancellationToken,
 }
 
 /// One call about a runner.
@@ -354,7 +353,7 @@ impl Parts {
 
     /// Why this start must go no further, if so.
     fn forbidden(&self, start: &Start) -> Option<(Failure, Cause)> {
-        if start.given_up.load(Ordering::Acquire) {
+        if start.given_up.is_cancelled() {
             return Some((Failure::JitTimeout, Cause::GivenUp));
         }
         (!self.mandate.fence.is_open()).then_some((Failure::NotLeader, Cause::GivenUp))
@@ -368,9 +367,10 @@ impl Parts {
             labels: set.labels.clone(),
             work_folder: set.work_folder.clone(),
         };
-        let permit = self.turn(&set.service.gate, Urgency::Create, &set.name).await;
+        let turn = self.turn(&set.service.gate, Urgency::Create, &set.name);
+        let permit = start.given_up.run_until_cancelled(turn).await.flatten();
         let ended = permit.is_none().then_some((Failure::NotLeader, Cause::GivenUp));
-        if let Some((failure, cause)) = ended.or_else(|| self.forbidden(start)) {
+        if let Some((failure, cause)) = self.forbidden(start).or(ended) {
             // While it waited for its turn: nothing has been asked for yet.
             return Err(StartError {
                 failure,
@@ -533,7 +533,10 @@ impl Parts {
         };
         result.unwrap_or_else(|error| {
             tracing::warn!(runner = %order.name, %error, "a Kubernetes call failed; it is tried again");
-            CallResult::Failed
+            match error.kind {
+                Kind::Forbidden => CallResult::Forbidden,
+                _ => CallResult::Failed,
+            }
         })
     }
 }

@@ -1,17 +1,21 @@
 //! What each event changes in the world. Facts go in; nothing is decided and nothing is called here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kube::Resource as _;
 
 use super::{
     Control, LastError,
     event::{Cause, Event, QueueEvent, StartError, StartEvent},
+    execute::SetParts,
     service::Service,
     trouble,
 };
 use crate::{
-    ids::{RunnerName, SetName, Whose},
+    ids::{Maker, RunnerName, SetName, Whose},
     plan::{
         Moment,
         blame::{self, Asked},
@@ -19,7 +23,7 @@ use crate::{
         limits::Scope,
         notices::About,
         reason::{Code, Reason},
-        runner::{AgentSight, CallResult, Failure, Happening, Job, Place, Runner},
+        runner::{AgentSight, Call, CallResult, Failure, Happening, Job, Place, Runner},
         world::{self, Session},
     },
     provision::Refusal,
@@ -77,6 +81,11 @@ impl Control {
                 if let Some(refusal) = refusal.filter(|refusal| refusal.retry_after.is_some()) {
                     self.told_to_wait(now, &set, &refusal);
                 }
+                match (call, result) {
+                    (Call::DeletePod, CallResult::Forbidden) => self.world.undeletable = Some(undeletable()),
+                    (Call::DeletePod, CallResult::Done) => self.world.undeletable = None,
+                    _ => {}
+                }
                 if result == CallResult::Busy {
                     tracing::info!(%set, runner = %name, "the service refuses to remove it: it is busy");
                 }
@@ -96,6 +105,11 @@ impl Control {
             }
             Event::Swept(subject, findings) => {
                 self.count_comparison(&subject, &findings);
+                let refused = findings.refused.as_ref();
+                // Creations are held back for as long as that says.
+                if let Some((set, refusal)) = refused.filter(|(_, refusal)| refusal.retry_after.is_some()) {
+                    self.told_to_wait(now, set, refusal);
+                }
                 self.rounds.swept(now, &subject, findings);
                 Folded::default()
             }
@@ -142,6 +156,10 @@ impl Control {
                 let hurdle = self.world.hurdles.get(&scope);
                 // What was refused for the set that is gone says nothing about the new one.
                 let is_another = before.is_some_and(|before| before != scale_set_id);
+                if is_another {
+                    // Nor does what is refused from now on, where it was asked before.
+                    set.changed = Some(now);
+                }
                 if is_another && hurdle.is_some_and(|h| h.reason.code == Code::Configuration) {
                     self.world.hurdles.remove(&scope);
                 }
@@ -331,8 +349,13 @@ impl Control {
     }
 
     fn fold_pod(&mut self, now: Moment, seen: observe::PodSeen) -> Folded {
-        // Pods of sets that are not ours belong to another deployment in the same namespace.
+        self.world.unserved.remove(&seen.name);
         let Some(set) = self.world.sets.get_mut(&seen.set) else {
+            // What another deployment in the same namespace makes is its own affair.
+            let by_us = |maker: &Maker| self.leadership.place == maker.lease;
+            if seen.maker.as_ref().is_some_and(by_us) && seen.adopted.pod.is_live() {
+                self.world.unserved.insert(seen.name);
+            }
             return Folded::default();
         };
         let Some(state) = self.sets.get_mut(&seen.set) else {
@@ -407,7 +430,9 @@ impl Control {
     fn fold_start(&mut self, now: Moment, set: &SetName, name: &RunnerName, event: StartEvent) -> Folded {
         match event {
             StartEvent::Granted { agent_id, gharts_id } => {
-                self.granted(now, set);
+                if self.was_asked_where_the_set_is(set, name) {
+                    self.granted(now, set);
+                }
                 let metrics = self.setup.metrics.clone();
                 if let Some(runner) = self.world.runner(set, name) {
                     runner.granted(agent_id, gharts_id);
@@ -432,9 +457,17 @@ impl Control {
                 Folded::default()
             }
             StartEvent::Finished(Err(error)) => {
-                self.starts.remove(name);
-                self.start_failed(now, set, name, &error)
+                let asked = self.starts.remove(name).map(|start| start.parts);
+                self.start_failed(now, set, name, asked, &error)
             }
+        }
+    }
+
+    /// The set's provisioner is another one by now, perhaps, about which an answer of the old one says nothing.
+    fn was_asked_where_the_set_is(&self, set: &SetName, name: &RunnerName) -> bool {
+        match (self.starts.get(name), self.world.sets.get(set)) {
+            (Some(start), Some(world)) => start.parts.service.key == world.provisioner,
+            _ => true,
         }
     }
 
@@ -457,15 +490,23 @@ impl Control {
         self.world.granted(now, set);
     }
 
-    fn start_failed(&mut self, now: Moment, set: &SetName, name: &RunnerName, error: &StartError) -> Folded {
+    /// `asked`: what the start was made with.
+    fn start_failed(
+        &mut self,
+        now: Moment,
+        set: &SetName,
+        name: &RunnerName,
+        asked: Option<Arc<SetParts>>,
+        error: &StartError,
+    ) -> Folded {
         let raised = match &error.cause {
             Cause::Refused(refusal) => {
-                let service = self.sets.get(set).map(|s| &s.setup.parts.service);
-                service.map(|service| self.refused_by(set, service, refusal))
+                let parts = asked.or_else(|| Some(self.sets.get(set)?.setup.parts.clone()));
+                parts.map(|parts| self.refused_by(set, &parts.service, refusal))
             }
             Cause::Cluster(error) => {
                 let code = cluster_code(error);
-                let scope = blame::at_cluster(set, code);
+                let scope = blame::at_cluster(set, code, error.kind == Kind::WebhookFails);
                 Some((scope, Reason::new(code, error.to_string()), None))
             }
             Cause::GivenUp => None,
@@ -628,6 +669,13 @@ impl Control {
     }
 }
 
+fn undeletable() -> Reason {
+    Reason::new(
+        Code::Forbidden,
+        "the API server forbids to delete pods: no more are made until it lets us delete one",
+    )
+}
+
 /// One line for each note that is new.
 fn tell_news(set: &SetName, before: &[Note], now: &[Note]) {
     for note in now.iter().filter(|note| !before.contains(note)) {
@@ -647,7 +695,7 @@ fn cluster_code(error: &ClusterError) -> Code {
         Kind::Forbidden => Code::Forbidden,
         Kind::ResourceQuota => Code::ResourceQuota,
         Kind::Gone => Code::Configuration,
-        Kind::Exists | Kind::Conflict | Kind::Unavailable => Code::ClusterUnavailable,
+        Kind::Exists | Kind::Conflict | Kind::Unavailable | Kind::WebhookFails => Code::ClusterUnavailable,
     }
 }
 

@@ -35,14 +35,11 @@ mod trouble;
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
-use execute::{CallOrder, Executor, KeepOrder, Parts, Start};
+use execute::{CallOrder, Executor, KeepOrder, Parts, Start, StartUnderWay};
 pub use execute::{ClusterGates, SetParts};
 use fold::Folded;
 use futures::{FutureExt as _, StreamExt as _};
@@ -202,7 +199,7 @@ pub struct Control {
     timeline: Timeline,
     rng: fastrand::Rng,
     /// Starts that may still be given up.
-    starts: BTreeMap<RunnerName, Arc<AtomicBool>>,
+    starts: BTreeMap<RunnerName, StartUnderWay>,
     acks: Vec<oneshot::Sender<()>>,
     rounds: AllRounds,
     /// Names that the list of pods under way has brought so far, while one is.
@@ -530,7 +527,7 @@ impl Control {
         let announce = Announce {
             capacity: plan.capacity,
             told: plan.told,
-            listen_every: plan.listen_every,
+            listen_every: Some(plan.listen_every),
         };
         state.queue.announce.send_if_modified(|old| {
             let changed = *old != announce;
@@ -580,8 +577,12 @@ impl Control {
         let mut runner = Runner::decided(name.clone(), purpose, now, world.kind);
         runner.template = Some(parts.blueprint.hash().to_owned());
         world.runners.insert(name.clone(), runner);
-        let given_up = Arc::new(AtomicBool::new(false));
-        self.starts.insert(name.clone(), given_up.clone());
+        let given_up = CancellationToken::new();
+        let under_way = StartUnderWay {
+            parts: parts.clone(),
+            given_up: given_up.clone(),
+        };
+        self.starts.insert(name.clone(), under_way);
         self.executor.start(Start {
             set: parts,
             name,
@@ -622,8 +623,8 @@ impl Control {
 
     /// A start that is given up must not become a pod any more.
     fn give_up_start(&mut self, name: &RunnerName) {
-        if let Some(flag) = self.starts.get(name) {
-            flag.store(true, Ordering::Release);
+        if let Some(start) = self.starts.get(name) {
+            start.given_up.cancel();
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         Moment,
         orphans::{AgentView, Owner, RecordView, orphan_agents, orphan_records},
     },
-    provision::{Record, Registration},
+    provision::{Record, Refusal, Registration},
     scaleset::Agent,
 };
 
@@ -54,6 +54,8 @@ pub(super) struct Findings {
     pub(super) complete: bool,
     /// Sets of which the list showed something that belongs to no runner, whether it is gone now or not.
     pub(super) left: BTreeSet<SetName>,
+    /// Why the list was refused, and to one of whose sets.
+    pub(super) refused: Option<(SetName, Refusal)>,
 }
 
 pub(super) async fn run(parts: &Parts, subject: &Subject, order: &Order) -> Findings {
@@ -90,6 +92,7 @@ async fn compare_agents(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) ->
         }),
         first_seen,
         complete: true,
+        refused: None,
     })
 }
 
@@ -190,7 +193,11 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
         Ok(records) => records.unwrap_or_default(),
         Err(refusal) => {
             tracing::warn!(provisioner = service.key, %refusal, "orphaned records cannot be looked for");
-            return None;
+            return Some(Findings {
+                first_seen: order.first_seen.clone(),
+                refused: Some((first.name.clone(), refusal)),
+                ..Findings::default()
+            });
         }
     };
     let ids = records.iter().map(|r| (r.name.as_str(), r.gharts_id.clone()));
@@ -215,6 +222,7 @@ async fn compare_records(parts: &Parts, sets: &[Arc<SetParts>], order: &Order) -
         }),
         first_seen,
         complete: true,
+        refused: None,
     })
 }
 

@@ -378,8 +378,8 @@ impl Control {
             tenure.over.cancel();
         }
         // What has no pod yet gets none; its registration is an orphan, which the next leader removes.
-        for given_up in std::mem::take(&mut self.starts).into_values() {
-            given_up.store(true, Ordering::Release);
+        for start in std::mem::take(&mut self.starts).into_values() {
+            start.given_up.cancel();
         }
         self.acks.clear();
         self.listing = None;

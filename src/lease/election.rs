@@ -98,6 +98,8 @@ pub struct Election {
     /// It is not written yet.
     unwritten: bool,
     last_call: Option<Instant>,
+    /// When the oldest write was begun of which nobody knows whether it had its effect.
+    unanswered: Option<Instant>,
     failed: bool,
     trouble: Option<String>,
 }
@@ -115,6 +117,7 @@ impl Election {
             legacy: Legacy::default(),
             unwritten: false,
             last_call: None,
+            unanswered: None,
             failed: false,
             trouble: None,
         }
@@ -228,6 +231,11 @@ impl Election {
             self.view = View::Absent;
             return;
         };
+        if let Some(began) = self.unanswered.filter(|began| self.is_ours_since(&record, *began, now)) {
+            let legacy = record.legacy();
+            self.took_effect(began, &legacy, record);
+            return;
+        }
         self.see(now, record);
         if self.renewed.is_some() && !self.is_mine() {
             self.lose();
@@ -236,8 +244,27 @@ impl Election {
 
     /// The answer of [`Call::Write`] that was begun at `began` with `legacy`: what is stored now.
     pub fn wrote(&mut self, began: Instant, legacy: &Legacy, answer: Result<Record, Failure>) {
+        if matches!(answer, Err(Failure::Trouble(_))) {
+            // It may have had its effect: the next look tells.
+            self.stale = true;
+            self.unanswered.get_or_insert(began);
+        }
         let Some(record) = self.answered(answer) else { return };
         self.stale = false;
+        self.took_effect(began, legacy, record);
+    }
+
+    /// Whether a write of ours whose answer was lost, and that was begun at `began`, made this of what was last seen.
+    fn is_ours_since(&self, record: &Record, began: Instant, now: Instant) -> bool {
+        let is_another = match &self.view {
+            View::There(before) => record.lives_on(before),
+            View::Unknown | View::Absent => true,
+        };
+        is_another && record.holder() == Some(self.me.as_str()) && now < began + DURATION
+    }
+
+    fn took_effect(&mut self, began: Instant, legacy: &Legacy, record: Record) {
+        self.unanswered = None;
         if self.renewed.is_none() {
             let after_self = match &self.view {
                 View::There(before) => before.holder().is_none_or(|holder| holder == self.me),
@@ -300,7 +327,6 @@ impl Election {
                 self.stale = true;
                 None
             }
-            // A write whose answer was lost may have had its effect: then the next one is overtaken by it.
             Err(Failure::Trouble(words)) => {
                 self.trouble = Some(words);
                 None

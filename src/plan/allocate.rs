@@ -120,12 +120,13 @@ fn best(open: &[Candidate<'_>]) -> Option<usize> {
 }
 
 /// While everybody behind a failing service waits for one try after the other, the sets take turns: a set whose own
-/// requests always fail would keep the others out for ever. Places that are scarce go by need instead.
+/// requests always fail would keep the others out for ever. So would one whose pods a quota of the cluster can never take.
+/// Places that are scarce at the service go by need instead.
 fn tries_in_turn(world: &World, set: &SetWorld) -> bool {
     let scopes = set.scopes();
     let hurdles = scopes.iter().filter(|scope| !matches!(scope, Scope::Set(_)));
     let mut hurdles = hurdles.filter_map(|scope| world.hurdles.get(scope));
-    hurdles.any(|hurdle| !hurdle.reason.code.is_scarcity())
+    hurdles.any(|hurdle| hurdle.reason.code != Code::QuotaExceeded)
 }
 
 /// What is left of every shared limit.
@@ -229,21 +230,32 @@ pub fn yields(
         jobs(&hand_out(world, sets, wants, rooms))
     };
     let without_total = without(None);
-    make_room(sets, without_total.saturating_sub(jobs(shares)), &mut yields);
-    for (scope, _) in world.hurdles.iter().filter(|(_, h)| h.reason.code.is_scarcity()) {
+    let leave = |tally: &Tally| tally.leaving;
+    make_room(sets, without_total.saturating_sub(jobs(shares)), leave, &mut yields);
+    for (scope, _) in world.hurdles.iter().filter(|(_, h)| h.is_for_want_of_places()) {
         let within: Vec<_> = sets
             .iter()
             .filter(|(set, _)| set.scopes().contains(scope))
             .copied()
             .collect();
-        make_room(&within, without(Some(scope)).saturating_sub(without_total), &mut yields);
+        let wanted = without(Some(scope)).saturating_sub(without_total);
+        match scope {
+            // The cluster counts a pod until it is gone.
+            Scope::Cluster => make_room(&within, wanted, |tally| tally.leaving + tally.clearing, &mut yields),
+            _ => make_room(&within, wanted, leave, &mut yields),
+        }
     }
     yields
 }
 
 /// So many places from those who have most to spare, but for those that become free anyway.
-fn make_room(sets: &[(&SetWorld, Tally)], places: u32, yields: &mut BTreeMap<SetName, u32>) {
-    let leaving: u32 = sets.iter().map(|(_, tally)| tally.leaving).sum();
+fn make_room(
+    sets: &[(&SetWorld, Tally)],
+    places: u32,
+    leave: impl Fn(&Tally) -> u32,
+    yields: &mut BTreeMap<SetName, u32>,
+) {
+    let leaving: u32 = sets.iter().map(|(_, tally)| leave(tally)).sum();
     let mut open = places.saturating_sub(leaving);
     if open == 0 {
         return;
@@ -283,6 +295,8 @@ pub fn shortfall(set: &SetWorld, live: u32, missing: u32, stop: Stop, total: Tot
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Total {
     pub live: u32,
+    /// Those of them whose sets the file does not name.
+    unserved: u32,
     /// `None`: no such limit.
     pub max: Option<u32>,
     /// What the sets could use is more than it has left.
@@ -292,18 +306,21 @@ pub struct Total {
 impl Total {
     const NONE: Self = Self {
         live: 0,
+        unserved: 0,
         max: None,
         contended: false,
     };
 
     pub fn of(world: &World, sets: &[(&SetWorld, Tally)]) -> Self {
+        let unserved = u32::try_from(world.unserved.len()).unwrap_or(u32::MAX);
         let mut total = Self {
-            live: sets.iter().map(|(_, tally)| tally.live + tally.dying).sum(),
+            live: sets.iter().map(|(_, tally)| tally.live + tally.dying).sum::<u32>() + unserved,
+            unserved,
             max: world.max_runners,
             contended: false,
         };
         if total.max.is_some() {
-            let needed: u64 = sets.iter().map(|(set, tally)| u64::from(need(set, tally))).sum();
+            let needed: u64 = sets.iter().map(|(set, tally)| u64::from(need(world, set, tally))).sum();
             total.contended = needed > u64::from(total.room());
         }
         total
@@ -312,7 +329,12 @@ impl Total {
     /// What each set may announce beyond the runners that it has, or is granted now. First what it is known to
     /// need; what is left then is shared alike, and everybody may promise one place of it, or its first job would
     /// be heard of late. `None`: no such limit.
-    pub fn headroom(self, sets: &[(&SetWorld, Tally)], shares: &BTreeMap<SetName, Share>) -> Option<Vec<u32>> {
+    pub fn headroom(
+        self,
+        world: &World,
+        sets: &[(&SetWorld, Tally)],
+        shares: &BTreeMap<SetName, Share>,
+    ) -> Option<Vec<u32>> {
         self.max?;
         let granted = |set: &SetWorld| shares.get(&set.name).map_or(0, |share| share.granted);
         let room = self
@@ -320,7 +342,7 @@ impl Total {
             .saturating_sub(sets.iter().map(|(set, _)| granted(set)).sum());
         let needs: Vec<u32> = sets
             .iter()
-            .map(|(set, tally)| need(set, tally).saturating_sub(granted(set)))
+            .map(|(set, tally)| need(world, set, tally).saturating_sub(granted(set)))
             .collect();
         let needed: u64 = needs.iter().map(|need| u64::from(*need)).sum();
         let Some(rest) = u64::from(room).checked_sub(needed) else {
@@ -345,10 +367,14 @@ impl Total {
 
     /// It is used up.
     pub fn reached(self) -> Reason {
+        let of_no_set = match self.unserved {
+            0 => String::new(),
+            unserved => format!(", {unserved} of them of sets that the file does not name"),
+        };
         Reason::new(
             Code::MaxRunnersTotal,
             format!(
-                "{} of at most {} runners over all scale sets",
+                "{} of at most {} runners over all scale sets{of_no_set}",
                 self.live,
                 self.max.unwrap_or(u32::MAX)
             ),
@@ -356,12 +382,14 @@ impl Total {
     }
 }
 
-/// Runners that a set could use more than it has, assigned or waiting.
-fn need(set: &SetWorld, tally: &Tally) -> u32 {
+/// Runners that a set could use more than it has, assigned or waiting. What its own hurdle stops uses one place at a time.
+fn need(world: &World, set: &SetWorld, tally: &Tally) -> u32 {
     if set.session.blocks().is_some() || set.deaf {
         return 0;
     }
     let room = set.max_runners.saturating_sub(tally.live + tally.dying);
+    let is_stopped = world.hurdles.contains_key(&Scope::Set(set.name.clone()));
+    let room = if is_stopped { room.min(1) } else { room };
     set.could_use(tally).saturating_sub(tally.covering).min(room)
 }
 

@@ -23,10 +23,12 @@ pub struct Asked<'a> {
     pub account: &'a str,
 }
 
-/// What the cluster refuses of a set's own template stops that set alone.
-pub fn at_cluster(set: &SetName, code: Code) -> Scope {
+/// What the cluster refuses of a set's own template stops that set alone, and so does an admission that is ill: it may
+/// be asked about that set's pods only.
+pub fn at_cluster(set: &SetName, code: Code, by_webhook: bool) -> Scope {
     match code {
         Code::InvalidTemplate => Scope::Set(set.clone()),
+        _ if by_webhook => Scope::Set(set.clone()),
         _ => Scope::Cluster,
     }
 }

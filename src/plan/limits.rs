@@ -10,7 +10,7 @@ use super::{
     Moment,
     reason::{Code, Reason},
 };
-use crate::config::Retry;
+use crate::{config::Retry, ids::SetName};
 
 /// Retry slowly what repeating cannot cure (B18).
 pub const RECHECK: Duration = Duration::from_mins(5);
@@ -27,6 +27,8 @@ const IN_A_ROW: u32 = 4;
 const AILING: Duration = Duration::from_secs(30);
 /// A trouble that passes by itself is believed so long after the time of its next try, should nobody have tried.
 const STALE: Duration = Duration::from_mins(10);
+/// So many places are given back for whom it does not help.
+const IN_VAIN: u32 = 3;
 /// Clocks differ by seconds, seldom by more.
 const SKEW_STEPS: [u64; 2] = [5, 15];
 
@@ -34,13 +36,23 @@ const SKEW_STEPS: [u64; 2] = [5, 15];
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// One scale set.
-    Set(crate::ids::SetName),
+    Set(SetName),
     /// Every set of one account at a provisioner: one team at a GHARTS, whose quota and rights they share.
     Account(String),
     /// Every set behind one provisioner (one GHARTS, one GitHub credential).
     Provisioner(String),
     /// Every set: the cluster refuses.
     Cluster,
+}
+
+impl Scope {
+    /// The one set that it stops, if it is one.
+    pub fn set(&self) -> Option<&SetName> {
+        match self {
+            Self::Set(name) => Some(name),
+            Self::Account(_) | Self::Provisioner(_) | Self::Cluster => None,
+        }
+    }
 }
 
 /// One refusal and its way out.
@@ -62,6 +74,8 @@ pub struct Hurdle {
     pub suspected: bool,
     /// A place was given back since the newest refusal.
     freed: Option<Moment>,
+    /// How often that did not help.
+    freed_in_vain: u32,
 }
 
 /// The pauses between tries after a refusal.
@@ -169,6 +183,7 @@ impl Hurdle {
             recovering: false,
             suspected: false,
             freed: None,
+            freed_in_vain: same.map_or(0, |h| h.freed_in_vain + u32::from(h.freed.is_some())),
         }
     }
 
@@ -187,6 +202,7 @@ impl Hurdle {
             recovering: false,
             suspected: true,
             freed: None,
+            freed_in_vain: 0,
         }
     }
 
@@ -232,6 +248,12 @@ impl Hurdle {
             self.until = self.until.min(now.max(self.told));
             self.freed = Some(now);
         }
+    }
+
+    /// Whether more places of ours would let somebody pass: where those that were given back did not, what is scarce is
+    /// something else.
+    pub fn is_for_want_of_places(&self) -> bool {
+        self.reason.code.is_scarcity() && self.freed_in_vain < IN_VAIN
     }
 
     /// How many creations may be in flight together.

@@ -54,6 +54,8 @@ const CLOSELY_EVERY: Duration = Duration::from_secs(30);
 const SENSOR_EVERY: Duration = Duration::from_secs(10);
 /// The same while a runner has ended that the newest reading does not know of: the next one waits for it.
 const SENSOR_SOON: Duration = Duration::from_secs(3);
+/// The same where the poll should bring all: a queue that has fallen silent answers every poll with nothing.
+const SELDOM_EVERY: Duration = Duration::from_mins(5);
 
 /// What one scale set needs done now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,9 +67,9 @@ pub struct Plan {
     pub capacity: u32,
     /// Jobs that the set has, as far as messages have told: statistics may know of fewer.
     pub told: Told,
-    /// Statistics must be fetched beside the poll, so often: at the limit, to confirm a zero, where jobs seem to wait beside
-    /// a spare runner, or where they are all that tells of jobs.
-    pub listen_every: Option<Duration>,
+    /// Statistics must be fetched beside the poll, so often: closely at the limit, to confirm a zero, where jobs seem to wait
+    /// beside a spare runner, or where they are all that tells of jobs.
+    pub listen_every: Duration,
     /// Why there are not more runners: never empty, hardest first.
     pub reasons: Vec<Reason>,
     /// When this plan changes by itself.
@@ -99,7 +101,7 @@ pub fn plan(world: &World, now: Moment) -> BTreeMap<SetName, Plan> {
         .map(|(set, tally)| want::want(world, set, tally, total))
         .collect();
     let shares = allocate::allocate(world, &sets, &wants, total, now);
-    let headroom = total.headroom(&sets, &shares);
+    let headroom = total.headroom(world, &sets, &shares);
     let yields = allocate::yields(world, &sets, &wants, &shares, now);
     sets.into_iter()
         .zip(wants)
@@ -194,9 +196,11 @@ fn plan_set(set: &SetWorld, tally: &Tally, want: want::Want, given: Given, world
     let closely = !want.free || without_room || (tally.has_spare && unclear);
     let listen_every = if sensor {
         let ended = tally.covering > tally.staying;
-        Some(if ended { SENSOR_SOON } else { SENSOR_EVERY })
+        if ended { SENSOR_SOON } else { SENSOR_EVERY }
+    } else if closely {
+        CLOSELY_EVERY
     } else {
-        closely.then_some(CLOSELY_EVERY)
+        SELDOM_EVERY
     };
 
     // Beside a zero that was read again and again, what one message once told of is over.

@@ -1,7 +1,7 @@
 //! What comes of tries, and of the runners that they made: which hurdles rise by it, and which fall. Whom a refusal stops
 //! is [`super::blame`]'s.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Moment,
@@ -21,15 +21,21 @@ const TAKEN_AGAIN: Duration = Duration::from_mins(10);
 /// What mends it that runners come online, and go before they have a job.
 const TAKEN: &str = "look at the pods' Events for what takes runners away (evictions, taints, a device plugin, whoever deletes pods or \
                      registrations) or keeps GitHub from hearing of them (network policies, proxies)";
+/// The same where they end by themselves.
+const DIES: &str = "runners register, and end before they have a job: look at their last lines (`gharts-listener logs`), their \
+                    memory limit and what else runs in their pods";
 
 impl World {
     /// A hurdle that recovers, or of which nothing has been heard for long, falls when nobody behind it lacks anything.
     pub(super) fn drop_what_stops_nobody(&mut self, now: Moment) {
         let sets = &self.sets;
+        let own: BTreeSet<SetName> = self.hurdles.keys().filter_map(Scope::set).cloned().collect();
         self.hurdles.retain(|scope, hurdle| {
             let lacks = |set: &SetWorld| {
+                // What its own hurdle stops says nothing of what all share.
+                let elsewhere = scope.set().is_none() && own.contains(&set.name);
                 let tally = Tally::of(set);
-                set.could_use(&tally) > tally.covering || tally.awaiting_grant > 0
+                !elsewhere && (set.could_use(&tally) > tally.covering || tally.awaiting_grant > 0)
             };
             let concerned = || sets.values().filter(|set| set.scopes().contains(scope));
             let is_heard = |set: &SetWorld| set.session.blocks().is_none();
@@ -107,7 +113,11 @@ impl World {
         self.passed(now, &Scope::Set(set.clone()), |code| {
             !matches!(
                 code,
-                Code::InvalidTemplate | Code::PodsFailing | Code::RunnerDeprecated | Code::RunnersLeave
+                Code::InvalidTemplate
+                    | Code::ClusterUnavailable
+                    | Code::PodsFailing
+                    | Code::RunnerDeprecated
+                    | Code::RunnersLeave
             )
         });
     }
@@ -115,7 +125,9 @@ impl World {
     /// Pod and Secret were created: nothing at the cluster stops.
     pub fn pod_accepted(&mut self, now: Moment, set: &SetName) {
         self.passed(now, &Scope::Cluster, |_| true);
-        self.passed(now, &Scope::Set(set.clone()), |code| code == Code::InvalidTemplate);
+        self.passed(now, &Scope::Set(set.clone()), |code| {
+            matches!(code, Code::InvalidTemplate | Code::ClusterUnavailable)
+        });
     }
 
     /// A runner came online: the set's pods do not fail.
@@ -160,6 +172,7 @@ impl World {
             Failure::ExitedWithoutJob => Code::RunnersLeave,
             // That the next one comes online proves nothing: a job would.
             lost if lost.is_taken_away() || lost == Failure::WentOffline => Code::RunnersLeave,
+            _ if self.runner(set, name).is_some_and(|runner| runner.failed_online()) => Code::RunnersLeave,
             _ => Code::PodsFailing,
         };
         let runner = self.runner(set, name);
@@ -168,13 +181,15 @@ impl World {
             .and_then(|r| r.said().map(|said| format!(" ({said})")))
             .unwrap_or_default();
         let reason = Reason::new(code, format!("runner {name} failed: {}{said}", failure.as_str()));
-        let reason = if code == Code::RunnersLeave && failure != Failure::ExitedWithoutJob {
-            Reason {
-                remedy: Some(TAKEN),
-                ..reason
-            }
-        } else {
-            reason
+        let remedy = match failure {
+            _ if code != Code::RunnersLeave => None,
+            Failure::ExitedWithoutJob => None,
+            lost if lost.is_taken_away() || lost == Failure::WentOffline => Some(TAKEN),
+            _ => Some(DIES),
+        };
+        let reason = Reason {
+            remedy: remedy.or(reason.remedy),
+            ..reason
         };
         self.refused(now, began, Scope::Set(set.clone()), reason, jitter, None);
     }

@@ -36,6 +36,8 @@ pub struct Tally {
     pub has_spare: bool,
     /// On their way out: each gives a place back soon.
     pub leaving: u32,
+    /// Of others their pods alone are still on their way out.
+    pub clearing: u32,
     /// Live ones that get none of the set's jobs ([`SetWorld::is_served_by`]): all that they count for is limits. And
     /// how many of them are busy.
     pub apart: u32,
@@ -59,9 +61,11 @@ impl Tally {
         self.dying += u32::from(runner.is_dying());
         self.awaiting_grant += u32::from(runner.awaits_grant());
         self.provisioning += u32::from(provisioning);
-        self.starting += u32::from(runner.is_starting());
+        // One that was given up waits for its turn to be told.
+        self.starting += u32::from(live && runner.is_starting());
         self.unproved += u32::from(provisioning || pending || runner.awaits_verdict());
         self.leaving += u32::from(runner.is_leaving());
+        self.clearing += u32::from(runner.is_clearing());
         if !set.is_served_by(runner) {
             self.apart += u32::from(live);
             self.apart_busy += u32::from(runner.is_busy());

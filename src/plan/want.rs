@@ -106,7 +106,7 @@ pub fn want(world: &World, set: &SetWorld, tally: &Tally, total: Total) -> Want 
     }
     // Runners are made all the same: their jobs' messages tell of them.
     reasons.extend(world.blind.clone());
-    if let Some(reason) = &world.held_back {
+    for reason in [&world.held_back, &world.undeletable].into_iter().flatten() {
         reasons.push(reason.clone());
         stopped = true;
     }

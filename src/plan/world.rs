@@ -27,6 +27,10 @@ pub struct World {
     pub hurdles: BTreeMap<Scope, Hurdle>,
     /// Over all sets.
     pub max_runners: Option<u32>,
+    /// Live pods of ours whose sets the file does not name (any more), and that are not adopted: they count for this limit.
+    pub unserved: BTreeSet<RunnerName>,
+    /// Pods can be made, and not deleted: one more would stay for ever.
+    pub undeletable: Option<Reason>,
     /// The pods of before have been read: until then nothing is created.
     pub synced: bool,
     /// Why this replica may begin nothing new now: another one leads, or the Lease is not renewed.
@@ -232,6 +236,8 @@ impl World {
     /// The pod of runner `name` no longer exists.
     pub fn pod_gone(&mut self, now: Moment, name: &RunnerName) -> Option<Event> {
         self.place_freed(now, &Scope::Cluster);
+        self.unserved.remove(name);
+        self.undeletable = None;
         self.sets.values_mut().find_map(|set| {
             let happening = set.runners.get_mut(name)?.pod_gone(now)?;
             Some((set.name.clone(), name.clone(), happening))
@@ -241,6 +247,7 @@ impl World {
     /// A full list of pods ended: of those that had been seen before, what it does not name is gone.
     pub fn pods_listed(&mut self, now: Moment, listed: &BTreeSet<RunnerName>) -> Vec<Event> {
         self.synced = true;
+        self.unserved.retain(|name| listed.contains(name));
         for set in self.sets.values_mut() {
             set.unlisted = false;
         }

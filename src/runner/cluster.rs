@@ -19,6 +19,7 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::Value;
+use tokio::time::Instant;
 use tower::timeout::Timeout;
 
 use super::{keys, observe::WatchedPod};
@@ -34,6 +35,9 @@ const LIST_SILENCE: Duration = Duration::from_secs(30);
 /// call. One that has not ended 5 s later has lost its connection: nothing else tells that from a quiet one, since
 /// bookmarks are not promised.
 const WATCH_SECONDS: u32 = 60;
+/// A watch that ends in time and has brought nothing may be one that can bring nothing: its version may be of the future
+/// (etcd was restored), or the cache behind it stands still. So the list is read anew so often.
+const LISTED_ANEW: Duration = Duration::from_mins(10);
 /// Tries of one write within a runner's start, and the pause before each further one.
 const START_TRIES: u32 = 5;
 const START_PAUSE: Duration = Duration::from_millis(250);
@@ -47,8 +51,10 @@ pub enum Kind {
     /// The object is malformed: the template's fault.
     Invalid,
     Forbidden,
-    /// 403 `exceeded quota` or `failed quota`: same reason as [`Self::Forbidden`], only the text differs.
+    /// 403 `exceeded quota`: same reason as [`Self::Forbidden`], only the text differs.
     ResourceQuota,
+    /// An admission webhook is ill, which may be asked about some objects only.
+    WebhookFails,
     /// The uid is another one: what was meant is gone.
     Conflict,
     /// Throttled, failing or unreachable: worth repeating; the call may have had its effect.
@@ -309,14 +315,26 @@ impl Cluster {
         let config = watcher::Config::default().labels(&ours()).timeout(WATCH_SECONDS);
         let pods: Api<WatchedPod> = Api::namespaced(answered_in_time(self.client.clone()), &self.namespace);
         let fresh = move || Box::pin(watcher(pods.clone(), config.clone()));
-        let begun = (fresh(), fresh, true);
-        futures::stream::unfold(begun, |(mut watch, fresh, mut listing)| async move {
+        let begun = (fresh(), fresh, true, Instant::now());
+        futures::stream::unfold(begun, |(mut watch, fresh, mut listing, mut listed)| async move {
             // A watch shows nothing for as long as no pod changes, and knows by itself when its connection is dead.
-            let silence = if listing { LIST_SILENCE } else { Duration::MAX };
+            let silence = if listing {
+                LIST_SILENCE
+            } else {
+                LISTED_ANEW.saturating_sub(listed.elapsed())
+            };
             let sighting = match tokio::time::timeout(silence, watch.next()).await {
                 Ok(Some(Ok(event))) => {
+                    let was_listing = listing;
                     listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
+                    if was_listing && !listing {
+                        listed = Instant::now();
+                    }
                     sighting(event)
+                }
+                Err(_) if !listing => {
+                    (watch, listing) = (fresh(), true);
+                    None
                 }
                 Ok(Some(Err(error))) => {
                     // The watcher recovers by itself at its next poll; the pause keeps that from being a storm.
@@ -328,7 +346,7 @@ impl Cluster {
                     Some(Sighting::Interrupted("the list fell silent".to_owned()))
                 }
             };
-            Some((sighting, (watch, fresh, listing)))
+            Some((sighting, (watch, fresh, listing, listed)))
         })
         .filter_map(future::ready)
     }
@@ -404,7 +422,7 @@ where
     loop {
         match make().await {
             Ok(value) => return Ok(value),
-            Err(error) if error.kind == Kind::Unavailable && tries < START_TRIES => {
+            Err(error) if matches!(error.kind, Kind::Unavailable | Kind::WebhookFails) && tries < START_TRIES => {
                 tokio::time::sleep(START_PAUSE * (1 << tries)).await;
                 if !may_go_on() {
                     return Err((error, tries));
@@ -416,8 +434,11 @@ where
     }
 }
 
-/// What a 403 of the admission of quotas says.
-const QUOTA: [&str; 3] = ["exceeded quota", "failed quota", "status unknown for quota"];
+/// What a 403 of the admission of quotas says, where a place may become free. (`failed quota: ... must specify` finds the
+/// pod itself wanting.)
+const QUOTA: [&str; 2] = ["exceeded quota", "status unknown for quota"];
+/// What a 500 says of an admission that is ill.
+const WEBHOOK: &str = "failed calling webhook";
 
 fn names_object(status: &kube::core::Status) -> bool {
     let named = status.details.as_ref().is_some_and(|details| !details.name.is_empty());
@@ -448,6 +469,7 @@ pub fn classify(operation: &'static str, error: &kube::Error) -> ClusterError {
                 (403, _) if QUOTA.iter().any(|text| status.message.contains(text)) => Kind::ResourceQuota,
                 (403, _) if is_about_object(&status.message) => Kind::Invalid,
                 (401 | 403, _) => Kind::Forbidden,
+                (500, _) if status.message.contains(WEBHOOK) => Kind::WebhookFails,
                 // Any other 409 too: two writers at one moment, of the object or of a quota's figures. Nothing was done,
                 // and the same may work at once.
                 _ => Kind::Unavailable,
@@ -490,10 +512,13 @@ mod tests {
             kind(
                 403,
                 "Forbidden",
-                "pods \"q1\" is forbidden: failed quota: rq: must specify"
+                "pods \"q1\" is forbidden: failed quota: rq: must specify limits.cpu for: runner"
             ),
-            Kind::ResourceQuota
+            Kind::Invalid
         );
+        let webhook =
+            "Internal error occurred: failed calling webhook \"w.example\": failed to call webhook: Post \"https://w\"";
+        assert_eq!(kind(500, "InternalError", webhook), Kind::WebhookFails);
         assert_eq!(kind(403, "Forbidden", "User \"x\" cannot create"), Kind::Forbidden);
         let rights = "pods \"q1\" is forbidden: User \"x\" cannot patch resource \"pods\" in API group \"\"";
         assert_eq!(kind(403, "Forbidden", rights), Kind::Forbidden);

@@ -7,7 +7,10 @@
 //! hundreds of waiting scale sets do not repeat it one after the other.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -44,11 +47,20 @@ const RENEW_AHEAD_LEAST: Duration = Duration::from_secs(60);
 const RENEW_AHEAD_MOST: Duration = Duration::from_secs(300);
 /// A renewal ahead of time may take so long; then the old connection serves, and the next try comes later.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
+/// And it comes after so long, however long the JWT lives.
+const LIFE_MOST: Duration = Duration::from_hours(24);
 /// Assumed where the JWT does not tell, or tells a time that is over by our clock.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 /// How long one failed renewal answers for all who ask; longer where only an operator can mend the cause.
 const FAILURE_SHARED: Duration = Duration::from_secs(5);
 const REFUSAL_SHARED: Duration = Duration::from_secs(30);
+/// A connection that was refused from the first is replaced again after so long: the next one would be refused, too, and
+/// hundreds of scale sets would ask GitHub for one each.
+const YOUNG: Duration = FAILURE_SHARED;
+/// The service may have moved: where it is, is asked anew after so many calls in a row that it did not answer, but not
+/// more often than this.
+const UNANSWERED: u32 = 5;
+const ASKED_ANEW: Duration = Duration::from_secs(60);
 /// A fresh registration token is not visible everywhere at once.
 const ADMIN_RETRY: Retry = Retry {
     max_retries: 4,
@@ -84,8 +96,13 @@ pub struct Connection {
 struct Admin {
     url: Url,
     token: SecretString,
+    made_at: Instant,
     renew_at: Instant,
     dies_at: Instant,
+    /// Calls in a row that were not answered, or with a redirect.
+    unanswered: AtomicU32,
+    /// It took the place of one that the service refused, and was refused at once.
+    in_vain: AtomicBool,
 }
 
 /// A call that failed, and until when it speaks for the next.
@@ -199,10 +216,15 @@ impl Connection {
     async fn call_once_authorized(&self, call: Call<'_>) -> Result<Response, Error> {
         let admin = self.admin().await?;
         let response = self.call_as(&call, &admin, &admin.token).await?;
-        let response = if response.status() == StatusCode::UNAUTHORIZED {
+        let may_help = || !admin.in_vain.load(Ordering::Relaxed) || self.is_older(&admin, YOUNG);
+        let response = if response.status() == StatusCode::UNAUTHORIZED && may_help() {
             self.forget(&admin);
             let fresh = self.admin().await?;
-            self.call_as(&call, &fresh, &fresh.token).await?
+            let again = self.call_as(&call, &fresh, &fresh.token).await?;
+            if again.status() == StatusCode::UNAUTHORIZED {
+                fresh.in_vain.store(true, Ordering::Relaxed);
+            }
+            again
         } else {
             response
         };
@@ -216,7 +238,7 @@ impl Connection {
         self.successful(call.operation, call.about, response)
     }
 
-    async fn call_as(&self, call: &Call<'_>, admin: &Admin, token: &SecretString) -> Result<Response, Error> {
+    async fn call_as(&self, call: &Call<'_>, admin: &Arc<Admin>, token: &SecretString) -> Result<Response, Error> {
         let url = service_url(&admin.url, &call.path, call.query);
         let body = call.body.as_ref().map(|b| Bytes::from(b.to_string()));
         let request = http::Request::builder()
@@ -227,7 +249,14 @@ impl Connection {
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, user_agent(call.set))
             .body(body.unwrap_or_default());
-        self.send(call.operation, request, CALL_DEADLINE).await
+        let answer = self.send(call.operation, request, CALL_DEADLINE).await;
+        if answer.as_ref().is_ok_and(|answer| !answer.status().is_redirection()) {
+            admin.unanswered.store(0, Ordering::Relaxed);
+        } else if admin.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= UNANSWERED && self.is_older(admin, ASKED_ANEW)
+        {
+            self.forget(admin);
+        }
+        answer
     }
 
     pub(super) async fn send(
@@ -304,6 +333,10 @@ impl Connection {
             error,
         });
         None
+    }
+
+    fn is_older(&self, admin: &Admin, than: Duration) -> bool {
+        self.clock.instant() - admin.made_at >= than
     }
 
     /// Forgets `used` after the service refused it, unless somebody has renewed it already.
@@ -443,6 +476,9 @@ impl Connection {
         Ok(Admin {
             url,
             token: token.into(),
+            made_at: now,
+            unanswered: AtomicU32::new(0),
+            in_vain: AtomicBool::new(false),
             renew_at: now + life.saturating_sub(ahead),
             dies_at: now + life,
         })
@@ -486,7 +522,7 @@ fn life_of(jwt: &str, now: Timestamp) -> Duration {
     claims
         .and_then(|c| Duration::try_from_secs_f64(c.exp - now).ok())
         .filter(|life| !life.is_zero())
-        .unwrap_or(UNKNOWN_LIFE)
+        .map_or(UNKNOWN_LIFE, |life| life.min(LIFE_MOST))
 }
 
 /// 401 and 403 too: see [`ADMIN_RETRY`]. Being told to wait is not ours to sit out here.

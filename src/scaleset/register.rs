@@ -25,10 +25,10 @@ pub struct Spec {
     pub labels: Vec<String>,
     /// Whether runners must not update themselves: true for runners that live in images.
     pub disable_update: bool,
-    /// The id from an earlier call, so that a set whose group changed is moved, not made a second time.
+    /// The id from an earlier call, so that a set whose group changed is moved, not made a second time. Ids may begin anew
+    /// under one address (a restored server): it is believed of a set of this name only.
     pub known_id: Option<i64>,
-    /// The same of an earlier process, or of another replica. Ids may begin anew under one address: it is believed of a set
-    /// of this name only.
+    /// The same of an earlier process, or of another replica.
     pub inherited_id: Option<i64>,
 }
 
@@ -100,12 +100,11 @@ async fn find_group(connection: &Connection, name: &str) -> Result<RunnerGroup, 
 }
 
 async fn find(connection: &Connection, spec: &Spec, group: &RunnerGroup) -> Result<Option<ScaleSet>, Error> {
-    let inherited = spec.inherited_id.map(|id| (id, true));
-    for (id, is_inherited) in spec.known_id.map(|id| (id, false)).into_iter().chain(inherited) {
+    for id in spec.known_id.into_iter().chain(spec.inherited_id) {
         match connection.scale_set_by_id(id).await {
-            Ok(set) if is_inherited && !set.name.eq_ignore_ascii_case(&spec.name) => {}
-            Ok(set) => return Ok(Some(set)),
-            Err(Error::NotFound {
+            Ok(set) if set.name.eq_ignore_ascii_case(&spec.name) => return Ok(Some(set)),
+            Ok(_)
+            | Err(Error::NotFound {
                 what: Missing::ScaleSet,
                 ..
             }) => {}

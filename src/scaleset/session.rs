@@ -15,7 +15,7 @@ use super::{
     connection::{CALL_DEADLINE, Call, Connection, bearer, decode, undecodable, user_agent},
     error::{About, Error, Missing},
     message::{self, Message},
-    wire::{RawList, ScaleSet, SessionAnswer, Statistics},
+    wire::{OpenedSession, RawList, ScaleSet, SessionAnswer, Statistics},
 };
 use crate::http::Response;
 
@@ -59,7 +59,8 @@ pub enum Acquired {
 }
 
 impl Connection {
-    /// Opens the scale set's one session. [`Error::Conflict`] names who holds it.
+    /// Opens the scale set's one session. [`Error::Conflict`] names who holds it. One that is open and cannot be used,
+    /// since the answer lacks something, is closed again: it would block its set for 60 to 92 s.
     pub async fn open_session(&self, set_id: i64, owner: &str) -> Result<Session, Error> {
         const OPERATION: &str = "open session";
         let body = json!({"ownerName": owner});
@@ -72,7 +73,13 @@ impl Connection {
             Some(body),
             Some(set_id),
         );
-        read_session(OPERATION, set_id, &self.call(call).await?)
+        let answer = self.call(call).await?;
+        let read = read_session(OPERATION, set_id, &answer);
+        if let (Err(_), Ok(opened)) = (&read, decode::<OpenedSession>(OPERATION, &answer)) {
+            // Where that fails, too, GitHub ends it.
+            let _ = self.close_session(set_id, &opened.session_id).await;
+        }
+        read
     }
 
     /// A new queue token and fresh statistics. [`Error::SessionLost`] when the service forgot the session.

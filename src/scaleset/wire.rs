@@ -191,6 +191,13 @@ pub(super) struct SessionAnswer {
     pub(super) runner_scale_set: Option<ScaleSet>,
 }
 
+/// Of such an answer what it takes to close the session.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OpenedSession {
+    pub(super) session_id: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -210,6 +210,7 @@ proptest! {
                 github: Arc::new(github.clone()),
                 gharts: Arc::new(gharts.clone()),
                 kubernetes: world.daemon_client(),
+                kubernetes_for_lease: world.daemon_client(),
                 clock: world.clock.clone(),
                 seed,
                 identity: "fuzz".to_owned(),

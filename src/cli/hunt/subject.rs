@@ -74,6 +74,7 @@ impl Subject for Daemon {
             github: launch.github,
             gharts: launch.gharts,
             dial: Arc::new(move |_| Ok((github.clone(), gharts.clone()))),
+            kubernetes_for_lease: launch.kubernetes.clone(),
             kubernetes: launch.kubernetes,
             clock: launch.clock,
             seed: launch.seed,

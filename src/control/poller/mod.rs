@@ -43,6 +43,7 @@ pub(super) struct Announce {
     pub capacity: u32,
     /// Jobs that the set has already, as far as the loop knows.
     pub told: Told,
+    /// `None`: the loop has not planned yet.
     pub listen_every: Option<Duration>,
 }
 

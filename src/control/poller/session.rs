@@ -10,7 +10,7 @@ use crate::{
     control::event::QueueEvent,
     lease::{News, SessionRef},
     plan::world,
-    scaleset::{Connection, Error, Missing, Session},
+    scaleset::{Connection, Error, Missing, ScaleSet, Session},
 };
 
 /// A session that somebody else holds is asked for again after a pause in these bounds.
@@ -80,6 +80,10 @@ impl Poller {
                 return Ok(Err(End::Stopped));
             };
             match opened {
+                Ok(session) if session.scale_set.as_ref().is_some_and(|set| self.is_anothers(set)) => {
+                    self.leave(&session).await;
+                    return Ok(Err(End::SetGone(None)));
+                }
                 Ok(session) => {
                     self.ailing = false;
                     let statistics = session.statistics;
@@ -112,6 +116,12 @@ impl Poller {
                     if self.stopped_during(pause).await {
                         return Ok(Err(End::Stopped));
                     }
+                    let in_vain = self.timeline.now().since(asked) >= LEFT_OPEN;
+                    if in_vain
+                        && matches!(self.connection.scale_set_by_id(set_id).await, Ok(set) if self.is_anothers(&set))
+                    {
+                        return Ok(Err(End::SetGone(None)));
+                    }
                     if self.wish.has_changed().unwrap_or(false) {
                         return Ok(Err(End::Moved));
                     }
@@ -125,6 +135,11 @@ impl Poller {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Ids may begin anew under one address (a restored server): then ours is another set's.
+    fn is_anothers(&self, set: &ScaleSet) -> bool {
+        !set.name.is_empty() && !set.name.eq_ignore_ascii_case(&self.spec.name)
     }
 
     /// The session that the last leader left open, or that we could not close: it would block the set for 60 to 92 s.

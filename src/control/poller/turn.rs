@@ -98,8 +98,9 @@ impl Poller {
                     () = tokio::time::sleep_until(ask_at), if course.has_offers(begun, session, announce.told, announce.capacity) => {
                         break Woken::Offers;
                     }
-                    answer = &mut poll => break Woken::Polled(answer),
+                    // Also where polls are answered at once, one after the other.
                     () = tokio::time::sleep_until(refresh_at), if announce.listen_every.is_some() => {}
+                    answer = &mut poll => break Woken::Polled(answer),
                 }
                 course.refreshed = self.timeline.clock().instant();
                 // Both go on meanwhile: the one may hold what the other waits for (the admin connection, a token).

@@ -63,6 +63,8 @@ struct Replica {
     /// SIGSTOP.
     paused: bool,
     cut_off: bool,
+    /// The answers to its writes are lost.
+    deaf: bool,
 }
 
 impl World {
@@ -73,6 +75,7 @@ impl World {
             skew: 0,
             paused: false,
             cut_off: false,
+            deaf: false,
         };
         Self {
             server: Server::default(),
@@ -148,7 +151,9 @@ impl Replica {
                 let answer = if self.cut_off {
                     Err(away())
                 } else {
-                    server.write(lease, create)
+                    server
+                        .write(lease, create)
+                        .and_then(|record| if self.deaf { Err(away()) } else { Ok(record) })
                 };
                 self.election.wrote(now, &legacy, answer);
             }
@@ -332,6 +337,33 @@ fn a_write_whose_answer_was_lost_is_found_to_have_had_its_effect() {
         world.pass(3);
         assert_eq!(world.leaders(), ["a"]);
     }
+}
+
+#[test]
+fn b42_a_write_that_had_its_effect_counts_though_its_answer_was_lost() {
+    let mut world = World::of(&["a", "b"]);
+    world.pass(5);
+    assert_eq!(world.leaders(), ["a"]);
+    world.replica("a").deaf = true;
+    world.replica("b").deaf = true;
+    let set = linux();
+    world.election("a").opened(set.clone(), session("s"));
+    world.pass(120);
+    assert_eq!(
+        world.leaders(),
+        ["a"],
+        "an API server that is slow to answer ends no term"
+    );
+    let stored = Record::from(world.server.lease.clone().unwrap());
+    assert_eq!(stored.legacy().sessions.get(&set), Some(&session("s")));
+    world.replica("a").paused = true;
+    world.pass(20);
+    assert_eq!(world.leaders(), ["b"], "nor does it keep anybody from leading");
+    let Standing::Leading(term) = world.election("b").standing() else {
+        panic!();
+    };
+    assert_eq!(term.inherited.sessions.get(&set), Some(&session("s")));
+    assert!(!term.after_self);
 }
 
 #[test]

@@ -147,6 +147,8 @@ impl Runner {
             State::Retiring { .. } => true,
             // Only lists say so.
             State::JobDone { .. } => self.over_by_lists,
+            // Somebody took its label off and put it on again.
+            State::Ended { .. } => self.vanished && self.pod_runs(),
             State::Failed { failure, .. } => {
                 failure != Failure::TotalLifetime && (self.pod_runs() || self.may_run_unseen(failure))
             }
@@ -156,7 +158,11 @@ impl Runner {
 
     /// It was waited for so long that it may well run, and no watch has shown its pod.
     fn may_run_unseen(&self, failure: Failure) -> bool {
-        !self.watched && matches!(failure, Failure::Scheduling | Failure::PendingTotal)
+        !self.watched
+            && matches!(
+                failure,
+                Failure::Scheduling | Failure::PendingTotal | Failure::SecretRefused
+            )
     }
 
     /// The calls to make now, in the order in which they matter.

@@ -129,6 +129,13 @@ pub struct PodFacts {
     pub says: Option<String>,
 }
 
+impl PodFacts {
+    /// It runs or is about to, and nobody has asked for its deletion.
+    pub fn is_live(&self) -> bool {
+        !self.deleting && !matches!(self.progress, PodProgress::Ended(_))
+    }
+}
+
 /// How far the container `runner` has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodProgress {
@@ -252,6 +259,8 @@ pub enum CallResult {
     Busy,
     /// `CheckSecret`: there is none.
     Missing,
+    /// The API server does not let us.
+    Forbidden,
     Failed,
 }
 

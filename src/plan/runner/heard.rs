@@ -101,7 +101,7 @@ impl Runner {
             None if deleting && matches!(self.state, State::Pending { .. } | State::Idle { .. }) => {
                 Some(self.fail(now, Failure::PodDeleted))
             }
-            None if deleting && matches!(self.state, State::JobDone { .. }) => {
+            None if deleting && self.is_over_but_for_its_pod() => {
                 self.end(now, false, false);
                 None
             }
@@ -191,6 +191,7 @@ impl Runner {
 
     pub(super) fn fail(&mut self, now: Moment, failure: Failure) -> Happening {
         let unseen = matches!(self.state, State::Provisioning { .. } | State::Pending { .. });
+        self.failed_online = !unseen;
         self.failed_early = unseen || self.pod_since.is_none_or(|since| now.since(since) < YOUNG);
         self.state = State::Failed { at: now, failure };
         self.covers = false;
@@ -371,7 +372,7 @@ impl Runner {
                 self.keep_to_its_end(now);
             }
             CallResult::Busy if self.may_still_work() => self.found_busy(now),
-            CallResult::Busy | CallResult::Failed => self.todo(call).again(now),
+            CallResult::Busy | CallResult::Failed | CallResult::Forbidden => self.todo(call).again(now),
             CallResult::Done | CallResult::Gone => {
                 *self.todo(call) = Todo::Done;
                 self.done(now, call);
@@ -399,6 +400,15 @@ impl Runner {
         self.give_up_removal();
     }
 
+    /// Its job is over, or it is proved that it has none: a pod in deletion is no capacity any more, whoever deletes it.
+    fn is_over_but_for_its_pod(&self) -> bool {
+        match self.state {
+            State::JobDone { .. } => true,
+            State::Retiring { .. } => self.is_proved(),
+            _ => false,
+        }
+    }
+
     fn done(&mut self, now: Moment, call: Call) {
         if call == Call::DeletePod {
             self.deletion_asked = Some(now);
@@ -420,6 +430,10 @@ impl Runner {
                 self.end(now, false, false);
             }
             _ => {}
+        }
+        let is_retiring = matches!(self.state, State::Retiring { .. });
+        if is_retiring && self.is_proved() && self.pod.as_ref().is_some_and(|pod| pod.deleting) {
+            self.end(now, false, false);
         }
     }
 }

@@ -138,6 +138,8 @@ pub struct Runner {
     said: Option<String>,
     /// Failed runners only: nothing had shown it online by then, or its pod was hardly there.
     failed_early: bool,
+    /// It was online when it failed.
+    failed_online: bool,
     /// Ended runners only: its pod died under its job.
     died: Option<Died>,
     /// Its pod failed and is kept.
@@ -203,6 +205,7 @@ impl Runner {
             not_online: None,
             said: None,
             failed_early: false,
+            failed_online: false,
             died: None,
             kept: None,
             remove_agent: Todo::No,
@@ -276,6 +279,11 @@ impl Runner {
     /// It failed before it was seen online, or soon after. A pod that is taken away by then, each time, is no accident.
     pub fn failed_early(&self) -> bool {
         self.failed_early
+    }
+
+    /// It had been seen online when it failed.
+    pub fn failed_online(&self) -> bool {
+        self.failed_online
     }
 
     /// It ended well by itself, and until then nothing told of a job.
@@ -439,6 +447,11 @@ impl Runner {
             State::Ended { .. } | State::Failed { .. } => self.remove_record.open(),
             _ => false,
         }
+    }
+
+    /// It counts for nothing any more, and its pod, which the cluster still counts, is on its way out.
+    pub fn is_clearing(&self) -> bool {
+        !self.is_live() && !self.is_leaving() && self.kept().is_none() && self.may_be_at_work()
     }
 
     /// The agents list would tell news of it: whether it is online, and where nothing else tells, whether it is busy.

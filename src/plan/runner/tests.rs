@@ -821,6 +821,43 @@ fn b12_a_busy_runner_whose_pod_is_being_deleted_is_left_to_end() {
 
 // ---- Retiring -------------------------------------------------------------------------------------------
 
+#[test]
+fn b10_a_retiring_runner_whose_pod_somebody_else_deletes_gives_its_place_back() {
+    let mut first = Life::idle();
+    first.runner.retire(at(200));
+    first.sees_deletion(201);
+    assert_eq!(first.counts(), LIVE_WITHOUT_JOB, "it may have a job still");
+    first.call(202, Call::RemoveAgent, CallResult::Done);
+    assert_eq!(first.state(), "ended", "its node may be lost, and nobody lets go of it");
+
+    let mut second = Life::idle();
+    second.runner.retire(at(200));
+    second.call(201, Call::RemoveAgent, CallResult::Done);
+    second.runner.begin(Call::DeletePod);
+    second.sees_deletion(202);
+    assert_eq!(
+        second.state(),
+        "ended",
+        "the answer to our own deletion may come later, or never"
+    );
+    second.runner.called(at(203), Call::DeletePod, CallResult::Failed);
+    assert_eq!(second.due(600), [Call::RemoveRecord]);
+}
+
+#[test]
+fn b12_a_pod_whose_label_was_off_for_a_while_is_not_ended_without_proof() {
+    let mut life = Life::busy();
+    life.runner.pod_gone(at(40));
+    assert_eq!(life.state(), "ended");
+    life.sees(41, PodProgress::Running { since: at(10) });
+    assert_eq!(life.due(41), [Call::RemoveAgent], "its job may go on");
+    life.call(41, Call::RemoveAgent, CallResult::Busy);
+    for at in 42..600 {
+        life.passes(at);
+        assert!(!life.due(at).contains(&Call::DeletePod), "at {at} s");
+    }
+}
+
 fn retiring() -> Life {
     let mut life = Life::idle();
     life.runner.retire(at(200));

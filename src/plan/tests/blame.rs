@@ -89,8 +89,9 @@ fn b8_where_there_is_one_set_a_refusal_is_the_provisioners() {
 #[test]
 fn b31_a_template_that_the_cluster_refuses_stops_its_own_set() {
     let a = SetName::new("a");
-    assert_eq!(blame::at_cluster(&a, Code::InvalidTemplate), own("a"));
+    assert_eq!(blame::at_cluster(&a, Code::InvalidTemplate, false), own("a"));
     for code in [Code::Forbidden, Code::ResourceQuota, Code::ClusterUnavailable] {
-        assert_eq!(blame::at_cluster(&a, code), Scope::Cluster);
+        assert_eq!(blame::at_cluster(&a, code, false), Scope::Cluster);
     }
+    assert_eq!(blame::at_cluster(&a, Code::ClusterUnavailable, true), own("a"));
 }

@@ -68,8 +68,8 @@ fn b19_after_a_refusal_capacity_is_what_is_granted_and_rises_only_with_a_grant()
     refuse(&mut world, 0, 0, Code::QuotaExceeded);
     let plan = plan_of(&world, "a", 0);
     assert_eq!(
-        (plan.capacity, plan.create.len(), plan.listen_every.is_some()),
-        (2, 0, true)
+        (plan.capacity, plan.create.len(), plan.listen_every),
+        (2, 0, Duration::from_secs(30))
     );
     assert_eq!(codes(&plan), ["quota_exceeded"]);
     assert_eq!(plan_of(&world, "a", 6).capacity, 2, "asking again is no grant");
@@ -226,6 +226,47 @@ fn b31_pods_that_fail_make_their_set_back_off_until_one_comes_online() {
 }
 
 #[test]
+fn b31_runners_that_come_online_and_die_without_a_job_make_their_set_back_off_until_one_has_a_job() {
+    let mut world = world([set("a").with(0, assigned(3)).with_idle(1, 0)]);
+    let (a, name) = (SetName::new("a"), RunnerName::new("a-0"));
+    let killed = PodFacts {
+        progress: PodProgress::Ended(runner::PodEnd {
+            exit_code: Some(137),
+            reason: "OOMKilled".to_owned(),
+        }),
+        ..running(0)
+    };
+    let happening = world.runner(&a, &name).unwrap().pod_seen(at(100), killed);
+    assert_eq!(happening, Some(runner::Happening::Failed(runner::Failure::OutOfMemory)));
+    world.runner_failed(at(100), &a, &name, runner::Failure::OutOfMemory, 1.0);
+    assert_eq!(codes(&plan_of(&world, "a", 100)), ["runners_leave"]);
+    let remedy = plan_of(&world, "a", 100).reasons[0].remedy.unwrap();
+    assert!(remedy.contains("memory limit"), "{remedy}");
+    world.runner_works(at(101), &a);
+    assert_eq!(created(&world, "a", 102), 0, "that one came online, too");
+    world.runner_has_job(at(102), &a);
+    assert!(created(&world, "a", 102) > 1);
+}
+
+#[test]
+fn b10_runners_of_sets_that_the_file_does_not_name_count_for_the_limit_over_all() {
+    let mut world = world([set("a").with(0, assigned(5))]);
+    world.max_runners = Some(4);
+    world.unserved = ["b-0", "b-1", "b-2"].map(RunnerName::new).into();
+    let plan = plan_of(&world, "a", 0);
+    assert_eq!((plan.create.len(), plan.capacity), (1, 1));
+    let said = &plan
+        .reasons
+        .iter()
+        .find(|r| r.code == Code::MaxRunnersTotal)
+        .unwrap()
+        .message;
+    assert!(said.contains("3 of them of sets that the file does not name"), "{said}");
+    world.pod_gone(at(1), &RunnerName::new("b-1"));
+    assert_eq!(created(&world, "a", 1), 2);
+}
+
+#[test]
 fn b49_a_trouble_that_nobody_asks_about_any_more_is_said_for_ten_minutes_and_not_for_ever() {
     for (code, after_it) in [(Code::Upstream, 0), (Code::LabelPolicy, 1)] {
         let mut world = world([set("a").with(0, assigned(5))]);
@@ -315,7 +356,7 @@ fn b43_a_sensor_takes_no_job_and_reads_the_statistics_sooner_when_a_runner_has_e
     let mut world = world([sensor.with(0, available(2)).with_idle(1, 0)]);
     let plan = plan_of(&world, "a", 1);
     assert_eq!((plan.capacity, plan.create.len()), (0, 1));
-    assert_eq!(plan.listen_every, Some(Duration::from_secs(10)));
+    assert_eq!(plan.listen_every, Duration::from_secs(10));
 
     let end = PodProgress::Ended(runner::PodEnd {
         exit_code: Some(0),
@@ -333,7 +374,7 @@ fn b43_a_sensor_takes_no_job_and_reads_the_statistics_sooner_when_a_runner_has_e
         1,
         "the job of the one that ended may be counted still"
     );
-    assert_eq!(plan.listen_every, Some(Duration::from_secs(3)));
+    assert_eq!(plan.listen_every, Duration::from_secs(3));
 }
 
 #[test]

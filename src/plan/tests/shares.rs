@@ -204,6 +204,103 @@ fn b45_spare_runners_make_room_where_the_total_and_their_quota_are_both_used_up(
     assert_eq!(retired(&world, "a"), 1);
 }
 
+fn cluster_quota(world: &mut World, now: i64) {
+    let reason = Reason::new(Code::ResourceQuota, "no");
+    world.refused(at(now), at(now), Scope::Cluster, reason, 1.0, None);
+}
+
+#[test]
+fn b8_b45_a_set_whose_pods_the_namespace_can_never_take_does_not_starve_the_others() {
+    let big = |refused| SetWorld {
+        refused,
+        ..set("b").with(0, assigned(1))
+    };
+    let busy = SetWorld {
+        max_runners: 40,
+        ..set("a").with(0, assigned(9)).with_idle(8, 0)
+    };
+    let mut world = world([busy, big(None)]);
+    cluster_quota(&mut world, 0);
+    let tries = |world: &World| [created(world, "a", 9), created(world, "b", 9)];
+    assert_eq!(tries(&world), [0, 1], "who has none comes first, once");
+    world.sets.insert(SetName::new("b"), big(Some(at(0))));
+    assert_eq!(tries(&world), [1, 0], "and then the others in their turn");
+}
+
+#[test]
+fn b8_b45_spare_runners_are_not_given_up_for_a_pod_that_no_place_helps() {
+    let mut world = world([with_spares("a", 5, 5), set("b").with(0, assigned(1))]);
+    cluster_quota(&mut world, 0);
+    for round in 1..=3 {
+        assert_eq!(plan_of(&world, "a", round).retire.len(), 1);
+        world.place_freed(at(round), &Scope::Cluster);
+        cluster_quota(&mut world, round);
+    }
+    assert_eq!(plan_of(&world, "a", 4).retire.len(), 0, "three did not help");
+}
+
+#[test]
+fn b45_the_cluster_counts_a_pod_until_it_is_gone() {
+    let spares = SetWorld {
+        min_runners: 3,
+        kind: Kind {
+            has_record: false,
+            ..KIND
+        },
+        ..set("a")
+    };
+    let spares = spares.with(0, assigned(0)).with_idle(3, 0);
+    let mut world = world([spares, set("b").with(0, assigned(1))]);
+    cluster_quota(&mut world, 0);
+    assert_eq!(retired(&world, "a"), 1);
+    let first = world.sets.get_mut("a").unwrap().runners.values_mut().next().unwrap();
+    first.pod_seen(
+        at(1),
+        PodFacts {
+            deleting: true,
+            ..running(0)
+        },
+    );
+    assert!(!first.is_live());
+    assert_eq!(retired(&world, "a"), 0, "one place is free as soon as its pod has gone");
+    let name = world.sets["a"].runners.keys().next().unwrap().clone();
+    world.pod_gone(at(1), &name);
+    assert_eq!((retired(&world, "a"), created(&world, "b", 1)), (0, 1));
+}
+
+#[test]
+fn b15_a_quota_that_recovers_falls_though_a_set_is_stopped_by_its_own_refusal() {
+    let mut world = world([
+        set("a").with(0, assigned(1)),
+        set("b").with(0, assigned(2)).with_idle(2, 0),
+    ]);
+    quota(&mut world, 0);
+    let forbidden = Reason::new(Code::LabelPolicy, "no");
+    world.refused(at(0), at(0), Scope::Set(SetName::new("a")), forbidden, 1.0, None);
+    world.advance(at(1));
+    assert_eq!(world.hurdles.len(), 2);
+    world.granted(at(2), &SetName::new("b"));
+    world.advance(at(2));
+    assert_eq!(
+        world.hurdles.keys().collect::<Vec<_>>(),
+        [&Scope::Set(SetName::new("a"))]
+    );
+}
+
+#[test]
+fn b6_a_set_that_its_own_refusal_stops_hoards_no_places_of_the_total() {
+    let stopped = SetWorld {
+        max_runners: 50,
+        ..set("a").with(0, assigned(40))
+    };
+    let mut world = world([stopped, set("b").with(0, assigned(0))]);
+    world.max_runners = Some(30);
+    assert_eq!(plan_of(&world, "b", 1).capacity, 0);
+    let forbidden = Reason::new(Code::LabelPolicy, "no");
+    world.refused(at(0), at(0), Scope::Set(SetName::new("a")), forbidden, 1.0, None);
+    assert_eq!(plan_of(&world, "b", 1).capacity, 10);
+}
+
 #[test]
 fn b45_a_runner_made_for_a_job_that_waits_at_github_is_not_spare() {
     let one = set("a").with(0, available(3)).with_idle(1, 0);

@@ -87,15 +87,21 @@ fn b14_nothing_is_surplus_before_the_first_reading_nor_before_a_zero_is_confirme
     once.advance(at(10));
     let plan = plan_of(&once, "a", 9000);
     assert_eq!(names(&plan), Vec::<&str>::new());
-    assert!(plan.listen_every.is_some(), "a second reading is asked for");
+    assert_eq!(
+        plan.listen_every,
+        Duration::from_secs(30),
+        "a second reading is asked for"
+    );
 }
 
 #[test]
 fn b14_newer_statistics_are_asked_for_where_jobs_by_the_old_ones_stand_beside_idle_runners() {
     let closely = |reading: Reading, idle: u32| {
         let mut world = world([set("a").with(0, reading).with_idle(idle, 1)]);
-        world.advance(at(20));
-        plan_of(&world, "a", 20).listen_every.is_some()
+        // A zero among them is confirmed.
+        world.read(at(40), at(40), &SetName::new("a"), reading);
+        world.advance(at(40));
+        plan_of(&world, "a", 40).listen_every == Duration::from_secs(30)
     };
     let stale = Reading {
         running: 2,

@@ -309,6 +309,20 @@ impl GitHub {
         self.on_session(set, World::end_session)
     }
 
+    /// The set's id is another set's, `name`, which has its labels: the service was restored, and its ids began anew.
+    pub fn give_id_to(&self, set: &str, name: &str) -> bool {
+        self.lose_session(set);
+        self.change(|world, _| {
+            let found = find_set(world, set).map(|s| (s.tenant, s.id));
+            let found = found.and_then(|(tenant, id)| world.tenants.get_mut(tenant)?.sets.get_mut(&id));
+            let is_there = found.is_some();
+            if let Some(set) = found {
+                (set.name, set.labels) = (name.to_owned(), vec![name.to_owned()]);
+            }
+            is_there
+        })
+    }
+
     /// Somebody else has the set's session from now on, without a poll: until it counts as abandoned.
     pub fn steal_session(&self, set: &str, thief: &str) -> bool {
         self.lose_session(set);

@@ -5,12 +5,12 @@ use super::plan::Plan;
 
 macro_rules! plans {
     ($($name:literal,)*) => {
-        [$(($name, include_str!(concat!("known/", $name, ".json"))),)*]
+        &[$(($name, include_str!(concat!("known/", $name, ".json"))),)*]
     };
 }
 
 /// Name and text.
-const PLANS: [(&str, &str); 34] = plans![
+const PLANS: &[(&str, &str)] = plans![
     "acquires-beyond-what-it-knows",
     "api-server-that-hangs",
     "busy-registration-of-a-removed-set",
@@ -38,6 +38,7 @@ const PLANS: [(&str, &str); 34] = plans![
     "record-of-a-broker-that-died",
     "redelivered-offers",
     "room-for-starts-under-way",
+    "runners-of-a-set-that-nobody-serves",
     "secrets-that-never-come",
     "sessions-that-are-not-found",
     "set-back-after-it-was-nobodys",

@@ -31,6 +31,9 @@ pub enum Trouble {
     Hang,
     /// The answer begins, and then not a byte of it comes: what is left of a connection whose other end is gone.
     Silent,
+    /// A watch lasts its time and brings nothing: what it reads from has fallen behind, or its version is of the future
+    /// (etcd was restored).
+    Stuck,
     /// 422: an admission rule refuses the object.
     Invalid,
     /// 409: somebody else wrote the object at the same moment.

@@ -1,6 +1,6 @@
 //! HTTP in front of the model: who asks, may they, what do they want, and the answer's form.
 
-use std::io;
+use std::{io, time::Duration};
 
 use axum::{
     Router,
@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures::stream;
+use futures::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
@@ -187,8 +187,16 @@ async fn handle(State(model): State<Model>, request: Request) -> Response {
             respond(answer)
         }
         Some(Trouble::Silent) => respond(answer).map(|_| Body::from_stream(stream::pending::<io::Result<Bytes>>())),
+        Some(Trouble::Stuck) => {
+            let lasts = Duration::from_secs(query.number("timeoutSeconds").unwrap_or_default());
+            respond(answer).map(|_| Body::from_stream(nothing_for(lasts)))
+        }
         _ => respond(answer),
     }
+}
+
+fn nothing_for(lasts: Duration) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::once(tokio::time::sleep(lasts)).filter_map(|()| std::future::ready(None))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -20,7 +20,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use super::fake::{Fake, SERVICE, exception, json_reply, with_header};
+use super::fake::{Fake, SERVICE, bytes_reply, exception, json_reply, lost, with_header};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const AGENTS: &str = "/_apis/distributedtask/pools/0/agents";
@@ -267,6 +267,52 @@ async fn b24_a_401_renews_once_and_repeats_once() {
         "{error}"
     );
     assert_eq!((hops(&fake), fake.seen("GET", AGENTS).len()), (3, 4));
+}
+
+/// The service is ill, or GitHub's own clock: hundreds of scale sets must not use up the REST limit meanwhile.
+#[tokio::test(start_paused = true)]
+async fn b24_a_service_that_refuses_every_token_costs_few_new_ones() {
+    let fake = fake();
+    let connection = fake.connection();
+    fake.on("GET", AGENTS, vec![json_reply(401, json!({}))]);
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_mins(1) {
+        let all = join_all((0..50).map(|_| connection.agents())).await;
+        assert!(all.iter().all(|answer| matches!(answer, Err(Error::Unauthorized(_)))));
+    }
+    assert!((5..=15).contains(&hops(&fake)), "{} in a minute", hops(&fake));
+    fake.on("GET", AGENTS, vec![json_reply(200, json!({"value": []}))]);
+    connection.agents().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_service_that_has_moved_is_found_again() {
+    let fake = fake();
+    let connection = fake.connection();
+    connection.agents().await.unwrap();
+    for unanswered in [lost(), bytes_reply(302, b"")] {
+        let before = hops(&fake);
+        tokio::time::sleep(Duration::from_mins(2)).await;
+        fake.on("GET", AGENTS, vec![unanswered]);
+        for _ in 0..5 {
+            connection.agents().await.unwrap_err();
+        }
+        assert_eq!(hops(&fake), before);
+        fake.on("GET", AGENTS, vec![json_reply(200, json!({"value": []}))]);
+        connection.agents().await.unwrap();
+        assert_eq!(hops(&fake), before + 1, "where it is now is asked");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_however_long_a_token_says_that_it_lives_it_is_renewed_within_a_day() {
+    let fake = fake();
+    fake.chain(Duration::from_secs(1 << 62));
+    let connection = fake.connection();
+    connection.agents().await.unwrap();
+    tokio::time::sleep(Duration::from_hours(24)).await;
+    connection.agents().await.unwrap();
+    assert_eq!(hops(&fake), 2);
 }
 
 #[tokio::test(start_paused = true)]

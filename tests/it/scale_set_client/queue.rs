@@ -308,4 +308,43 @@ async fn b05_jobs_on_offer_are_listed_and_204_means_none() {
     assert!(connection.acquirable_jobs(5).await.unwrap().is_empty());
     let jobs = connection.acquirable_jobs(5).await.unwrap();
     assert_eq!((jobs.len(), jobs[0].runner_request_id), (1, 4));
+    // As where jobs are acquired: a tenant that assigns by itself.
+    fake.on(
+        "GET",
+        "/5/acquirablejobs",
+        vec![json_reply(404, json!({"message": "no such thing"}))],
+    );
+    assert!(connection.acquirable_jobs(5).await.unwrap().is_empty());
+    let gone = exception(404, "RunnerScaleSetNotFoundException", "gone");
+    fake.on("GET", "/5/acquirablejobs", vec![gone]);
+    let error = connection.acquirable_jobs(5).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NotFound {
+                what: Missing::ScaleSet,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+/// GitHub has given such answers; the session is open all the same.
+#[tokio::test(start_paused = true)]
+async fn b1_a_session_that_cannot_be_used_is_closed_again() {
+    for hole in ["messageQueueUrl", "messageQueueAccessToken"] {
+        let (fake, connection, _) = opened().await;
+        let mut answer = session_body("queue-token-1", 3);
+        answer[hole] = if hole == "messageQueueUrl" {
+            json!("")
+        } else {
+            json!(null)
+        };
+        fake.on("POST", SESSIONS, vec![json_reply(200, answer)]);
+        fake.on("DELETE", SESSION, vec![bytes_reply(204, b"")]);
+        let error = connection.open_session(5, "me").await.unwrap_err();
+        assert!(matches!(error, Error::Decode(_)), "{error}");
+        assert_eq!(fake.seen("DELETE", SESSION).len(), 1, "{hole}");
+    }
 }

@@ -240,21 +240,24 @@ async fn b25_a_set_in_another_group_is_moved() {
 
 /// The organization was made anew, say, and its ids begin at 1 again.
 #[tokio::test(start_paused = true)]
-async fn b25_b46_an_inherited_id_that_is_another_sets_by_now_is_not_believed() {
-    let fake = service(Some(set(3, &["linux"])), |_| true);
-    let mut other = set(3, &["other"]);
-    (other["id"], other["name"]) = (json!(7), json!("other"));
-    fake.on("GET", "/_apis/runtime/runnerscalesets/7", vec![json_reply(200, other)]);
-    let inherited = Spec {
-        inherited_id: Some(7),
-        ..spec(&["linux"])
-    };
-    assert_eq!(ensured(&fake, &inherited).await.scale_set.id, 5);
-    assert!(
-        fake.all_seen()
-            .iter()
-            .all(|seen| !seen.url.contains("/7") || seen.method == "GET")
-    );
+async fn b25_b46_an_id_that_is_another_sets_by_now_is_not_believed() {
+    for (known_id, inherited_id) in [(Some(7), None), (None, Some(7))] {
+        let fake = service(Some(set(3, &["linux"])), |_| true);
+        let mut other = set(3, &["other"]);
+        (other["id"], other["name"]) = (json!(7), json!("other"));
+        fake.on("GET", "/_apis/runtime/runnerscalesets/7", vec![json_reply(200, other)]);
+        let spec = Spec {
+            known_id,
+            inherited_id,
+            ..spec(&["linux"])
+        };
+        assert_eq!(ensured(&fake, &spec).await.scale_set.id, 5);
+        assert!(
+            fake.all_seen()
+                .iter()
+                .all(|seen| !seen.url.contains("/7") || seen.method == "GET")
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -491,6 +494,23 @@ async fn b12_a_busy_runner_is_not_removed() {
         vec![json_reply(400, json!({"message": "no"}))],
     );
     assert!(matches!(connection.delete_agent(7).await, Err(Error::Invalid(_))));
+}
+
+/// Where the service is not, or is another one, every path is a 404.
+#[tokio::test(start_paused = true)]
+async fn b12_only_a_list_proves_that_a_runner_is_not_registered() {
+    let fake = runners();
+    let connection = fake.connection();
+    for nothing in [bytes_reply(404, b""), json_reply(404, json!({"message": "no route"}))] {
+        fake.on("GET", "/pools/0/agents", vec![nothing]);
+        connection.agent_by_name("r").await.unwrap_err();
+    }
+    fake.on(
+        "GET",
+        "/pools/0/agents",
+        vec![json_reply(200, json!({"count": 0, "value": []}))],
+    );
+    assert_eq!(connection.agent_by_name("r").await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,6 +32,7 @@ async fn cleanup_as(running: &Running, kubernetes: kube::Client, wish: &Wish) ->
         github: services.transport(),
         gharts: services.transport(),
         dial: Arc::new(move |_| Ok((services.transport(), services.transport()))),
+        kubernetes_for_lease: kubernetes.clone(),
         kubernetes,
         clock: running.world.clock.clone(),
         seed: 5,

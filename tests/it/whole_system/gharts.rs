@@ -578,6 +578,13 @@ async fn b45_sets_under_one_quota_are_served_in_proportion_to_their_need() {
             running.count(&small, JobState::Finished) > 0
         })
         .await;
+    running
+        .until_within("two thirds of the large set's jobs", 5 * MINUTE, |_| {
+            running.count(&large, JobState::Finished) >= 20
+        })
+        .await;
+    let of_small = running.count(&small, JobState::Finished);
+    assert!((5..=9).contains(&of_small), "{of_small} of 10, beside 20 of 30");
     let all: Vec<JobHandle> = large.iter().chain(&small).cloned().collect();
     running.until_finished(&all, 6 * MINUTE).await;
     let world = running.end().await;

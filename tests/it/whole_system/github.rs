@@ -1,12 +1,15 @@
 //! The queue's session, GitHub's tokens, and what goes wrong on the way to GitHub.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gharts_listener::sim::{
     github::{Flow, JobState},
     network::Trouble,
-    world::{Credential, Options, Provisioner, SetOptions},
+    world::{Credential, Options, Provisioner, SetOptions, World},
 };
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -378,6 +381,8 @@ async fn b1_b15_sessions_that_are_not_found_are_asked_for_ever_more_rarely_and_s
         "/sessions",
         Trouble::Answered(StatusCode::NOT_FOUND, gone.clone()),
     );
+    // Asked without a rest, it would be asked for ever, and no time would pass.
+    refused.times(1000);
     running.world.github.lose_session("linux");
     running.until_reason("linux", "configuration").await;
     running.pass(10 * MINUTE).await;
@@ -389,7 +394,7 @@ async fn b1_b15_sessions_that_are_not_found_are_asked_for_ever_more_rarely_and_s
     running.end().await;
 }
 
-/// The service answers each deletion, and gives the message again.
+/// The service answers each deletion, and gives the message again at once, wherever the cursor stands.
 #[tokio::test(start_paused = true)]
 async fn b2_a_message_that_comes_again_after_its_deletion_makes_no_storm() {
     let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
@@ -404,10 +409,27 @@ async fn b2_a_message_that_comes_again_after_its_deletion_makes_no_storm() {
         .world
         .network
         .disturb(GITHUB, "DELETE /", Trouble::Answered(StatusCode::OK, "{}".to_owned()));
+    let (network, polls) = (&running.world.network, poll_of(&running, "linux"));
+    let message = Arc::new(OnceLock::new());
+    let given = message.clone();
+    let look = move |body: &[u8]| {
+        if !body.is_empty() {
+            given.get_or_init(|| String::from_utf8_lossy(body).into_owned());
+        }
+        Bytes::copy_from_slice(body)
+    };
+    let looked_at = network.disturb(GITHUB, &polls, Trouble::Altered(Arc::new(look)));
     let queued = running.queue(&jobs("linux", 1).lasting(10 * MINUTE)).await;
+    running.until("a message", |_| message.get().is_some()).await;
+    looked_at.end();
+    let message = message.get().unwrap().clone();
+    let again = network.disturb(GITHUB, &polls, Trouble::Answered(StatusCode::OK, message));
+    // Asked without a rest, it would be given for ever, and no time would pass.
+    again.times(1000);
     running.pass(5 * MINUTE).await;
     let calls = kept.met();
-    assert!((2..=310).contains(&calls), "{calls} deletions in five minutes");
+    assert!((100..=310).contains(&calls), "{calls} deletions in five minutes");
+    again.end();
     kept.end();
     running.until_finished(&queued, 20 * MINUTE).await;
     running.end().await;
@@ -432,6 +454,59 @@ async fn b3_b36_a_queue_that_is_somewhere_else_by_now_is_found() {
     running.until_reason("linux", "unreachable").await;
     assert_eq!(told_wrongly.met(), 1);
     let queued = running.world.github.queue_jobs(&jobs("linux", 3));
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.end().await;
+}
+
+/// It answers every poll, and never brings anything: only the session's statistics know of the job.
+#[tokio::test(start_paused = true)]
+async fn b3_b14_a_queue_that_has_fallen_silent_is_heard_through_its_statistics() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let session = |world: &World| world.github.set("linux").is_some_and(|s| s.polling);
+    running.until("a session", session).await;
+    let nothing = Trouble::Altered(Arc::new(|_: &[u8]| Bytes::new()));
+    let silent = running
+        .world
+        .network
+        .disturb(GITHUB, &poll_of(&running, "linux"), nothing);
+    running.pass(MINUTE).await;
+    let queued = running.world.github.queue_jobs(&jobs("linux", 3));
+    running.until_finished(&queued, 10 * MINUTE).await;
+    let polls = silent.met();
+    assert!((100..=700).contains(&polls), "{polls} polls");
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b25_b46_a_set_whose_id_is_another_sets_by_now_leaves_that_alone() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let session = |world: &World| world.github.set("linux").is_some_and(|s| s.polling);
+    running.until("a session", session).await;
+    assert!(running.world.github.give_id_to("linux", "theirs"));
+    running.until("a set of its own", session).await;
+    let theirs = running.world.github.set("theirs").unwrap();
+    assert_eq!(
+        (theirs.name.as_str(), theirs.labels),
+        ("theirs", vec!["theirs".to_owned()])
+    );
+    assert_eq!(theirs.session, None, "nobody keeps it from its own listener");
+    let queued = running.queue(&jobs("linux", 3)).await;
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.end().await;
+}
+
+/// The same, and its new owner's listener has the session.
+#[tokio::test(start_paused = true)]
+async fn b1_b25_whoever_waits_for_the_session_of_a_set_that_is_anothers_by_now_finds_its_own() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let session = |world: &World| world.github.set("linux").is_some_and(|s| s.polling);
+    running.until("a session", session).await;
+    running.world.github.steal_session("linux", "their listener");
+    running.until_reason("linux", "session_conflict").await;
+    let held = running.world.github.give_id_to("linux", "theirs");
+    assert!(held && running.world.github.steal_session("theirs", "their listener"));
+    running.until("a set of its own", session).await;
+    let queued = running.queue(&jobs("linux", 3)).await;
     running.until_finished(&queued, 5 * MINUTE).await;
     running.end().await;
 }

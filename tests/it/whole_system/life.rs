@@ -93,6 +93,7 @@ impl Daemon {
                 }
             }),
             kubernetes: cable.client(&world.daemon_client(), &config.kubernetes.namespace),
+            kubernetes_for_lease: cable.client(&world.daemon_client(), &config.kubernetes.namespace),
             clock: clock.clone(),
             seed,
             identity: identity.to_owned(),

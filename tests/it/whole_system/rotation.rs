@@ -8,9 +8,11 @@ use std::{
 
 use gharts_listener::sim::{
     keys::SigningKey,
+    network::Trouble,
     oidc,
     world::{Credential, DAEMON_APP_KEY, GITHUB_TOKEN_FILE, MACHINE, Options, Provisioner},
 };
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -233,6 +235,16 @@ async fn b38_b52_a_proxys_password_makes_new_connections() {
     swap(&file, "user:two");
     running.pass(11 * SECOND).await;
     assert_eq!(dialled(), 1);
+    // What was refused on the old way is tried at once on the new one.
+    let forbidden = Trouble::Answered(StatusCode::FORBIDDEN, "{}".to_owned());
+    let refused = running.world.network.disturb("github.test", "/sessions", forbidden);
+    assert!(running.world.github.lose_session("linux"));
+    running.until_reason("linux", "not_authorized").await;
+    running.pass(10 * MINUTE).await;
+    refused.end();
+    swap(&file, "user:three");
+    running.pass(11 * SECOND).await;
+    assert!(running.world.github.set("linux").unwrap().polling);
     running.end().await;
 }
 
