@@ -100,6 +100,8 @@ pub struct Election {
     last_call: Option<Instant>,
     /// When the oldest write was begun of which nobody knows whether it had its effect.
     unanswered: Option<Instant>,
+    /// Writes in a row that somebody else was faster than.
+    overtaken: u32,
     failed: bool,
     trouble: Option<String>,
 }
@@ -118,6 +120,7 @@ impl Election {
             unwritten: false,
             last_call: None,
             unanswered: None,
+            overtaken: 0,
             failed: false,
             trouble: None,
         }
@@ -157,7 +160,7 @@ impl Election {
     pub fn next(&self, now: Instant) -> Next {
         let after = |pause: Duration| self.last_call.map_or(now, |last| last + pause);
         let due = match self.renewed {
-            _ if self.failed => after(AGAIN),
+            _ if self.failed || self.overtaken > 1 => after(AGAIN),
             // Somebody else wrote, or it was never read: what stands there now must be known at once.
             _ if self.stale => now,
             // Deleted under us: it is still ours.
@@ -264,7 +267,7 @@ impl Election {
     }
 
     fn took_effect(&mut self, began: Instant, legacy: &Legacy, record: Record) {
-        self.unanswered = None;
+        (self.unanswered, self.overtaken) = (None, 0);
         if self.renewed.is_none() {
             let after_self = match &self.view {
                 View::There(before) => before.holder().is_none_or(|holder| holder == self.me),
@@ -325,6 +328,7 @@ impl Election {
             }
             Err(Failure::Overtaken | Failure::Gone(_)) => {
                 self.stale = true;
+                self.overtaken += 1;
                 None
             }
             Err(Failure::Trouble(words)) => {

@@ -208,7 +208,7 @@ impl Keeper {
         let end = self.election.expires().map_or(now + CALL, |end| end.min(now + CALL));
         match call {
             Call::Look => {
-                let answer = within(end, self.api.get_opt(&self.name)).await;
+                let answer = seen(within(end, self.api.get_opt(&self.name)).await);
                 let answer = answer.map(|found| found.map(Record::from));
                 self.election.looked(self.clock.instant(), answer);
             }
@@ -296,6 +296,15 @@ fn log(lease: &str, before: &Standing, now: &Standing) {
 /// Nothing can have been deleted that was to be made.
 fn made<T>(answer: Result<T, Failure>) -> Result<T, Failure> {
     match answer {
+        Err(Failure::Gone(words)) => Err(Failure::Trouble(words)),
+        other => other,
+    }
+}
+
+/// Nobody can be faster than a look.
+fn seen<T>(answer: Result<T, Failure>) -> Result<T, Failure> {
+    match answer {
+        Err(Failure::Overtaken) => Err(Failure::Trouble("a look is answered with a conflict".to_owned())),
         Err(Failure::Gone(words)) => Err(Failure::Trouble(words)),
         other => other,
     }

@@ -19,7 +19,7 @@ const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::
 const LEFT_OPEN: Duration = Duration::from_secs(100);
 const LEFT_OPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 /// The same where it is known, and could not be closed yet.
-const KNOWN_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+const KNOWN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 /// The loop answers within milliseconds; a loop that does not is stuck, and the process restarts.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 

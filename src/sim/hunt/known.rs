@@ -25,6 +25,7 @@ const PLANS: &[(&str, &str)] = plans![
     "lease-deleted-under-load",
     "lease-written-and-answered-late",
     "left-behind-by-a-removed-set",
+    "lease-refused-again-and-again",
     "lost-records-use-the-quota-up",
     "made-and-retired-again",
     "message-ids-begin-anew",

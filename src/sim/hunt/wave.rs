@@ -13,12 +13,15 @@ use super::{
 };
 use crate::sim::{
     gharts::Flavour,
-    github::{JobState, NewJobs},
+    github::{AssignedJobsRunOn, JobState, NewJobs},
     world::{Credential, ORGANIZATION, Provisioner, RUNNER_NAMESPACE},
 };
 
 /// Beside the pods' own start: for messages, calls and turns.
 const BEGUN: Duration = Duration::from_secs(60);
+/// Where jobs go by labels, one may go past the set whose job it was: that is clear when no queue has told of it for a
+/// minute.
+const ELSEWHERE: Duration = Duration::from_secs(65);
 /// So long all of them run at one time.
 const TOGETHER: Duration = Duration::from_secs(10);
 
@@ -29,7 +32,11 @@ impl Run<'_> {
         if at_once(shape) == 0 || !self.judge.breaches().is_empty() || !self.settles().await {
             return;
         }
-        let begun = BEGUN + Duration::from_millis(shape.start_ms * 3 / 2 + shape.told_late_ms);
+        let elsewhere = match shape.assigned_jobs_run_on {
+            AssignedJobsRunOn::MatchingLabels => ELSEWHERE,
+            AssignedJobsRunOn::SetRunners => Duration::ZERO,
+        };
+        let begun = BEGUN + elsewhere + Duration::from_millis(shape.start_ms * 3 / 2 + shape.told_late_ms);
         let (at_once, before) = (at_once(shape), self.judge.created());
         // A pod that was made while something took runners may go still.
         let taken = self.plan.faults.iter().any(|timed| timed.fault.takes_runners());

@@ -41,18 +41,11 @@ fn lease_trouble(rng: &mut Rng) -> Fault {
             ApiTrouble::NotFound,
         ],
     );
-    // Nobody overtakes every write, and no look.
-    let overtaken = matches!(how, ApiTrouble::Conflict | ApiTrouble::NotFound);
-    let (verbs, times): (&[&str], &[u32]) = if overtaken {
-        (&["update"], &[1, 3])
-    } else {
-        (&["update", "update", "get", ""], &[1, 3, 1_000, 1_000])
-    };
     Fault::ApiTrouble {
-        verb: pick(rng, verbs).to_owned(),
+        verb: pick(rng, &["update", "update", "get", ""]).to_owned(),
         resource: LEASE_RESOURCE.to_owned(),
         how,
-        times: pick(rng, times),
+        times: pick(rng, &[1, 3, 1_000, 1_000]),
         everybody: false,
     }
 }
@@ -81,15 +74,8 @@ fn api_trouble(rng: &mut Rng) -> Fault {
     );
     // Who neither hears what its creations came to nor sees any pod can know of none.
     let blind = how == ApiTrouble::Silent && verb.is_empty();
-    // Nobody overtakes a look.
-    let overtaken = how == ApiTrouble::Conflict && verb.is_empty();
-    let verb = match verb {
-        _ if blind => "watch",
-        _ if overtaken => "create",
-        verb => verb,
-    };
     Fault::ApiTrouble {
-        verb: verb.to_owned(),
+        verb: if blind { "watch" } else { verb }.to_owned(),
         resource: resource.to_owned(),
         how,
         times: pick(rng, &[1, 3, 1_000, 1_000]),

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Invariant, Judge, cluster::live_of};
-use crate::sim::{github::JobState, world::RUNNER_NAMESPACE};
+use crate::sim::{
+    github::{JobState, JobView},
+    world::RUNNER_NAMESPACE,
+};
 
 /// What it says when nothing is missing.
 const CONTENT: &str = "demand_met";
@@ -35,15 +38,25 @@ impl Judge {
 
     /// Jobs that the set has and was told of, and its live runners, where they are fewer.
     fn lacking(&self, set: &str) -> Option<(usize, usize)> {
-        let live = live_of(&self.world.kubernetes.list("pods", RUNNER_NAMESPACE), set).len();
+        let pods = self.world.kubernetes.list("pods", RUNNER_NAMESPACE);
+        let runners: Vec<&str> = live_of(&pods, set)
+            .iter()
+            .filter_map(|pod| pod["metadata"]["name"].as_str())
+            .collect();
+        let live = runners.len();
         let told = self.lock().queues.newest(set);
         if told <= live {
             return None;
         }
         let jobs = self.world.github.jobs();
         let jobs = jobs.iter().filter(|job| job.set.as_deref() == Some(set));
-        // Of one that was taken back while it waited nobody is told.
-        let jobs = jobs.filter(|job| matches!(job.state, JobState::Queued | JobState::Assigned | JobState::Running));
+        // Of one that was taken back while it waited nobody is told, and none helps one whose runner was lost.
+        let needs_runner = |job: &&JobView| match job.state {
+            JobState::Queued | JobState::Assigned => true,
+            JobState::Running => job.runner.as_deref().is_some_and(|name| runners.contains(&name)),
+            _ => false,
+        };
+        let jobs = jobs.filter(needs_runner);
         let jobs = jobs.count().min(told);
         (jobs > live).then_some((jobs, live))
     }
