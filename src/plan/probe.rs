@@ -134,11 +134,15 @@ impl World {
     /// what it is refused.
     pub fn pays(&mut self, sets: &[SetName], account: &str) {
         for set in sets {
-            let Some(world) = self.sets.get_mut(set) else { continue };
+            let Some(world) = self.sets.get(set) else { continue };
             if world.account == account {
                 continue;
             }
-            let old = std::mem::replace(&mut world.account, account.to_owned());
+            let old = world.account.clone();
+            // Whoever the file names alike is asked for alike, though in another way.
+            for set in self.sets.values_mut().filter(|set| set.account == old) {
+                account.clone_into(&mut set.account);
+            }
             for payer in self.payers.values_mut().filter(|payer| **payer == old) {
                 account.clone_into(payer);
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    plan::{limits::Scope, probe::Probe},
+    plan::{blame::Asked, limits::Scope, probe::Probe},
     provision::Class,
 };
 
@@ -154,4 +154,19 @@ fn b18_while_requests_find_out_no_probe_does_and_after_the_first_grant_one_does(
     assert_eq!(probe.due_at(&world, &sets, Some(at(311))), Some(at(611)));
     world.granted(at(320), &sets[0]);
     assert_eq!(probe.due_at(&world, &sets, Some(at(311))), Some(at(5)));
+}
+
+/// Two bindings of one team are two ways to ask in its name, and one of them may not be told who it is.
+#[test]
+fn b20_b48_whoever_the_file_names_alike_is_stopped_by_what_either_is_refused() {
+    let mut world = world([set("a").with(0, assigned(1)), set("b").with(0, assigned(1))]);
+    world.pays(&[SetName::new("b")], "gharts, platform");
+    let asked = Asked {
+        provisioner: "gharts",
+        account: world.account("gharts, team"),
+    };
+    let scope = world.stopped_by(&SetName::new("a"), asked, Class::Quota, false);
+    assert!(world.sets["a"].scopes().contains(&scope), "{scope:?}");
+    world.refused(at(0), at(0), scope, Reason::new(Code::QuotaExceeded, "no"), 1.0, None);
+    assert_eq!((created(&world, "a", 1), created(&world, "b", 1)), (0, 0));
 }

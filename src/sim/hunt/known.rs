@@ -23,9 +23,9 @@ const PLANS: &[(&str, &str)] = plans![
     "jobs-wait-for-a-removed-set",
     "kept-pod-that-runs-by-now",
     "lease-deleted-under-load",
+    "lease-refused-again-and-again",
     "lease-written-and-answered-late",
     "left-behind-by-a-removed-set",
-    "lease-refused-again-and-again",
     "lost-records-use-the-quota-up",
     "made-and-retired-again",
     "message-ids-begin-anew",
@@ -46,6 +46,7 @@ const PLANS: &[(&str, &str)] = plans![
     "set-lost-while-no-daemon-ran",
     "start-beyond-its-deadline",
     "starts-that-were-slept-through",
+    "two-ways-to-ask-in-one-name",
     "watch-refused-by-half-an-answer",
 ];
 
