@@ -308,6 +308,12 @@ impl Parts {
         self.draining.run_until_cancelled(gate.enter(urgency, set)).await
     }
 
+    /// The same of a call that only the leader makes: while it waited another one may have become that.
+    async fn leaders_turn(&self, gate: &Gate, urgency: Urgency, set: &SetName) -> Option<Permit> {
+        let permit = self.turn(gate, urgency, set).await?;
+        self.mandate.fence.holds().then_some(permit)
+    }
+
     /// The loop is there as long as the executor is; a closed channel means that the process ends.
     async fn tell(&self, event: Event) {
         if self.events.send(event).await.is_err() {
@@ -444,7 +450,7 @@ impl Parts {
         let set = &*order.set;
         match order.call {
             Call::RemoveAgent => {
-                let Some(_permit) = self.turn(&set.github_gate, Urgency::Remove, &set.name).await else {
+                let Some(_permit) = self.leaders_turn(&set.github_gate, Urgency::Remove, &set.name).await else {
                     return CallResult::Failed.into();
                 };
                 remove_agent(set, order).await.into()
@@ -460,7 +466,7 @@ impl Parts {
                     Call::DeletePod | Call::KeepPod => Urgency::Remove,
                     _ => Urgency::Create,
                 };
-                let Some(_permit) = self.turn(&self.cluster_gates.others, urgency, &set.name).await else {
+                let Some(_permit) = self.leaders_turn(&self.cluster_gates.others, urgency, &set.name).await else {
                     return CallResult::Failed.into();
                 };
                 self.cluster_call(order).await.into()
@@ -476,7 +482,7 @@ impl Parts {
         if !service.breaker.admits() {
             return CallResult::Failed.into();
         }
-        let Some(_permit) = self.turn(&service.gate, Urgency::Remove, &set.name).await else {
+        let Some(_permit) = self.leaders_turn(&service.gate, Urgency::Remove, &set.name).await else {
             return CallResult::Failed.into();
         };
         let registration = Registration {

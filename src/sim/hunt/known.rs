@@ -38,6 +38,7 @@ const PLANS: &[(&str, &str)] = plans![
     "record-from-the-future",
     "record-of-a-broker-that-died",
     "redelivered-offers",
+    "removal-that-waited-past-the-lease",
     "room-for-starts-under-way",
     "runners-of-a-set-that-nobody-serves",
     "secrets-that-never-come",

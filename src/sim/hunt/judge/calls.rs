@@ -8,13 +8,16 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Invariant, Judge};
+use crate::sim::github::JobView;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 /// Calls to one peer in a minute. Nothing that a small world calls for comes near.
 const STORM: usize = 600;
-/// Pods made in a minute, likewise.
+/// Pods made in a minute, likewise, beside those that jobs call for.
 const POD_STORM: usize = 60;
+/// Which they do until so long after their end.
+const JUST: Duration = Duration::from_mins(2);
 /// The same of a loop that never rests, of which a run would never come to its end.
 const RUNAWAY: usize = 3_000;
 /// Calls of one kind that fail in a minute: whoever fails waits ever longer.
@@ -62,7 +65,11 @@ impl Judge {
 
     pub(super) fn called(&self, peer: &str, line: &str) {
         let (count, before) = self.lock().calls.entry(peer.to_owned()).or_default().count(MINUTE);
-        let limit = if peer == PODS { POD_STORM } else { STORM };
+        let limit = match peer {
+            PODS if count > POD_STORM => POD_STORM + self.jobs_of_late(),
+            PODS => POD_STORM,
+            _ => STORM,
+        };
         if count > limit && before <= limit {
             let what = format!("more than {limit} calls to {peer} in a minute: {line}");
             self.breach(Invariant::Calm, what);
@@ -70,6 +77,13 @@ impl Judge {
         if count > RUNAWAY {
             self.end_runaway(&format!("calls to {peer} without rest: {line}"));
         }
+    }
+
+    fn jobs_of_late(&self) -> usize {
+        let since = self.world.clock.now() - JUST;
+        let jobs = self.world.github.jobs();
+        let is_late = |job: &&JobView| job.finished.is_none_or(|at| at > since);
+        jobs.iter().filter(is_late).count()
     }
 
     /// Virtual time would wait for such a daemon without an end.
