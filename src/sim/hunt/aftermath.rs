@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     journal::Journal,
     judge::{Invariant, is_live},
-    plan::{Arrival, Blow, Fault, LEASES, SetShape, THIEF, Timed},
+    plan::{Arrival, Blow, Fault, LEASES, Plan, SetShape, THIEF, Timed},
     rules::LATE,
     run::{EPOCH, Run, TICK},
     strangers::{self, Strangers},
@@ -20,7 +20,7 @@ use crate::sim::{
 
 /// When all is well again, every job has ended and nothing is left within so long: GitHub gives a job's runner up after
 /// ten minutes of silence, queues a job that nobody took up to three times again, and the slowest re-check of what only
-/// people can mend is five minutes.
+/// people can mend is five minutes. Beside the time that the jobs themselves take.
 pub(super) const RECOVERY: Duration = Duration::from_mins(25);
 
 /// What the daemon says of a set whose runners go one after the other.
@@ -56,7 +56,8 @@ impl Run<'_> {
             let new = NewJobs::for_set(ORGANIZATION, &set.name, 1).lasting(Duration::from_secs(5));
             proofs.extend(self.world.github.queue_jobs(&new));
         }
-        while Instant::now() - well < RECOVERY {
+        let within = RECOVERY + work(self.plan);
+        while Instant::now() - well < within {
             let is_well = self.left().is_empty() && self.spares_missing().is_empty();
             if self.world.github.unfinished_jobs() == 0 && is_well {
                 break;
@@ -356,4 +357,15 @@ pub(super) fn tell_jobs(world: &World, journal: &Journal) {
             });
         }
     }
+}
+
+/// How long the plan's jobs take, where those of one set run side by side as far as the limits let them.
+fn work(plan: &Plan) -> Duration {
+    let shared = plan.shape.max_runners.into_iter().chain(plan.shape.quota).min();
+    let of = |jobs: &Arrival| {
+        let max = plan.shape.sets.get(jobs.set).map_or(1, |set| set.max);
+        let places = shared.unwrap_or(max).min(max).max(1);
+        jobs.lasting_ms * jobs.count as u64 / u64::from(places)
+    };
+    Duration::from_millis(plan.jobs.iter().map(of).sum())
 }

@@ -12,7 +12,6 @@ use super::{
     run::{Run, TICK},
 };
 use crate::sim::{
-    gharts::Flavour,
     github::{AssignedJobsRunOn, JobState, NewJobs},
     world::{Credential, ORGANIZATION, Provisioner, RUNNER_NAMESPACE},
 };
@@ -153,10 +152,10 @@ fn at_once(shape: &Shape) -> usize {
     (all(Provisioner::Gharts).min(quota) + all(Provisioner::ScaleSet)).min(total) as usize
 }
 
-/// Whether another replica can take over at once. An older GHARTS does not say that a token is not valid yet: whoever
-/// asks it for the first time, and is ahead of it, asks again minutes later.
+/// Whether another replica can take over at once. For a GHARTS whose clock is behind, its first token is not valid yet; an
+/// older one does not even say so, and is asked again minutes later.
 fn may_fall(shape: &Shape) -> bool {
-    shape.flavour != Flavour::Seed || shape.gharts_skew_seconds >= 0
+    shape.gharts_skew_seconds >= 0
 }
 
 #[cfg(test)]

@@ -49,14 +49,17 @@ impl Judge {
             return None;
         }
         let jobs = self.world.github.jobs();
-        let jobs = jobs.iter().filter(|job| job.set.as_deref() == Some(set));
-        // Of one that was taken back while it waited nobody is told, and none helps one whose runner was lost.
-        let needs_runner = |job: &&JobView| match job.state {
-            JobState::Queued | JobState::Assigned => true,
-            JobState::Running => job.runner.as_deref().is_some_and(|name| runners.contains(&name)),
-            _ => false,
+        // One whose runner was lost keeps its place until GitHub knows: nobody can say what the others wait for.
+        let is_lost = |job: &&JobView| {
+            let runs_here = job.runner.as_deref().is_some_and(|name| runners.contains(&name));
+            job.set.as_deref() == Some(set) && job.state == JobState::Running && !runs_here
         };
-        let jobs = jobs.filter(needs_runner);
+        if jobs.iter().any(|job| is_lost(&job)) {
+            return None;
+        }
+        let jobs = jobs.iter().filter(|job| job.set.as_deref() == Some(set));
+        // Of one that was taken back while it waited nobody is told.
+        let jobs = jobs.filter(|job| matches!(job.state, JobState::Queued | JobState::Assigned | JobState::Running));
         let jobs = jobs.count().min(told);
         (jobs > live).then_some((jobs, live))
     }
