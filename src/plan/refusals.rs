@@ -172,7 +172,13 @@ impl World {
             Failure::ExitedWithoutJob => Code::RunnersLeave,
             // That the next one comes online proves nothing: a job would.
             lost if lost.is_taken_away() || lost == Failure::WentOffline => Code::RunnersLeave,
-            _ if self.runner(set, name).is_some_and(|runner| runner.failed_online()) => Code::RunnersLeave,
+            // Of an ordinary runner nobody tells whether it had one.
+            _ if self
+                .runner(set, name)
+                .is_some_and(|runner| runner.failed_online() && runner.meets() == Meets::InSet) =>
+            {
+                Code::RunnersLeave
+            }
             _ => Code::PodsFailing,
         };
         let runner = self.runner(set, name);

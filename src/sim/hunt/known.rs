@@ -20,6 +20,7 @@ const PLANS: &[(&str, &str)] = plans![
     "ends-unknown-to-statistics",
     "failed-runners-take-up-places",
     "gharts-that-comes-back",
+    "jobs-that-nobody-told-of-end-badly",
     "jobs-wait-for-a-removed-set",
     "kept-pod-that-runs-by-now",
     "lease-deleted-under-load",
