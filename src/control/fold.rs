@@ -81,10 +81,8 @@ impl Control {
                 if let Some(refusal) = refusal.filter(|refusal| refusal.retry_after.is_some()) {
                     self.told_to_wait(now, &set, &refusal);
                 }
-                match (call, result) {
-                    (Call::DeletePod, CallResult::Forbidden) => self.world.undeletable = Some(undeletable()),
-                    (Call::DeletePod, CallResult::Done) => self.world.undeletable = None,
-                    _ => {}
+                if call == Call::DeletePod {
+                    self.world.deletion_came_to(result);
                 }
                 if result == CallResult::Busy {
                     tracing::info!(%set, runner = %name, "the service refuses to remove it: it is busy");
@@ -667,13 +665,6 @@ impl Control {
             self.notices.runner_died(now, set, about, died, runner.said());
         }
     }
-}
-
-fn undeletable() -> Reason {
-    Reason::new(
-        Code::Forbidden,
-        "the API server forbids to delete pods: no more are made until it lets us delete one",
-    )
 }
 
 /// One line for each note that is new.

@@ -7,7 +7,7 @@ use super::{
     Moment,
     limits::{Hurdle, Scope},
     reason::{Code, Reason},
-    runner::{Failure, Meets},
+    runner::{CallResult, Failure, Meets},
     tally::Tally,
     world::{SetWorld, World},
 };
@@ -130,6 +130,18 @@ impl World {
         });
     }
 
+    /// The deletion of a pod was answered: where the right to delete is missing, one pod more would stay for ever.
+    pub fn deletion_came_to(&mut self, result: CallResult) {
+        match result {
+            CallResult::Forbidden => {
+                let said = "the API server forbids to delete pods: no more are made until it lets us delete one";
+                self.undeletable = Some(Reason::new(Code::Forbidden, said));
+            }
+            CallResult::Done => self.undeletable = None,
+            _ => {}
+        }
+    }
+
     /// A runner came online: the set's pods do not fail.
     pub fn runner_works(&mut self, now: Moment, set: &SetName) {
         if let Some(set) = self.sets.get_mut(set) {
@@ -167,19 +179,19 @@ impl World {
         if !failure.speaks_against_set(early) || (failure.is_taken_away() && !self.is_taken_again(now, set, name)) {
             return;
         }
-        let code = match failure {
-            Failure::Deprecated => Code::RunnerDeprecated,
-            Failure::ExitedWithoutJob => Code::RunnersLeave,
+        let (code, remedy) = match failure {
+            Failure::Deprecated => (Code::RunnerDeprecated, None),
+            Failure::ExitedWithoutJob => (Code::RunnersLeave, None),
             // That the next one comes online proves nothing: a job would.
-            lost if lost.is_taken_away() || lost == Failure::WentOffline => Code::RunnersLeave,
+            lost if lost.is_taken_away() || lost == Failure::WentOffline => (Code::RunnersLeave, Some(TAKEN)),
             // Of an ordinary runner nobody tells whether it had one.
             _ if self
                 .runner(set, name)
                 .is_some_and(|runner| runner.failed_online() && runner.meets() == Meets::InSet) =>
             {
-                Code::RunnersLeave
+                (Code::RunnersLeave, Some(DIES))
             }
-            _ => Code::PodsFailing,
+            _ => (Code::PodsFailing, None),
         };
         let runner = self.runner(set, name);
         let began = runner.as_ref().map_or(now, |r| r.created);
@@ -187,12 +199,6 @@ impl World {
             .and_then(|r| r.said().map(|said| format!(" ({said})")))
             .unwrap_or_default();
         let reason = Reason::new(code, format!("runner {name} failed: {}{said}", failure.as_str()));
-        let remedy = match failure {
-            _ if code != Code::RunnersLeave => None,
-            Failure::ExitedWithoutJob => None,
-            lost if lost.is_taken_away() || lost == Failure::WentOffline => Some(TAKEN),
-            _ => Some(DIES),
-        };
         let reason = Reason {
             remedy: remedy.or(reason.remedy),
             ..reason

@@ -1,6 +1,6 @@
 //! Hurdles, capacity and reasons.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::*;
 
@@ -397,4 +397,22 @@ fn b20_a_service_that_fails_is_tried_again_as_the_file_says() {
         now = until.millis() / 1000;
     }
     assert_eq!(pauses, [3, 9, 40, 40]);
+}
+
+#[test]
+fn b15_what_may_not_be_deleted_holds_nobody_back_once_the_pods_are_read_anew() {
+    let mut world = world([set("a").with(0, assigned(2))]);
+    world.deletion_came_to(runner::CallResult::Forbidden);
+    assert_eq!(
+        (created(&world, "a", 0), codes(&plan_of(&world, "a", 0))),
+        (0, vec!["forbidden"])
+    );
+    world.deletion_came_to(runner::CallResult::Failed);
+    assert_eq!(created(&world, "a", 0), 0, "that says nothing of rights");
+    // Another replica has led meanwhile, and deleted them: nothing is left here whose deletion could tell.
+    world.pods_listed(at(1), &BTreeSet::new());
+    assert_eq!(created(&world, "a", 1), 2);
+    world.deletion_came_to(runner::CallResult::Forbidden);
+    world.deletion_came_to(runner::CallResult::Done);
+    assert_eq!(created(&world, "a", 2), 2);
 }
