@@ -128,6 +128,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The id of our set is another set's by now, which has this name.
+    pub fn set_is_anothers(id: i64, name: &str) -> Self {
+        let details = Details {
+            operation: "open session",
+            status: StatusCode::OK.as_u16(),
+            type_name: None,
+            message: format!("GitHub calls the scale set {id} {:?}", redact(name)),
+            ids: String::new(),
+        };
+        not_found(Missing::ScaleSet, Box::new(details))
+    }
+
     /// Whether the same call may succeed later with nobody's help.
     pub fn is_transient(&self) -> bool {
         match self {

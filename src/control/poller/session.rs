@@ -80,11 +80,11 @@ impl Poller {
                 return Ok(Err(End::Stopped));
             };
             match opened {
-                Ok(session) if session.scale_set.as_ref().is_some_and(|set| self.is_anothers(set)) => {
-                    self.leave(&session).await;
-                    return Ok(Err(End::SetGone(None)));
-                }
                 Ok(session) => {
+                    if let Some(error) = session.scale_set.as_ref().and_then(|set| self.anothers(set)) {
+                        self.leave(&session).await;
+                        return Ok(Err(End::SetGone(Some(error))));
+                    }
                     self.ailing = false;
                     let statistics = session.statistics;
                     if let Err(gone) = self
@@ -118,9 +118,10 @@ impl Poller {
                     }
                     let in_vain = self.timeline.now().since(asked) >= LEFT_OPEN;
                     if in_vain
-                        && matches!(self.connection.scale_set_by_id(set_id).await, Ok(set) if self.is_anothers(&set))
+                        && let Ok(set) = self.connection.scale_set_by_id(set_id).await
+                        && let Some(error) = self.anothers(&set)
                     {
-                        return Ok(Err(End::SetGone(None)));
+                        return Ok(Err(End::SetGone(Some(error))));
                     }
                     if self.wish.has_changed().unwrap_or(false) {
                         return Ok(Err(End::Moved));
@@ -138,8 +139,9 @@ impl Poller {
     }
 
     /// Ids may begin anew under one address (a restored server): then ours is another set's.
-    fn is_anothers(&self, set: &ScaleSet) -> bool {
-        !set.name.is_empty() && !set.name.eq_ignore_ascii_case(&self.spec.name)
+    fn anothers(&self, set: &ScaleSet) -> Option<Error> {
+        let is_ours = set.name.is_empty() || set.name.eq_ignore_ascii_case(&self.spec.name);
+        (!is_ours).then(|| Error::set_is_anothers(set.id, &set.name))
     }
 
     /// The session that the last leader left open, or that we could not close: it would block the set for 60 to 92 s.

@@ -510,3 +510,24 @@ async fn b1_b25_whoever_waits_for_the_session_of_a_set_that_is_anothers_by_now_f
     running.until_finished(&queued, 5 * MINUTE).await;
     running.end().await;
 }
+
+/// By its sessions alone, each time: a proxy that answers with what it kept of another set, say.
+#[tokio::test(start_paused = true)]
+async fn b1_b15_sessions_that_are_always_another_sets_are_opened_ever_more_rarely_and_said() {
+    let running = Running::start(with_provisioner(Provisioner::ScaleSet)).await;
+    let renamed =
+        |body: &[u8]| Bytes::from(String::from_utf8_lossy(body).replace(r#""name":"linux""#, r#""name":"theirs""#));
+    let altered = Trouble::Altered(Arc::new(renamed));
+    let wrong = running.world.network.disturb(GITHUB, "/sessions", altered);
+    running.world.github.lose_session("linux");
+    let reason = running.until_reason("linux", "configuration").await;
+    assert!(reason.message.contains("theirs"), "{}", reason.message);
+    running.pass(10 * MINUTE).await;
+    let asked = wrong.met();
+    assert!((5..=120).contains(&asked), "{asked} calls in ten minutes");
+    assert_eq!(running.world.github.sets().len(), 1, "and none is made anew");
+    wrong.end();
+    let queued = running.queue(&jobs("linux", 3)).await;
+    running.until_finished(&queued, 5 * MINUTE).await;
+    running.end().await;
+}
