@@ -247,8 +247,6 @@ impl World {
     /// A full list of pods ended: of those that had been seen before, what it does not name is gone.
     pub fn pods_listed(&mut self, now: Moment, listed: &BTreeSet<RunnerName>) -> Vec<Event> {
         self.synced = true;
-        // Whoever has led meanwhile may have deleted them; who may not learns it again.
-        self.undeletable = None;
         self.unserved.retain(|name| listed.contains(name));
         for set in self.sets.values_mut() {
             set.unlisted = false;
