@@ -273,7 +273,20 @@ impl Cluster {
     async fn bound_pod(&self, name: &str) -> Value {
         self.pod(name).await;
         self.bind(name).await.is(201);
+        // Until a real server's cache has the node, a deletion may take the pod for one on no node: it goes at once.
+        self.cached(name, |pod| !pod["spec"]["nodeName"].is_null()).await;
         self.get(&self.path(&format!("pods/{name}"))).await.json
+    }
+
+    /// Real servers answer some requests from a cache, which may lag behind what they have stored: waits until the
+    /// cached pod `holds`.
+    async fn cached(&self, name: &str, holds: impl Fn(&Value) -> bool) {
+        let path = self.path(&format!("pods/{name}?resourceVersion=0"));
+        self.eventually("the cache has the pod as it is", async || {
+            let reply = self.get(&path).await;
+            reply.code == 200 && holds(&reply.json)
+        })
+        .await;
     }
 
     async fn bind(&self, name: &str) -> Reply {

@@ -149,26 +149,23 @@ pub(super) async fn a_pod_on_a_node_lingers_until_grace_zero(c: Cluster) {
 }
 
 pub(super) async fn a_second_deletion_only_shortens_the_grace(c: Cluster) {
-    let at = |v: &Value| {
-        v["metadata"]["deletionTimestamp"]
-            .as_str()
-            .unwrap()
-            .parse::<jiff::Timestamp>()
-            .unwrap()
+    let at = |pod: &Value| {
+        let at = pod["metadata"]["deletionTimestamp"].as_str();
+        let at = at.unwrap_or_else(|| panic!("not being deleted: {pod}"));
+        at.parse::<jiff::Timestamp>().unwrap()
     };
     c.bound_pod("p1").await;
     let path = c.path("pods/p1");
-    let first = c.delete(&path, &json!({})).await.json;
-    let second = c.delete(&path, &json!({})).await.json;
-    assert_eq!(at(&first), at(&second));
-    let longer = c.delete(&path, &json!({"gracePeriodSeconds": 60})).await.json;
-    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 30);
+    let first = c.delete(&path, &json!({})).await;
+    let second = c.delete(&path, &json!({})).await;
+    assert_eq!(at(&first.is(200).json), at(&second.is(200).json));
+    let longer = c.delete(&path, &json!({"gracePeriodSeconds": 60})).await;
+    assert_eq!(longer.is(200).json["metadata"]["deletionGracePeriodSeconds"], 30);
     let shorter = c
         .call(Method::DELETE, &format!("{path}?gracePeriodSeconds=5"), "", None)
-        .await
-        .json;
-    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
-    assert_eq!((at(&first) - at(&shorter)).get_seconds(), 25);
+        .await;
+    assert_eq!(shorter.is(200).json["metadata"]["deletionGracePeriodSeconds"], 5);
+    assert_eq!((at(&first.json) - at(&shorter.json)).get_seconds(), 25);
 }
 
 pub(super) async fn status_and_spec_are_written_apart(c: Cluster) {

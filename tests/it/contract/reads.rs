@@ -40,6 +40,7 @@ pub(super) async fn a_watch_resumes_from_an_old_version(c: Cluster) {
 pub(super) async fn a_watch_begins_with_what_there_is(c: Cluster) {
     c.pod("p1").await;
     c.pod("p2").await;
+    c.cached("p2", |_| true).await;
     for query in ["", "resourceVersion=0"] {
         c.watch(&c.path("pods"), query, &["ADDED p1", "ADDED p2"]).await;
     }
