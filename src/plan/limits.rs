@@ -31,6 +31,8 @@ const STALE: Duration = Duration::from_mins(10);
 const IN_VAIN: u32 = 3;
 /// Clocks differ by seconds, seldom by more.
 const SKEW_STEPS: [u64; 2] = [5, 15];
+/// A token that is refused may only be too new for a service whose clock is behind, and which does not say so.
+const TOO_NEW_STEPS: [u64; 2] = [10, 30];
 
 /// Whom a hurdle stops.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,7 +87,8 @@ enum Steps {
     Fixed(&'static [u64]),
     /// As the file's `retry` says: a service that fails (B20).
     BackOff,
-    Recheck,
+    /// After these seconds first, then slowly.
+    Recheck(&'static [u64]),
 }
 
 impl Steps {
@@ -97,7 +100,10 @@ impl Steps {
                 .and_then(|i| seconds.get(i).or(seconds.last()))
                 .map_or(RECHECK, |s| Duration::from_secs(*s)),
             Self::BackOff => retry.pause(step),
-            Self::Recheck => RECHECK,
+            Self::Recheck(first) => usize::try_from(step)
+                .ok()
+                .and_then(|i| first.get(i))
+                .map_or(RECHECK, |s| Duration::from_secs(*s)),
         }
     }
 }
@@ -106,6 +112,7 @@ fn steps(code: Code) -> Steps {
     match code {
         Code::QuotaExceeded | Code::ResourceQuota => Steps::Fixed(&QUOTA_STEPS),
         Code::ClockSkew => Steps::Fixed(&SKEW_STEPS),
+        Code::Credentials => Steps::Recheck(&TOO_NEW_STEPS),
         Code::Stalled => Steps::Fixed(&STALLED_STEPS),
         // An API server that has just started forbids everything until it has read its Roles.
         Code::PodsFailing | Code::RunnersLeave | Code::SetFailed | Code::Forbidden => Steps::Fixed(&PODS_STEPS),
@@ -116,18 +123,18 @@ fn steps(code: Code) -> Steps {
         | Code::RateLimited
         | Code::ClusterUnavailable
         | Code::NameTaken => Steps::BackOff,
-        _ => Steps::Recheck,
+        _ => Steps::Recheck(&[]),
     }
 }
 
 /// Whether repeating does not cure it, so that it is looked at slowly.
 pub fn is_stubborn(code: Code) -> bool {
-    steps(code) == Steps::Recheck
+    matches!(steps(code), Steps::Recheck(_))
 }
 
 /// Whether two refusals are met in the same way, so that they count as one row.
 pub fn alike(one: Code, other: Code) -> bool {
-    one == other || (steps(one) != Steps::Recheck && steps(one) == steps(other))
+    one == other || (!is_stubborn(one) && steps(one) == steps(other))
 }
 
 impl Hurdle {

@@ -161,6 +161,15 @@ fn b18_what_repeating_cannot_cure_is_tried_every_5_minutes() {
 }
 
 #[test]
+fn b17_a_token_that_may_only_be_too_new_is_tried_twice_within_a_minute_and_then_slowly() {
+    let mut world = world([set("a").with(0, assigned(5))]);
+    for (refused, again) in [(0, 10), (10, 40), (40, 340), (340, 640)] {
+        refuse(&mut world, refused, refused, Code::Credentials);
+        assert_eq!(until(&world), again);
+    }
+}
+
+#[test]
 fn b20_a_servers_own_word_is_kept() {
     let mut world = world([set("a").with(0, assigned(5))]);
     let reason = Reason::new(Code::RateLimited, "slow down");

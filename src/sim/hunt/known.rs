@@ -48,6 +48,7 @@ const PLANS: &[(&str, &str)] = plans![
     "set-lost-while-no-daemon-ran",
     "start-beyond-its-deadline",
     "starts-that-were-slept-through",
+    "token-too-new-for-gharts",
     "two-ways-to-ask-in-one-name",
     "watch-refused-by-half-an-answer",
 ];

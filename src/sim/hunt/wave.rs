@@ -42,7 +42,7 @@ impl Run<'_> {
         let doubtful = taken && !self.world.kubernetes.list("pods", RUNNER_NAMESPACE).is_empty();
         self.journal
             .say(|| format!("WAVE     {at_once} jobs may run at one time"));
-        let killed = if may_fall(shape) { self.kill_leader() } else { None };
+        let killed = self.kill_leader();
         let mut ids = Vec::new();
         for set in shape.sets.iter().filter(|set| shape.serves(set)) {
             let new = NewJobs::for_set(ORGANIZATION, &set.name, set.max as usize).lasting(begun + TOGETHER);
@@ -150,12 +150,6 @@ fn at_once(shape: &Shape) -> usize {
         .map_or(u32::MAX, |quota| quota.saturating_sub(idle + broker));
     let total = shape.max_runners.map_or(u32::MAX, |total| total.saturating_sub(idle));
     (all(Provisioner::Gharts).min(quota) + all(Provisioner::ScaleSet)).min(total) as usize
-}
-
-/// Whether another replica can take over at once. For a GHARTS whose clock is behind, its first token is not valid yet; an
-/// older one does not even say so, and is asked again minutes later.
-fn may_fall(shape: &Shape) -> bool {
-    shape.gharts_skew_seconds >= 0
 }
 
 #[cfg(test)]
