@@ -1,6 +1,9 @@
 //! Where one session's polling stands: what was taken in, what may come a second time, which offers wait.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -49,6 +52,8 @@ pub(super) struct Course {
     pub(super) next_offers: Instant,
     /// Requests that were acquired, and that no message has told a start or an end of: statistics may not know of them.
     acquired: BTreeMap<i64, Acquisition>,
+    /// Requests on offer that GitHub would not give.
+    pub(super) refused: BTreeSet<i64>,
     /// Polls that failed since one was answered.
     pub(super) failures: u32,
     /// What the file says of the set now is not at GitHub yet: when that is tried again, and tries so far.
@@ -69,6 +74,7 @@ impl Course {
             // Offers made to a dead session are not made again: the first turn asks for them.
             next_offers: now,
             acquired: BTreeMap::new(),
+            refused: BTreeSet::new(),
             failures: 0,
             rewrite: None,
         }
@@ -107,6 +113,7 @@ impl Course {
         for asked in self.acquired.values_mut() {
             asked.granted = true;
         }
+        self.refused.retain(|request| requests.contains(request));
     }
 
     /// Whether something was acquired so long ago that statistics know of it, and none have been read since.

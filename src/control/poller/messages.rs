@@ -1,6 +1,9 @@
 //! What a message brings: taken in, what it offers acquired, then deleted.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use super::{Poller, course::Course};
 use crate::{
@@ -16,6 +19,8 @@ const OFFERS_EVERY: Duration = Duration::from_secs(1);
 const NO_OFFERS: Duration = Duration::from_mins(3);
 /// The same where the question failed.
 const OFFERS_AGAIN: Duration = Duration::from_secs(10);
+/// So many offers that GitHub calls wrong, one by one, are enough until then.
+const REFUSALS: u32 = 3;
 
 /// A message, and the poll that it answered.
 pub(super) struct Heard {
@@ -25,6 +30,15 @@ pub(super) struct Heard {
     pub(super) began: Moment,
     /// What that poll announced.
     pub(super) capacity: u32,
+}
+
+/// What GitHub says to the wish for jobs.
+enum Answered {
+    /// So many were to be had.
+    Jobs(usize),
+    SelfAssigning,
+    /// Something in it is wrong.
+    Wrong,
 }
 
 impl Poller {
@@ -123,28 +137,67 @@ impl Poller {
         let jobs = course.jobs(session, self.announce.borrow().told, offers);
         let room = i64::from(capacity).saturating_sub(jobs);
         let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
-        let wanted: Vec<i64> = new.take(usize::try_from(room).unwrap_or(0)).collect();
-        let wanted = &wanted[..];
-        if wanted.is_empty() {
-            return Ok(());
+        // What was refused is asked for last and alone: it must not keep the others from their runners.
+        let (refused, fresh): (Vec<i64>, Vec<i64>) = new.partition(|offer| course.refused.contains(offer));
+        let mut room = usize::try_from(room).unwrap_or(0);
+        let mut questions = VecDeque::from([fresh]);
+        questions.extend(refused.into_iter().map(|offer| vec![offer]));
+        let (mut got_some, mut refusals) = (false, 0);
+        while let Some(mut wanted) = questions.pop_front() {
+            wanted.truncate(room);
+            if wanted.is_empty() || refusals == REFUSALS {
+                continue;
+            }
+            match self.ask_for(session, course, &wanted).await? {
+                Answered::Jobs(got) => {
+                    got_some = true;
+                    room = room.saturating_sub(got);
+                }
+                Answered::SelfAssigning => break,
+                // One of them may spoil it for the others.
+                Answered::Wrong if wanted.len() > 1 => {
+                    for offer in wanted.into_iter().rev() {
+                        questions.push_front(vec![offer]);
+                    }
+                }
+                Answered::Wrong => {
+                    refusals += 1;
+                    course.refused.extend(wanted);
+                    course.next_offers = now + OFFERS_AGAIN;
+                }
+            }
         }
+        if got_some {
+            // What was acquired is demand at once; the next message may be a while.
+            self.refresh(session, course).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for these at once. What GitHub calls wrong is left on offer: the message that told of it must not come
+    /// again and again for that, with all that it tells of others.
+    async fn ask_for(&self, session: &mut Session, course: &mut Course, wanted: &[i64]) -> Result<Answered, Error> {
         // Should the answer get lost, or the refresh after it fail, what was asked for counts for a while all the same.
-        course.acquires(now, wanted);
+        course.acquires(self.timeline.clock().instant(), wanted);
         let answer = self.connection.acquire_jobs_renewing(session, wanted).await;
         if answer.as_ref().is_err_and(|error| !error.outcome_unknown()) {
             course.acquired(wanted, &[]);
         }
-        match answer? {
-            Acquired::Jobs(got) => {
+        match answer {
+            Ok(Acquired::Jobs(got)) => {
                 course.acquired(wanted, &got);
                 tracing::debug!(set = %self.set, asked = wanted.len(), got = got.len(), "jobs acquired");
-                // What was acquired is demand at once; the next message may be a while.
-                self.refresh(session, course).await
+                Ok(Answered::Jobs(got.len()))
             }
-            Acquired::SelfAssigning => {
+            Ok(Acquired::SelfAssigning) => {
                 course.acquired(wanted, &[]);
-                Ok(())
+                Ok(Answered::SelfAssigning)
             }
+            Err(error @ Error::Invalid(_)) => {
+                tracing::warn!(set = %self.set, requests = ?wanted, %error, "offered jobs cannot be acquired; they stay on offer, and are asked for again");
+                Ok(Answered::Wrong)
+            }
+            Err(error) => Err(error),
         }
     }
 }

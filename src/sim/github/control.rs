@@ -411,6 +411,15 @@ impl GitHub {
         })
     }
 
+    /// Whether every wish for the offered job, and for others along with it, is called wrong from now on.
+    pub fn spoil_offer(&self, job: &str, spoilt: bool) -> bool {
+        self.change(|world, _| {
+            let key = world.job_ids.get(job).copied();
+            let job = key.and_then(|key| world.jobs.get_mut(&key));
+            job.map(|job| job.spoilt = spoilt).is_some()
+        })
+    }
+
     /// The set's message ids start anew at 1, as happens when GitHub re-creates its sequence.
     pub fn restart_message_ids(&self, set: &str) -> bool {
         self.change(|world, _| {

@@ -71,6 +71,8 @@ pub(super) struct Job {
     pub(super) runner_lost: bool,
     /// Last renewal by its runner; none for a job started by hand.
     pub(super) renewed: Option<Instant>,
+    /// Who wants to acquire it is told that the request is wrong.
+    pub(super) spoilt: bool,
 }
 
 /// Jobs to queue. `set` names a scale set, existing or not; else `labels` say who may serve them.
@@ -155,6 +157,7 @@ impl World {
                 result: None,
                 runner_lost: false,
                 renewed: None,
+                spoilt: false,
             };
             self.jobs.insert(key, job);
             self.job_ids.insert(id.clone(), key);

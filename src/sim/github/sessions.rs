@@ -397,6 +397,10 @@ impl World {
             }
             None => return Err(Fault::no_session(&id)),
         };
+        let job_of = |request: &i64| self.jobs.get(self.request_ids.get(request)?);
+        if requests.iter().filter_map(job_of).any(|job| job.spoilt) {
+            return Err(Fault::invalid("A job of the request cannot be acquired."));
+        }
         let mut got = Vec::new();
         for request in requests {
             let job = self.request_ids.get(request).copied();

@@ -50,6 +50,33 @@ async fn b5_offers_beyond_the_capacity_are_acquired_when_there_is_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b5_an_offer_that_github_will_not_give_keeps_nobody_else_waiting() {
+    let running = Running::start(Options {
+        flow: Flow::Ghes,
+        ..at_most(6, Provisioner::ScaleSet)
+    })
+    .await;
+    let calls = |operation| running.world.github.calls().get(operation).copied().unwrap_or(0);
+    let mut queued = running.queue(&jobs("linux", 5)).await;
+    let spoilt = queued.remove(1);
+    assert!(running.world.github.spoil_offer(&spoilt.id, true));
+    running.until_finished(&queued, 2 * MINUTE).await;
+    // Nor those that come later, of which it would be one in the same request.
+    let later = running.queue(&jobs("linux", 7)).await;
+    running.until_finished(&later, 4 * MINUTE).await;
+    let before = calls("acquire jobs");
+    running.pass(10 * MINUTE).await;
+    assert_eq!(running.count(std::slice::from_ref(&spoilt), JobState::Queued), 1);
+    let asked = calls("acquire jobs") - before;
+    assert!((20..=60).contains(&asked), "asked {asked} times in ten minutes");
+    assert_eq!(calls("open session"), 1);
+    running.world.github.spoil_offer(&spoilt.id, false);
+    running.until_finished(&[spoilt], 2 * MINUTE).await;
+    let world = running.end().await;
+    assert_eq!(world.counters.created(), 12);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b6_the_first_poll_announces_the_true_capacity() {
     for flow in [Flow::GitHub, Flow::Ghes] {
         let stage = Stage::set(Options {
