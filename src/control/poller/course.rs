@@ -1,9 +1,6 @@
 //! Where one session's polling stands: what was taken in, what may come a second time, which offers wait.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -52,8 +49,8 @@ pub(super) struct Course {
     pub(super) next_offers: Instant,
     /// Requests that were acquired, and that no message has told a start or an end of: statistics may not know of them.
     acquired: BTreeMap<i64, Acquisition>,
-    /// Requests on offer that GitHub would not give.
-    pub(super) refused: BTreeSet<i64>,
+    /// Requests on offer that GitHub would not give, and when they may be asked for again.
+    pub(super) refused: BTreeMap<i64, Instant>,
     /// Polls that failed since one was answered.
     pub(super) failures: u32,
     /// What the file says of the set now is not at GitHub yet: when that is tried again, and tries so far.
@@ -74,7 +71,7 @@ impl Course {
             // Offers made to a dead session are not made again: the first turn asks for them.
             next_offers: now,
             acquired: BTreeMap::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             failures: 0,
             rewrite: None,
         }
@@ -85,6 +82,11 @@ impl Course {
         self.acquired
             .get(&request)
             .is_some_and(|acquisition| acquisition.granted)
+    }
+
+    /// Whether GitHub has not called the wish for it wrong a moment ago.
+    pub(super) fn may_ask_for(&self, request: i64, now: Instant) -> bool {
+        self.refused.get(&request).is_none_or(|again| *again <= now)
     }
 
     /// These are asked for.
@@ -113,7 +115,7 @@ impl Course {
         for asked in self.acquired.values_mut() {
             asked.granted = true;
         }
-        self.refused.retain(|request| requests.contains(request));
+        self.refused.retain(|request, _| requests.contains(request));
     }
 
     /// Whether something was acquired so long ago that statistics know of it, and none have been read since.

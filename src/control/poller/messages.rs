@@ -15,11 +15,11 @@ use crate::{
 /// Between two questions for offers that found no capacity when they were made.
 const OFFERS_EVERY: Duration = Duration::from_secs(1);
 /// The same where there were none: most tenants assign their jobs themselves and offer nothing. Each question begins the
-/// poll anew, and one that hangs must come to its deadline.
+/// poll anew, and one that hangs must come to its deadline. So long an offer that GitHub calls wrong is left alone, too.
 const NO_OFFERS: Duration = Duration::from_mins(3);
 /// The same where the question failed.
 const OFFERS_AGAIN: Duration = Duration::from_secs(10);
-/// So many offers that GitHub calls wrong, one by one, are enough until then.
+/// So many offers that GitHub calls wrong, one by one, are enough for once.
 const REFUSALS: u32 = 3;
 
 /// A message, and the poll that it answered.
@@ -120,8 +120,9 @@ impl Poller {
             .map(|job| job.runner_request_id)
             .filter(|id| *id > 0)
             .collect();
-        course.next_offers = now + if ids.is_empty() { NO_OFFERS } else { OFFERS_EVERY };
         course.on_offer(&ids);
+        let some = ids.iter().any(|offer| course.may_ask_for(*offer, now));
+        course.next_offers = now + if some { OFFERS_EVERY } else { NO_OFFERS };
         self.acquire(session, course, &ids, capacity).await
     }
 
@@ -136,42 +137,47 @@ impl Poller {
         let now = self.timeline.clock().instant();
         let jobs = course.jobs(session, self.announce.borrow().told, offers);
         let room = i64::from(capacity).saturating_sub(jobs);
-        let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
-        // What was refused is asked for last and alone: it must not keep the others from their runners.
-        let (refused, fresh): (Vec<i64>, Vec<i64>) = new.partition(|offer| course.refused.contains(offer));
         let mut room = usize::try_from(room).unwrap_or(0);
-        let mut questions = VecDeque::from([fresh]);
-        questions.extend(refused.into_iter().map(|offer| vec![offer]));
-        let (mut got_some, mut refusals) = (false, 0);
-        while let Some(mut wanted) = questions.pop_front() {
-            wanted.truncate(room);
-            if wanted.is_empty() || refusals == REFUSALS {
-                continue;
-            }
-            match self.ask_for(session, course, &wanted).await? {
-                Answered::Jobs(got) => {
+        let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
+        let mut waiting: VecDeque<i64> = new.filter(|offer| course.may_ask_for(*offer, now)).collect();
+        // So many of them are to be asked for one by one: one of them spoilt the wish for all.
+        let mut alone = 0_usize;
+        let (mut got_some, mut refusals, mut outcome) = (false, 0, Ok(()));
+        while room > 0 && !waiting.is_empty() && refusals < REFUSALS && !self.stop.is_cancelled() {
+            let many = if alone > 0 { 1 } else { room.min(waiting.len()) };
+            let wanted: Vec<i64> = waiting.iter().take(many).copied().collect();
+            match self.ask_for(session, course, &wanted).await {
+                Ok(Answered::Jobs(got)) => {
                     got_some = true;
                     room = room.saturating_sub(got);
-                }
-                Answered::SelfAssigning => break,
-                // One of them may spoil it for the others.
-                Answered::Wrong if wanted.len() > 1 => {
-                    for offer in wanted.into_iter().rev() {
-                        questions.push_front(vec![offer]);
+                    waiting.drain(..many);
+                    if alone == 0 {
+                        break;
                     }
                 }
-                Answered::Wrong => {
+                Ok(Answered::SelfAssigning) => break,
+                Ok(Answered::Wrong) if many > 1 => {
+                    alone = many;
+                    continue;
+                }
+                Ok(Answered::Wrong) => {
                     refusals += 1;
-                    course.refused.extend(wanted);
-                    course.next_offers = now + OFFERS_AGAIN;
+                    waiting.pop_front();
+                    let again = self.timeline.clock().instant() + NO_OFFERS;
+                    course.refused.extend(wanted.into_iter().map(|offer| (offer, again)));
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
                 }
             }
+            alone = alone.saturating_sub(1);
         }
         if got_some {
             // What was acquired is demand at once; the next message may be a while.
             self.refresh(session, course).await?;
         }
-        Ok(())
+        outcome
     }
 
     /// Asks for these at once. What GitHub calls wrong is left on offer: the message that told of it must not come
@@ -194,7 +200,7 @@ impl Poller {
                 Ok(Answered::SelfAssigning)
             }
             Err(error @ Error::Invalid(_)) => {
-                tracing::warn!(set = %self.set, requests = ?wanted, %error, "offered jobs cannot be acquired; they stay on offer, and are asked for again");
+                tracing::warn!(set = %self.set, requests = ?wanted, %error, "GitHub calls the wish for these jobs wrong: each is asked for alone, and what cannot be acquired stays on offer");
                 Ok(Answered::Wrong)
             }
             Err(error) => Err(error),
