@@ -21,6 +21,8 @@ const BEGUN: Duration = Duration::from_secs(60);
 /// Where jobs go by labels, one may go past the set whose job it was: that is clear when no queue has told of it for a
 /// minute.
 const ELSEWHERE: Duration = Duration::from_secs(65);
+/// A GHARTS whose clock is behind does not take the first token of whoever takes over: that is tried again within a minute.
+const TOO_NEW: Duration = Duration::from_secs(60);
 /// So long all of them run at one time.
 const TOGETHER: Duration = Duration::from_secs(10);
 
@@ -35,7 +37,12 @@ impl Run<'_> {
             AssignedJobsRunOn::MatchingLabels => ELSEWHERE,
             AssignedJobsRunOn::SetRunners => Duration::ZERO,
         };
-        let begun = BEGUN + elsewhere + Duration::from_millis(shape.start_ms * 3 / 2 + shape.told_late_ms);
+        let too_new = if shape.gharts_skew_seconds < 0 {
+            TOO_NEW
+        } else {
+            Duration::ZERO
+        };
+        let begun = BEGUN + elsewhere + too_new + Duration::from_millis(shape.start_ms * 3 / 2 + shape.told_late_ms);
         let (at_once, before) = (at_once(shape), self.judge.created());
         // A pod that was made while something took runners may go still.
         let taken = self.plan.faults.iter().any(|timed| timed.fault.takes_runners());
