@@ -13,10 +13,12 @@ macro_rules! plans {
 const PLANS: &[(&str, &str)] = plans![
     "acquires-beyond-what-it-knows",
     "api-server-that-hangs",
+    "app-tokens-revoked",
     "busy-registration-of-a-removed-set",
     "clock-an-hour-ahead",
     "clock-that-stays-wrong",
     "deleted-where-no-watch-tells",
+    "deletion-answered-by-a-proxy",
     "ends-unknown-to-statistics",
     "failed-runners-take-up-places",
     "gharts-that-comes-back",
