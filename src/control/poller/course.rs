@@ -50,7 +50,7 @@ pub(super) struct Course {
     /// Requests that were acquired, and that no message has told a start or an end of: statistics may not know of them.
     acquired: BTreeMap<i64, Acquisition>,
     /// Requests on offer that GitHub would not give, and when they may be asked for again.
-    pub(super) refused: BTreeMap<i64, Instant>,
+    refused: BTreeMap<i64, Instant>,
     /// Polls that failed since one was answered.
     pub(super) failures: u32,
     /// What the file says of the set now is not at GitHub yet: when that is tried again, and tries so far.
@@ -82,6 +82,11 @@ impl Course {
         self.acquired
             .get(&request)
             .is_some_and(|acquisition| acquisition.granted)
+    }
+
+    /// GitHub calls the wish for it wrong: it is left alone until then.
+    pub(super) fn leaves_alone(&mut self, request: i64, until: Instant) {
+        self.refused.insert(request, until);
     }
 
     /// Whether GitHub has not called the wish for it wrong a moment ago.

@@ -121,8 +121,8 @@ impl Poller {
             .filter(|id| *id > 0)
             .collect();
         course.on_offer(&ids);
-        let some = ids.iter().any(|offer| course.may_ask_for(*offer, now));
-        course.next_offers = now + if some { OFFERS_EVERY } else { NO_OFFERS };
+        let may_ask = ids.iter().any(|offer| course.may_ask_for(*offer, now));
+        course.next_offers = now + if may_ask { OFFERS_EVERY } else { NO_OFFERS };
         self.acquire(session, course, &ids, capacity).await
     }
 
@@ -162,9 +162,9 @@ impl Poller {
                 }
                 Ok(Answered::Wrong) => {
                     refusals += 1;
-                    waiting.pop_front();
-                    let again = self.timeline.clock().instant() + NO_OFFERS;
-                    course.refused.extend(wanted.into_iter().map(|offer| (offer, again)));
+                    if let Some(offer) = waiting.pop_front() {
+                        course.leaves_alone(offer, self.timeline.clock().instant() + NO_OFFERS);
+                    }
                 }
                 Err(error) => {
                     outcome = Err(error);
