@@ -1,11 +1,8 @@
 //! What a message brings: taken in, what it offers acquired, then deleted.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use super::{Poller, course::Course};
+use super::{Poller, asking::Asking, course::Course};
 use crate::{
     control::event::QueueEvent,
     plan::Moment,
@@ -19,8 +16,6 @@ const OFFERS_EVERY: Duration = Duration::from_secs(1);
 const NO_OFFERS: Duration = Duration::from_mins(3);
 /// The same where the question failed.
 const OFFERS_AGAIN: Duration = Duration::from_secs(10);
-/// So many offers that GitHub calls wrong, one by one, are enough for once.
-const REFUSALS: u32 = 3;
 
 /// A message, and the poll that it answered.
 pub(super) struct Heard {
@@ -137,32 +132,19 @@ impl Poller {
         let now = self.timeline.clock().instant();
         let jobs = course.jobs(session, self.announce.borrow().told, offers);
         let room = i64::from(capacity).saturating_sub(jobs);
-        let mut room = usize::try_from(room).unwrap_or(0);
+        let room = usize::try_from(room).unwrap_or(0);
         let new = offers.iter().copied().filter(|offer| !course.has_acquired(*offer));
-        let mut waiting: VecDeque<i64> = new.filter(|offer| course.may_ask_for(*offer, now)).collect();
-        // So many of them are to be asked for one by one: one of them spoilt the wish for all.
-        let mut alone = 0_usize;
-        let (mut got_some, mut refusals, mut outcome) = (false, 0, Ok(()));
-        while room > 0 && !waiting.is_empty() && refusals < REFUSALS && !self.stop.is_cancelled() {
-            let many = if alone > 0 { 1 } else { room.min(waiting.len()) };
-            let wanted: Vec<i64> = waiting.iter().take(many).copied().collect();
+        let mut asking = Asking::new(room, new.filter(|offer| course.may_ask_for(*offer, now)));
+        let (mut got_some, mut outcome) = (false, Ok(()));
+        while let Some(wanted) = asking.wanted().filter(|_| !self.stop.is_cancelled()) {
             match self.ask_for(session, course, &wanted).await {
                 Ok(Answered::Jobs(got)) => {
                     got_some = true;
-                    room = room.saturating_sub(got);
-                    waiting.drain(..many);
-                    if alone == 0 {
-                        break;
-                    }
+                    asking.granted(wanted.len(), got);
                 }
                 Ok(Answered::SelfAssigning) => break,
-                Ok(Answered::Wrong) if many > 1 => {
-                    alone = many;
-                    continue;
-                }
                 Ok(Answered::Wrong) => {
-                    refusals += 1;
-                    if let Some(offer) = waiting.pop_front() {
+                    if let Some(offer) = asking.refused(wanted.len()) {
                         course.leaves_alone(offer, self.timeline.clock().instant() + NO_OFFERS);
                     }
                 }
@@ -171,7 +153,6 @@ impl Poller {
                     break;
                 }
             }
-            alone = alone.saturating_sub(1);
         }
         if got_some {
             // What was acquired is demand at once; the next message may be a while.

@@ -4,9 +4,10 @@
 //! what it hears and announces the capacity that the loop worked out. It never exits on an error; it says what is wrong
 //! and tries again, later and later. A message is deleted only after the loop has taken it in: handle, then delete.
 //!
-//! Here it registers its set; [`session`] opens and closes, [`turn`] polls, [`messages`] takes in and acquires, [`course`]
-//! is what one session's polling remembers.
+//! Here it registers its set; [`session`] opens and closes, [`turn`] polls, [`messages`] takes in and acquires what [`asking`]
+//! says, [`course`] is what one session's polling remembers.
 
+mod asking;
 mod course;
 mod messages;
 mod session;
